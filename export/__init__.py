@@ -1,0 +1,1 @@
+"""From a network to a checked deployment bundle: capture, rewrite, quantize, emit."""

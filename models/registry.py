@@ -1,0 +1,137 @@
+"""What networks there are: one TOML of facts per family, read without torch.
+
+A family is a module ``models/FAMILY.py`` (the network, a factory function per variant) and
+``models/FAMILY.toml`` (what is known about each variant, with sources), joined by one line in
+`FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from edgec.export.errors import UsageError
+from edgec.models.preprocess import Preprocess
+
+FAMILIES: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A published accuracy: ImageNet-1k top-1 in percent unless `metric` says otherwise."""
+
+    value: float
+    source: str
+    metric: str = "ImageNet-1k top-1"
+    input_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published weight file.
+
+    Attributes:
+        tag: name to ask for it by (``--weights pretrained:TAG``); the first one is the default.
+        url: where its authors publish it.
+        sha256: hash of the file, where it is known.
+        accuracy: what its authors report for it.
+    """
+
+    tag: str
+    url: str
+    sha256: str | None = None
+    accuracy: Accuracy | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Facts about one zoo network.
+
+    Attributes:
+        name: registry name.
+        family: module under `edgec.models` that defines it.
+        factory: function in that module that builds it.
+        arguments: keyword arguments for the factory.
+        input_shape: (channels, height, width) of the default input.
+        preprocess: how images become that input.
+        num_classes: width of the classifier.
+        params: number of parameters.
+        macs: multiply-accumulates of convolutions, linears and matrix products at `input_shape`.
+    """
+
+    name: str
+    family: str
+    factory: str
+    input_shape: tuple[int, int, int]
+    preprocess: Preprocess
+    params: int
+    macs: int
+    arguments: dict[str, Any] = field(default_factory=dict)
+    num_classes: int = 1000
+    title: str = ""
+    paper: str = ""
+    code: str = ""
+    code_licence: str = ""
+    weights_licence: str = ""
+    accuracy: tuple[Accuracy, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    notes: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """All facts, JSON-ready."""
+        return asdict(self)
+
+
+def list_models() -> list[str]:
+    """Names of all zoo networks, sorted."""
+    return sorted(_specs())
+
+
+def get_spec(name: str) -> ModelSpec:
+    """Facts about the network called `name`.
+
+    Raises:
+        UsageError: unknown name; the message lists the nearest ones.
+    """
+    specs = _specs()
+    if name not in specs:
+        near = difflib.get_close_matches(name, specs, n=4, cutoff=0.4)
+        raise UsageError(
+            "EC220",
+            f"unknown model {name!r}",
+            why="it is neither a zoo name nor an existing .onnx, .pt2 or file.py:factory",
+            fix=(f"did you mean {', '.join(near)}? " if near else "")
+            + "`edgec models list` shows all names",
+        )
+    return specs[name]
+
+
+@cache
+def _specs() -> dict[str, ModelSpec]:
+    specs: dict[str, ModelSpec] = {}
+    for family in FAMILIES:
+        text = resources.files("edgec.models").joinpath(f"{family}.toml").read_text("utf-8")
+        data = tomllib.loads(text)
+        shared = data["family"]
+        for name, entry in data["models"].items():
+            specs[name] = _spec(name, family, {**shared, **entry})
+    return specs
+
+
+def _spec(name: str, family: str, entry: dict[str, Any]) -> ModelSpec:
+    entry = dict(entry)
+    entry["input_shape"] = tuple(entry["input_shape"])
+    size = entry["input_shape"][1:]
+    entry["preprocess"] = Preprocess.from_json({"size": size, **entry.get("preprocess", {})})
+    entry["accuracy"] = tuple(Accuracy(**a) for a in entry.get("accuracy", ()))
+    entry["checkpoints"] = tuple(
+        Checkpoint(**{**c, "accuracy": Accuracy(**c["accuracy"]) if "accuracy" in c else None})
+        for c in entry.get("checkpoints", ())
+    )
+    entry.setdefault("factory", name)
+    return ModelSpec(name=name, family=family, **entry)
