@@ -91,12 +91,12 @@ def capture(
     if kind == "onnx":
         return _from_onnx(Path(model), name, options)
     if kind == "pt2":
-        from edgec.export.capture.torch_program import from_exported_program
+        from edgec.export.capture import from_exported_program
 
         graph = from_exported_program(Path(model))
         facts = {"source": "pt2", "sha256": sha256_file(Path(model))}
     else:
-        from edgec.export.capture.torch_factory import from_factory
+        from edgec.export.capture import from_factory
 
         graph = from_factory(model, _factory_shape(options))
         facts = {"source": "factory", "sha256": sha256_file(Path(model.rpartition(":")[0]))}
@@ -106,7 +106,7 @@ def capture(
 def _from_zoo(
     name: str, options: ExportOptions, *, needs_accuracy: bool, reporter: Reporter
 ) -> Captured:
-    from edgec.export.capture.torch_module import from_torch
+    from edgec.export.capture import from_torch
     from edgec.models.factory import build
     from edgec.models.weights import load_weights
 
@@ -159,7 +159,7 @@ def _from_zoo(
 
 
 def _from_onnx(path: Path, name: str, options: ExportOptions) -> Captured:
-    from edgec.export.capture.onnx_file import from_onnx
+    from edgec.export.capture import from_onnx
 
     shapes = dict(options.shapes or {})
     graph = from_onnx(path, shapes=shapes or None, input_size=options.input_size)
@@ -170,7 +170,7 @@ def _from_onnx(path: Path, name: str, options: ExportOptions) -> Captured:
 def _from_module(network: nn.Module, options: ExportOptions) -> Captured:
     from torch import nn
 
-    from edgec.export.capture.torch_module import from_torch
+    from edgec.export.capture import from_torch
 
     if not isinstance(network, nn.Module):
         raise UsageError(
