@@ -1,0 +1,77 @@
+"""The rewrite stage as ordered tuples of passes.
+
+Order matters: operators that exporters spell out are recognised before folding breaks their
+patterns (a simplifier that folds the ``× 0.5`` of an erf-GELU into the next convolution has lost
+the GELU for good), views are canonical before they are composed, and whatever a target or opset
+lacks is decomposed only after nothing needs to recognise it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgec.export.rewrite.base import RewritePass
+from edgec.export.rewrite.canonicalise.fold_constants import FoldConstants
+from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
+from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
+from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
+from edgec.export.rewrite.clean.name_values import NameValues
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An ordered tuple of passes; `repeat` runs it until nothing changes (at most so often)."""
+
+    name: str
+    passes: tuple[type[RewritePass], ...]
+    repeat: int = 1
+
+
+PREPARE = (LiftConstants, RemoveNoOps, FoldConstants)
+RECOGNISE: tuple[type[RewritePass], ...] = ()
+CANONICALISE: tuple[type[RewritePass], ...] = ()
+FOLD: tuple[type[RewritePass], ...] = ()
+LEGALISE: tuple[type[RewritePass], ...] = ()
+CLEAN = (RemoveDeadCode, NameValues)
+
+STAGES = (
+    Stage("prepare", PREPARE, repeat=3),
+    Stage("recognise", RECOGNISE),
+    Stage("canonicalise", CANONICALISE, repeat=3),
+    Stage("fold", FOLD, repeat=4),
+    Stage("legalise", LEGALISE),
+    Stage("clean", CLEAN),
+)
+
+
+def all_passes() -> Iterator[tuple[str, type[RewritePass]]]:
+    """(stage name, pass class) in order of first appearance."""
+    seen: set[str] = set()
+    for stage in STAGES:
+        for pass_class in stage.passes:
+            if pass_class.name not in seen:
+                seen.add(pass_class.name)
+                yield stage.name, pass_class
+
+
+def tidy(model: ir.Model) -> None:
+    """What every capture ends with: constants as initializers, no no-ops, all shapes known."""
+    infer_shapes(model)
+    for _ in range(8):
+        modified = False
+        for pass_class in (*PREPARE, RemoveDeadCode):
+            modified = pass_class()(model).modified or modified
+        infer_shapes(model)
+        if not modified:
+            break
+    common.NameFixPass()(model)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in missing types and shapes by ONNX shape inference with data propagation."""
+    common.NameFixPass()(model)
+    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
