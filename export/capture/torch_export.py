@@ -140,7 +140,7 @@ def _export_program(
             fix="Give the input shape the network was made for.",
         ) from error
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.export.export(network, example, strict=False)
     except Exception as error:
         raise UnsupportedError(
@@ -161,7 +161,7 @@ def to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
         UnsupportedError: an operator has no ONNX equivalent; names it and its module.
     """
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             onnx_program = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -189,9 +189,9 @@ def to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
 
 def _keep_module_paths_only(model: ir.Model) -> None:
     """Replace the exporter's metadata (file paths, stack traces, fx dumps) by `MODULE_KEY`."""
-    for owner in (model, model.graph, *model.functions.values()):
-        owner.metadata_props.clear()
-        owner.doc_string = None
+    model.metadata_props.clear()
+    model.doc_string = model.graph.doc_string = None
+    model.graph.metadata_props.clear()
     for graph in model.graphs():
         for value in (*graph.inputs, *graph.initializers.values()):
             value.metadata_props.clear()
@@ -321,16 +321,20 @@ def _dump(
 ) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="edgec-capture-"))
     (folder / "model.onnx").write_bytes(data)
-    np.savez(folder / "inputs.npz", **dict(feeds))
-    np.savez(folder / "torch.npz", **dict(want))
-    np.savez(folder / "onnxruntime.npz", **dict(zip(want, got, strict=True)))
+    for name, array in feeds.items():
+        np.save(folder / f"input_{name}.npy", array)
+    for name, a, b in zip(want, want.values(), got, strict=True):
+        np.save(folder / f"torch_{name}.npy", a)
+        np.save(folder / f"onnxruntime_{name}.npy", b)
     return folder
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence warnings, log lines and prints of the exporter; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -392,5 +396,3 @@ def _failing_operator(
             path = list(stack.values())[-1][0] if stack else ""
             return str(node.target), path or None
     return "(unknown)", None
-
-

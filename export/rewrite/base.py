@@ -1,8 +1,8 @@
 """Base classes of the rewrite passes.
 
 A pass is one idea: a graph fragment before, the fragment after, and the reasons to refuse. Where a
-pattern expresses it, the pass is a `PatternPass` over onnxscript's pattern rewriter; otherwise it is
-a `RewritePass` that walks the graph.
+pattern expresses it, the pass is a `PatternPass` over onnxscript's pattern rewriter; otherwise it
+is a `RewritePass` that walks the graph.
 """
 
 from __future__ import annotations

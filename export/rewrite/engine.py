@@ -184,9 +184,7 @@ def _check_options(target_opset: int, skip: Collection[str]) -> None:
         )
 
 
-def _run_pass(
-    rewrite: RewritePass, stage: str, model: ir.Model, options: Options
-) -> PassRecord:
+def _run_pass(rewrite: RewritePass, stage: str, model: ir.Model, options: Options) -> PassRecord:
     before = count_nodes(model)
     started = time.perf_counter()
     rewrite.configure(options)
@@ -263,7 +261,8 @@ class _Checker:
         (folder / "before.onnx").write_bytes(self.before)
         (folder / "after.onnx").write_bytes(after)
         for seed, feed in zip(_SEEDS, self.feeds, strict=True):
-            np.savez(folder / f"inputs_{seed}.npz", **dict(feed))
+            for name, array in feed.items():
+                np.save(folder / f"input_{name}_seed{seed}.npy", array)
         return str(folder)
 
 

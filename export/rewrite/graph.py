@@ -183,7 +183,10 @@ def add_initializer(graph: ir.Graph, array: Array, name: str) -> ir.Value:
         unique = f"{name}_{n}"
     tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
     value = ir.Value(
-        name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=unique,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value

@@ -141,7 +141,7 @@ def _run(nodes: list[ir.Node], wanted: list[ir.Value]) -> list[Array]:
         [ir.to_proto(node) for node in nodes],
         "constants",
         [],
-        [onnx.helper.make_empty_tensor_value_info(v.name) for v in wanted],
+        [onnx.helper.make_empty_tensor_value_info(v.name or "") for v in wanted],
         [_tensor_proto(name or "", constant(v)) for name, v in leaves.items()],
     )
     versions = dict(nodes[0].graph.opset_imports) if nodes[0].graph is not None else {}

@@ -21,7 +21,8 @@ class LiftConstants(RewritePass):
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.LiftSubgraphInitializersToMainGraphPass(),
             common.NameFixPass(),
-            common.DeduplicateInitializersPass(size_limit=1 << 12),
+            # shapes, axes and scalars; weights that happen to be equal keep their own names
+            common.DeduplicateInitializersPass(size_limit=16),
         )
         self.matches = sum(step(model).modified for step in steps)
         return ir.passes.PassResult(model, modified=self.matches > 0)

@@ -120,7 +120,8 @@ def _neutral_operand(node: ir.Node) -> ir.Value | None:
         candidates.append((right, left))
     for kept, other in candidates:
         array = constant(other)
-        if array is not None and kept is not None and array.size and (array == neutral).all():
-            if shape_of(kept) == output and kept.dtype == node.outputs[0].dtype:
-                return kept
+        if array is None or kept is None or not array.size or not (array == neutral).all():
+            continue
+        if shape_of(kept) == output and kept.dtype == node.outputs[0].dtype:
+            return kept
     return None
