@@ -331,7 +331,7 @@ class _FileDecoder:
         self._read = self._context.__enter__()
         return self
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(self, *args: Any) -> None:
         self._context.__exit__(*args)
 
     def raw(self, index: int) -> bytes:
@@ -361,16 +361,12 @@ def _from_npz(path: Path, on_error: OnError, split: str) -> ImageSet:
         return opened
     is_train = arrays.get("is_train")
     if is_train is None or is_train.shape != (count,):
-        raise InputError(
-            "EC775", "there is no is_train array to split by", where=str(path)
-        )
+        raise InputError("EC775", "there is no is_train array to split by", where=str(path))
     chosen = np.flatnonzero(is_train.astype(bool) == (split == "train"))
     return opened.subset([int(i) for i in chosen])
 
 
-def _array_decoder(
-    arrays: dict[str, NDArray[Any]], path: Path
-) -> tuple[str, int, _ArrayDecoder]:
+def _array_decoder(arrays: dict[str, NDArray[Any]], path: Path) -> tuple[str, int, _ArrayDecoder]:
     if "jpeg" in arrays:
         cuts = jpeg_entries(arrays, path)
         jpeg = arrays["jpeg"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -34,29 +34,22 @@ class Entry:
     folder: str
 
 
+Reader = Callable[[Entry], bytes]
+"""Bytes of one entry; raises InputError EC770 or EC771 if they cannot be read."""
+
+
 class Source(Protocol):
     """A container of encoded images."""
 
-    kind: str
-    entries: Sequence[Entry]
-    ignored: Sequence[str]
-
-    def reader(self) -> ReaderContext:
-        """A context manager that yields a function from entry to bytes."""
+    @property
+    def kind(self) -> str: ...
+    @property
+    def entries(self) -> Sequence[Entry]: ...
+    @property
+    def ignored(self) -> Sequence[str]: ...
+    def reader(self) -> AbstractContextManager[Reader]:
+        """Open the container for reading entries."""
         ...
-
-
-class Reader(Protocol):
-    """Bytes of one entry; raises InputError EC771 if they cannot be read."""
-
-    def __call__(self, entry: Entry) -> bytes: ...
-
-
-class ReaderContext(Protocol):
-    """What ``with source.reader() as read`` needs."""
-
-    def __enter__(self) -> Reader: ...
-    def __exit__(self, *args: object) -> bool | None: ...
 
 
 class FolderSource:
@@ -108,9 +101,7 @@ class ZipSource:
         with _opened_zip(path) as archive:
             infos = archive.infolist()
         if len(infos) > MAX_ENTRIES:
-            raise InputError(
-                "EC770", f"the archive lists {len(infos)} entries", where=str(path)
-            )
+            raise InputError("EC770", f"the archive lists {len(infos)} entries", where=str(path))
         names = set()
         for info in infos:
             parts = PurePosixPath(info.filename).parts

@@ -253,9 +253,11 @@ class _Planner:
         for node in reversed(self.nodes):
             if node in members:
                 needed.update(v for i in self._activation_inputs(node) if (v := node.inputs[i]))
-            elif node.op_type in self.scheme.same_scale:
-                if any(v in needed for v in node.outputs) and node.inputs[0] is not None:
-                    needed.add(node.inputs[0])
+                continue
+            moves = node.op_type in self.scheme.same_scale
+            source = node.inputs[0] if node.inputs else None
+            if moves and source is not None and any(v in needed for v in node.outputs):
+                needed.add(source)
         return needed
 
     def _pass_on(self, node: ir.Node, needed: set[ir.Value]) -> None:
@@ -305,9 +307,7 @@ class _Planner:
 
     def _quantizers(self) -> list[Quantizer]:
         values = [v for v in self.model.graph.inputs if v in self.wanted]
-        values += [
-            v for n in self.nodes for v in n.outputs if v in self.source or v in self.wanted
-        ]
+        values += [v for n in self.nodes for v in n.outputs if v in self.source or v in self.wanted]
         result = []
         for value in values:
             if value in self.source:

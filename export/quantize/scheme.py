@@ -131,9 +131,7 @@ ORT_X86 = QuantScheme(
         }
     ),
     float_output=frozenset({"MatMul", "Gemm"}),
-    opportunistic=frozenset(
-        {"Sigmoid", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"}
-    ),
+    opportunistic=frozenset({"Sigmoid", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"}),
     absorbed=frozenset({"Relu", "Clip"}),
     bounds=_BOUNDS,
 )
