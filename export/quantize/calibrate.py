@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgec.export.errors import InputError, UnsupportedError, UsageError
-from edgec.export.quantize.graph import in_memory, input_specs, module_of
+from edgec.export.quantize.graph import input_specs, module_of, prepared_copy
 from edgec.export.quantize.histogram import Histogram
 from edgec.export.quantize.ranges import Method, Range, check_method, choose_range
 
@@ -132,6 +132,7 @@ def calibrate(
         KeyboardInterrupt: passed through; there is nothing to clean up.
     """
     check_method(method, percentile)
+    model = prepared_copy(model)  # with every value's type
     available = activation_names(model)
     wanted = available if tensors is None else _select(available, tensors)
     session = _session(model, wanted)
@@ -200,7 +201,7 @@ def _select(available: Sequence[str], tensors: Collection[str]) -> list[str]:
 
 
 def _session(model: ir.Model, outputs: Sequence[str]) -> ort.InferenceSession:
-    proto = ir.to_proto(in_memory(model))
+    proto = ir.to_proto(model)
     present = {o.name for o in proto.graph.output} | {i.name for i in proto.graph.input}
     proto.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -302,6 +303,6 @@ def require_float32(model: ir.Model) -> None:
                     "EC360",
                     f"the graph computes in {value.dtype.name.lower()}",
                     where=f"{node.op_type} {node.name}",
-                    why="quantization starts from a float32 graph",
+                    why="quantization and conversion to float16 start from float32",
                     fix="export the network in float32",
                 )

@@ -75,11 +75,12 @@ class Histogram:
 
     def edges(self) -> NDArray[np.float64]:
         """The ``2 * HALF_BINS + 1`` bin edges."""
-        return np.arange(-HALF_BINS, HALF_BINS + 1) * (self.radius / HALF_BINS)
+        return np.arange(-HALF_BINS, HALF_BINS + 1, dtype=np.float64) * (self.radius / HALF_BINS)
 
     def centres(self) -> NDArray[np.float64]:
         """The middle of every bin."""
-        return (np.arange(-HALF_BINS, HALF_BINS) + 0.5) * (self.radius / HALF_BINS)
+        left = np.arange(-HALF_BINS, HALF_BINS, dtype=np.float64)
+        return (left + 0.5) * (self.radius / HALF_BINS)
 
     def _grow(self, peak: float) -> None:
         exponent = max(math.frexp(peak)[1], _MIN_EXPONENT)

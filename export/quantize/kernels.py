@@ -52,7 +52,9 @@ def count_integer_kernels(model: ir.Model) -> dict[str, Any]:
     integer = {op: n for op, n in sorted(counts.items()) if _is_integer(op)}
     return {
         "integer": integer,
-        "float": {op: n for op, n in sorted(counts.items()) if op not in integer and op not in _QDQ},
+        "float": {
+            op: n for op, n in sorted(counts.items()) if op not in integer and op not in _QDQ
+        },
         "qdq": sum(counts[op] for op in _QDQ),
         "weighted": {
             op: {

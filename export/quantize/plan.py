@@ -253,9 +253,11 @@ class _Planner:
         for node in reversed(self.nodes):
             if node in members:
                 needed.update(v for i in self._activation_inputs(node) if (v := node.inputs[i]))
-            elif node.op_type in self.scheme.same_scale:
-                if any(v in needed for v in node.outputs) and node.inputs[0] is not None:
-                    needed.add(node.inputs[0])
+                continue
+            moves = node.op_type in self.scheme.same_scale
+            source = node.inputs[0] if node.inputs else None
+            if moves and source is not None and any(v in needed for v in node.outputs):
+                needed.add(source)
         return needed
 
     def _pass_on(self, node: ir.Node, needed: set[ir.Value]) -> None:
@@ -305,9 +307,7 @@ class _Planner:
 
     def _quantizers(self) -> list[Quantizer]:
         values = [v for v in self.model.graph.inputs if v in self.wanted]
-        values += [
-            v for n in self.nodes for v in n.outputs if v in self.source or v in self.wanted
-        ]
+        values += [v for n in self.nodes for v in n.outputs if v in self.source or v in self.wanted]
         result = []
         for value in values:
             if value in self.source:
@@ -358,14 +358,40 @@ class _Planner:
         return result
 
     def _biases(self, node: ir.Node) -> list[Bias]:
-        if not self.scheme.integer_bias or node.op_type not in _BIASED or len(node.inputs) < 3:
+        if not self.scheme.integer_bias:
             return []
-        activation, weight, bias = node.inputs[:3]
+        holder, index = node, 2
+        if node.op_type == "MatMul":
+            # Linear layers on tokens: runtimes fuse the pair into one integer Gemm, but only if
+            # the bias is integer as well
+            add = _bias_add(node)
+            if add is None or is_excluded(add[0], self.exclude):
+                return []
+            holder, index = add
+        elif node.op_type not in _BIASED or len(node.inputs) < 3:
+            return []
+        activation, weight = node.inputs[:2]
+        bias = holder.inputs[index]
         if bias is None or constant_of(bias) is None or activation is None or weight is None:
             return []
         rank = len(weight.shape) if weight.shape is not None else 0
         axis = weight_axis(node, 1, rank) if self.scheme.per_channel else None
-        return [Bias(str(node.name), 2, str(activation.name), str(weight.name), axis)]
+        return [Bias(str(holder.name), index, str(activation.name), str(weight.name), axis)]
+
+
+def _bias_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add of a constant vector behind a MatMul with a constant matrix, and the vector's
+    input index."""
+    output = matmul.outputs[0]
+    weight = constant_of(matmul.inputs[1])
+    uses = list(output.uses())
+    if weight is None or weight.ndim != 2 or len(uses) != 1 or output.is_graph_output():
+        return None
+    add, index = uses[0].node, 1 - uses[0].idx
+    if add.op_type != "Add":
+        return None
+    bias = constant_of(add.inputs[index])
+    return (add, index) if bias is not None and bias.shape == (weight.shape[1],) else None
 
 
 def weight_axis(node: ir.Node, index: int, rank: int) -> int | None:

@@ -121,17 +121,17 @@ ORT_X86 = QuantScheme(
     kernels=frozenset(
         {
             "Conv",
-            "Gemm",
             "Add",
             "Mul",
+            "Sigmoid",
             "LeakyRelu",
             "AveragePool",
             "GlobalAveragePool",
             "Concat",
         }
     ),
-    float_output=frozenset({"MatMul"}),
-    opportunistic=frozenset({"Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"}),
+    float_output=frozenset({"MatMul", "Gemm"}),
+    opportunistic=frozenset({"Sigmoid", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"}),
     absorbed=frozenset({"Relu", "Clip"}),
     bounds=_BOUNDS,
 )

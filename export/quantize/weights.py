@@ -81,9 +81,7 @@ def quantize_weight(
     scale = np.where(peak > 0.0, np.maximum(scale, MIN_SCALE), 1.0)
     if floor is not None:
         # a channel without weights serves its bias alone: the floor sets its scale
-        scale = np.where(
-            peak > 0.0, np.maximum(scale, floor), np.where(floor > 0.0, floor, scale)
-        )
+        scale = np.where(peak > 0.0, np.maximum(scale, floor), np.where(floor > 0.0, floor, scale))
     scales = scale.astype(np.float32)
     integers = np.clip(np.rint(rows / scales[:, None]), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
     if axis is None:
