@@ -107,7 +107,7 @@ def load_calibration(
         InputError: unusable data, or images for a network whose preprocessing is not known.
     """
     assert options.calib is not None
-    specs = {t.name: TensorSpec(t.shape, np.dtype(t.dtype)) for t in inputs}
+    specs = {t.name: TensorSpec(t.name, t.shape, np.dtype(t.dtype)) for t in inputs}
     if _holds_tensors(Path(options.calib), list(specs)):
         tensors = open_tensors(options.calib, specs, limit=options.calib_limit)
         return CalibrationData(tensors, None, inputs[0].name, _few(len(tensors)))
