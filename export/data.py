@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.export.bundle import TensorInfo
-from edgec.export.datasets import ImageSet, TensorSet, open_images, open_tensors
+from edgec.export.datasets.arrays import load_arrays
+from edgec.export.datasets.images import ImageSet, open_images
+from edgec.export.datasets.tensors import TensorSet, open_tensors
 from edgec.export.errors import InputError
 from edgec.export.options import ExportOptions
+from edgec.export.quantize.graph import TensorSpec
 from edgec.models.preprocess import Preprocess
 
 Feeds = dict[str, NDArray[Any]]
@@ -69,12 +72,10 @@ class CalibrationData:
     def to_json(self, method: str) -> dict[str, Any]:
         """Provenance for the manifest."""
         return {
-            "source": self.items.name,
-            "kind": self.items.kind,
-            "count": len(self.items),
+            **self.items.to_json(),
+            "source": Path(self.items.source).name,
             "used": self.fit_count,
             "held_out": self.holdout_count,
-            "sha256": self.items.sha256,
             "method": method,
             "preprocess": None if self.preprocess is None else self.preprocess.to_json(),
         }
@@ -91,8 +92,10 @@ class CalibrationData:
                 yield dict(feeds), None
             return
         assert self.preprocess is not None
-        for tensor, label in self.items.tensors(self.preprocess):
-            yield {self.input_name: tensor}, label
+        labels = self.items.labels
+        for position, tensor in self.items.samples(self.preprocess):
+            label = None if labels is None else labels[position]
+            yield {self.input_name: tensor[None]}, label
 
 
 def load_calibration(
@@ -104,9 +107,9 @@ def load_calibration(
         InputError: unusable data, or images for a network whose preprocessing is not known.
     """
     assert options.calib is not None
-    specs = {t.name: (t.shape, t.dtype) for t in inputs}
-    tensors = open_tensors(Path(options.calib), specs, limit=options.calib_limit)
-    if tensors is not None:
+    specs = {t.name: TensorSpec(t.shape, np.dtype(t.dtype)) for t in inputs}
+    if _holds_tensors(Path(options.calib), list(specs)):
+        tensors = open_tensors(options.calib, specs, limit=options.calib_limit)
         return CalibrationData(tensors, None, inputs[0].name, _few(len(tensors)))
     if preprocess is None or len(inputs) != 1:
         raise InputError(
@@ -119,6 +122,16 @@ def load_calibration(
         )
     images = open_images(options.calib, limit=options.calib_limit, seed=options.seed)
     return CalibrationData(images, preprocess, inputs[0].name, _few(len(images)))
+
+
+def _holds_tensors(path: Path, inputs: list[str]) -> bool:
+    """Whether the file holds arrays for the network's inputs rather than images."""
+    if path.suffix.lower() == ".npy":
+        return True
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return False
+    # the key `inputs` is the image set's own name for preprocessed images
+    return inputs[0] in load_arrays(path)
 
 
 def load_preprocess(path: str | None, inputs: tuple[TensorInfo, ...]) -> Preprocess | None:

@@ -26,9 +26,13 @@ from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_fi
 from edgec.export.labels import imagenet_labels, read_labels
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
-from edgec.export.quantize import calibrate, count_integer_kernels, get_scheme, quantize, to_float16
+from edgec.export.quantize.calibrate import calibrate
+from edgec.export.quantize.float16 import to_float16
+from edgec.export.quantize.insert import quantize
+from edgec.export.quantize.kernels import count_integer_kernels
+from edgec.export.quantize.scheme import get_scheme
 from edgec.export.report import headline, make_report, text_report
-from edgec.export.rewrite import run_stages
+from edgec.export.rewrite.engine import run_stages
 from edgec.export.rewrite.stats import graph_stats
 from edgec.export.source import MASTER_OPSET, Captured, capture
 from edgec.profiles.activations import activation_peak_bytes
@@ -96,8 +100,11 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),
         )
-        for line in rewriting.lines():
-            reporter.detail(line)
+        for record in rewriting.passes:
+            reporter.detail(
+                f"  {record.stage}/{record.name}: {record.matches} places, "
+                f"{record.nodes_before} to {record.nodes_after} nodes"
+            )
     data: CalibrationData | None = None
     calibration = None
     if options.calib is not None:
@@ -148,7 +155,16 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             v.const_value.size for v in master.graph.initializers.values() if v.const_value
         ),
         "activation_peak_bytes": activation_peak_bytes(master.graph),
-        "passes": rewriting.to_json(),
+        "passes": [
+            {
+                "stage": record.stage,
+                "name": record.name,
+                "matches": record.matches,
+                "nodes_before": record.nodes_before,
+                "nodes_after": record.nodes_after,
+            }
+            for record in rewriting.passes
+        ],
     }
     check_budgets(options, [b.artifact for b in built], graph_facts, job.options.precision or "")
     artifacts = [b.artifact for b in built]

@@ -106,7 +106,10 @@ def _checks(checks: dict[str, Any]) -> str:
         parts.append(f"max |Δ| to the source {checks['vs_source']['max_abs']:.2g}")
     integer = checks.get("integer_kernels")
     if integer:
-        parts.append(f"{integer['integer']} integer / {integer['float']} float kernels")
+        weighted = integer["weighted"].values()
+        inside = sum(kind["integer"] for kind in weighted)
+        outside = sum(kind["float"] for kind in weighted)
+        parts.append(f"{inside} of {inside + outside} weighted operators on integer kernels")
     if checks.get("gate") == "failed":
         parts.append("FAILED THE ACCURACY GATE")
     return ", ".join(parts)

@@ -162,9 +162,36 @@ def _from_onnx(path: Path, name: str, options: ExportOptions) -> Captured:
     from edgec.export.capture import from_onnx
 
     shapes = dict(options.shapes or {})
-    graph = from_onnx(path, shapes=shapes or None, input_size=options.input_size)
+    if options.input_size is not None and not shapes:
+        shapes = image_input(path, options.input_size)
+    graph = from_onnx(path, shapes=shapes or None)
     facts = {"source": "onnx", "name": name, "sha256": sha256_file(path)}
     return Captured(graph, name, facts, {"kind": "own"})
+
+
+def image_input(path: Path, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Shape (1, channels, height, width) of the one image input of an ONNX file.
+
+    Raises:
+        UsageError: the file has no single input of rank 4 with a known number of channels.
+    """
+    from edgec.export.capture.onnx_checks import read_proto
+
+    graph = read_proto(path).graph
+    held = {t.name for t in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in held]
+    if len(inputs) == 1:
+        dims = inputs[0].type.tensor_type.shape.dim
+        if len(dims) == 4 and dims[1].dim_value > 0:
+            return {inputs[0].name: (1, dims[1].dim_value, *size)}
+    names = ", ".join(repr(i.name) for i in inputs)
+    raise UsageError(
+        "EC215",
+        "--input-size needs a network with one image input (batch, channels, height, width)",
+        where=str(path),
+        why=f"its inputs are {names}",
+        fix="give full shapes with --shape NAME=1,3,224,224",
+    )
 
 
 def _from_module(network: nn.Module, options: ExportOptions) -> Captured:

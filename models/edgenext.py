@@ -203,6 +203,7 @@ class EdgeNeXt(nn.Module):
         num_classes: int = 1000,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.downsample_layers = nn.ModuleList(
             [
                 nn.Sequential(
@@ -302,11 +303,6 @@ _TIMM_RENAMES = (
 )
 
 
-def has_timm_keys(state: Mapping[str, object]) -> bool:
-    """Whether the keys look like those of timm's ``edgenext_*`` networks."""
-    return "stem.0.weight" in state
-
-
 def rename_timm_keys(state: Mapping[str, T]) -> dict[str, T]:
     """Map the keys of timm's ``edgenext_*`` state dicts to this module's; values are untouched.
 
@@ -318,6 +314,13 @@ def rename_timm_keys(state: Mapping[str, T]) -> dict[str, T]:
             key = re.sub(pattern, replacement, key)
         renamed[key] = value
     return renamed
+
+
+def adapt_keys(state: Mapping[str, T]) -> tuple[dict[str, T], tuple[str, ...]]:
+    """Rename the keys if they are timm's; also a note that says so."""
+    if "stem.0.weight" in state:
+        return rename_timm_keys(state), ("keys renamed from timm's format",)
+    return dict(state), ()
 
 
 def edgenext_xx_small(batch_norm: bool = False, num_classes: int = 1000) -> EdgeNeXt:

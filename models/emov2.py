@@ -266,6 +266,7 @@ class EMOv2(nn.Module):
         num_classes: int = 1000,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         stem = dims[0] // 2
         self.stage0 = nn.ModuleList(
             [

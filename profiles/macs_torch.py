@@ -24,9 +24,10 @@ def count_module_macs(network: nn.Module, *inputs: Tensor) -> MacCount:
     Tensors on the meta device work too and cost no arithmetic. A module that runs twice is
     counted twice; `MacCount.by_module` names the innermost module that was running.
     """
-    with torch.no_grad(), _module_stack(network) as stack, _Counter(stack) as counter:
+    count = MacCount()
+    with torch.no_grad(), _module_stack(network) as stack, _Counter(count, stack):
         network(*inputs)
-    return counter.count
+    return count
 
 
 @contextmanager
@@ -52,9 +53,9 @@ def _module_stack(network: nn.Module) -> Iterator[list[str]]:
 
 
 class _Counter(TorchDispatchMode):
-    def __init__(self, stack: Sequence[str]) -> None:
+    def __init__(self, count: MacCount, stack: Sequence[str]) -> None:
         super().__init__()
-        self.count = MacCount()
+        self.count = count
         self.stack = stack
 
     def __torch_dispatch__(
@@ -76,7 +77,7 @@ def _conv(args: tuple[Any, ...], output: Tensor) -> int:
     """Arguments: input, weight, bias, stride, padding, dilation, transposed, ..."""
     source, weight, transposed = args[0], args[1], args[6]
     # each input pixel is spread by a transposed kernel, each output pixel gathered by a plain one
-    return (source if transposed else output).numel() * math.prod(weight.shape[1:])
+    return int((source if transposed else output).numel() * math.prod(weight.shape[1:]))
 
 
 def _matmul(args: tuple[Any, ...], output: Tensor) -> int:

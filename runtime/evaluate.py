@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgec.export.bundle import Bundle
-from edgec.export.datasets import open_images
+from edgec.export.datasets.images import open_images
 from edgec.export.errors import InputError
 from edgec.runtime.onnx_runner import OnnxRunner
 
@@ -50,15 +50,17 @@ def evaluate_bundle(
     classifier = len(manifest.outputs) == 1 and len(manifest.outputs[0].shape) == 2
     scores = [_Score() for _ in artifacts]
     count = 0
-    for tensor, label in images.tensors(manifest.preprocess):
-        results = [next(iter(runner.run({name: tensor}).values())) for runner in runners]
+    for position, tensor in images.samples(manifest.preprocess):
+        feed = {name: tensor[None]}
+        label = None if images.labels is None else images.labels[position]
+        results = [next(iter(runner.run(feed).values())) for runner in runners]
         for score, result in zip(scores, results, strict=True):
             score.add(result, results[0], label, classifier=classifier)
         count += 1
         tick(count, len(images))
     labelled = classifier and scores[0].labelled == count
     return {
-        "source": images.name,
+        "source": images.source,
         "sha256": images.sha256,
         "count": count,
         "labelled": labelled,
