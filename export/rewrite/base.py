@@ -15,6 +15,8 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
+from edgec.export.rewrite.graph import is_op
+
 
 @dataclass(frozen=True)
 class Options:
@@ -55,7 +57,13 @@ class RewritePass(ir.passes.InPlacePass):
 
 
 class PatternPass(RewritePass):
-    """A pass made of onnxscript pattern rules."""
+    """A pass made of onnxscript pattern rules, tried with Add and Mul commuted as well.
+
+    Class attributes:
+        anchors: the rules need one of these operators; graphs without any are not searched.
+    """
+
+    anchors: ClassVar[tuple[str, ...]]
 
     @staticmethod
     @abc.abstractmethod
@@ -67,5 +75,8 @@ class PatternPass(RewritePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the rules everywhere; onnxscript merges the metadata of the matched nodes."""
-        self.matches = RewriteRuleSet(list(type(self).rules())).apply_to_model(model)
+        self.matches = 0
+        if any(is_op(node, *self.anchors) for node in model.graph.all_nodes()):
+            rule_set = RewriteRuleSet(list(type(self).rules()), commute=True)
+            self.matches = rule_set.apply_to_model(model)
         return ir.passes.PassResult(model, modified=self.matches > 0)

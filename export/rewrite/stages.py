@@ -16,11 +16,22 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgec.export.rewrite.base import RewritePass
+from edgec.export.rewrite.canonicalise.drop_expand import DropExpand
 from edgec.export.rewrite.canonicalise.fold_constants import FoldConstants
 from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
 from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
+from edgec.export.rewrite.canonicalise.share_common import ShareCommon
 from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
 from edgec.export.rewrite.clean.name_values import NameValues
+from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
+from edgec.export.rewrite.fold.affine_forward import FoldAffineForward
+from edgec.export.rewrite.fold.compose_views import ComposeViews
+from edgec.export.rewrite.fold.merge_parallel import MergeParallel
+from edgec.export.rewrite.fold.split_projections import SplitProjections
+from edgec.export.rewrite.fold.transposed_reduce import ReduceBeforeTranspose
+from edgec.export.rewrite.recognise.gelu import RecogniseGelu
+from edgec.export.rewrite.recognise.l2_norm import RecogniseL2Norm
+from edgec.export.rewrite.recognise.layer_norm import RecogniseLayerNorm
 
 
 @dataclass(frozen=True)
@@ -33,9 +44,18 @@ class Stage:
 
 
 PREPARE = (LiftConstants, RemoveNoOps, FoldConstants)
-RECOGNISE: tuple[type[RewritePass], ...] = ()
-CANONICALISE: tuple[type[RewritePass], ...] = ()
-FOLD: tuple[type[RewritePass], ...] = ()
+RECOGNISE = (RecogniseGelu, RecogniseLayerNorm, RecogniseL2Norm)
+CANONICALISE = (DropExpand, ShareCommon)
+FOLD = (
+    FoldAffineBackward,
+    MergeParallel,
+    SplitProjections,
+    ComposeViews,
+    FoldAffineBackward,
+    FoldAffineForward,
+    ReduceBeforeTranspose,
+    ShareCommon,
+)
 LEGALISE: tuple[type[RewritePass], ...] = ()
 CLEAN = (RemoveDeadCode, NameValues)
 
