@@ -188,6 +188,7 @@ class EdgeNeXt(nn.Module):
         depths: encoders per stage, the SDTA encoder included.
         dims: channels per stage.
         heads: attention heads.
+        patch: kernel and stride of the stem.
         batch_norm: BatchNorm and Hardswish instead of LayerNorm and GELU.
     """
 
@@ -197,6 +198,7 @@ class EdgeNeXt(nn.Module):
         dims: Sequence[int],
         heads: int,
         *,
+        patch: int = 4,
         batch_norm: bool = False,
         num_classes: int = 1000,
     ) -> None:
@@ -205,7 +207,7 @@ class EdgeNeXt(nn.Module):
         self.downsample_layers = nn.ModuleList(
             [
                 nn.Sequential(
-                    nn.Conv2d(3, dims[0], 4, 4, bias=not batch_norm),
+                    nn.Conv2d(3, dims[0], patch, patch, bias=not batch_norm),
                     make_norm(dims[0], batch_norm),
                 )
             ]
@@ -341,3 +343,8 @@ def edgenext_small(batch_norm: bool = False, num_classes: int = 1000) -> EdgeNeX
 
 def edgenext_base(num_classes: int = 1000) -> EdgeNeXt:
     return EdgeNeXt((3, 3, 9, 3), (80, 160, 288, 584), 8, num_classes=num_classes)
+
+
+def edgenext_cifar10(num_classes: int = 10) -> EdgeNeXt:
+    """A small one for 32-pixel images: a finer stem, so that the stages have pixels to work on."""
+    return EdgeNeXt((2, 2, 4, 1), (32, 48, 80, 120), 4, patch=2, num_classes=num_classes)

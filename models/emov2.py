@@ -247,6 +247,7 @@ class EMOv2(nn.Module):
         expansions: hidden channels per input channel, per stage; doubled in the first block.
         heads: channels of an attention head per stage (only stages 3 and 4 use attention).
         kernels: edge of the depthwise kernel per stage.
+        strides: of the stem and of each stage's first block.
         window: edge of an attention window; 7 for 224-pixel images, 8 for 256 and 512.
         branches: see `SpanningAttention`.
     """
@@ -259,6 +260,7 @@ class EMOv2(nn.Module):
         heads: Sequence[int],
         *,
         kernels: Sequence[int] = (5, 5, 5, 5),
+        strides: Sequence[int] = (2, 2, 2, 2, 2),
         window: int = 7,
         branches: Branches = "hybrid",
         num_classes: int = 1000,
@@ -268,7 +270,9 @@ class EMOv2(nn.Module):
         stem = dims[0] // 2
         self.stage0 = nn.ModuleList(
             [
-                ConvNormAct(3, stem, 3, stride=2, bias=True, norm=batch_norm(stem), act=nn.SiLU()),
+                ConvNormAct(
+                    3, stem, 3, stride=strides[0], bias=True, norm=batch_norm(stem), act=nn.SiLU()
+                ),
                 ConvNormAct(stem, stem, 3, groups=stem, norm=batch_norm(stem), act=nn.SiLU()),
                 ConvNormAct(stem, stem, 1),
             ]
@@ -293,7 +297,7 @@ class EMOv2(nn.Module):
                         dims[stage],
                         expanded,
                         kernel=kernels[stage],
-                        stride=2 if first else 1,
+                        stride=strides[stage + 1] if first else 1,
                         norm=norm,
                         expansion=expansion,
                     )
@@ -362,3 +366,16 @@ def _emo1(
     shape: tuple[Sequence[int], Sequence[int], Sequence[float], Sequence[int]], num_classes: int
 ) -> EMOv2:
     return EMOv2(*shape, kernels=(3, 3, 5, 5), branches="remote", num_classes=num_classes)
+
+
+def emov2_cifar10(num_classes: int = 10) -> EMOv2:
+    """A small one for 32-pixel images: less downsampling, windows of 4 x 4 pixels."""
+    return EMOv2(
+        (1, 1, 3, 2),
+        (24, 32, 64, 96),
+        (2, 2.5, 3, 3),
+        (16, 16, 16, 16),
+        strides=(2, 1, 2, 1, 2),
+        window=4,
+        num_classes=num_classes,
+    )

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
-from edgec.export.errors import InputError, UsageError
+from edgec.export.errors import InputError
 from edgec.models.checkpoint import read_state
 from edgec.models.download import Progress, download, forget
-from edgec.models.factory import build
 from edgec.models.matching import load_strict
+from edgec.models.random_init import randomize
 from edgec.models.registry import ModelSpec
 
 
@@ -59,8 +58,8 @@ def load_weights(
         network: as `edgec.models.create_model` built it for `spec`.
         spec: its registry entry.
         source: path of a .pth, .pt, .safetensors or .npz file; http(s) URL of one;
-            ``"pretrained"`` or ``"pretrained:TAG"`` for published weights; ``"random"`` for the
-            initialisation of the family's factory under `seed`.
+            ``"pretrained"`` or ``"pretrained:TAG"`` for published weights; ``"random"`` for
+            untrained parameters, see `edgec.models.random_init`.
         seed: of random weights.
         cache_dir: see `edgec.models.download.cache_folder`.
         progress: called during a download, see `edgec.models.download.Progress`.
@@ -71,7 +70,7 @@ def load_weights(
         InputError: the file cannot be read, is damaged, hostile, not finite or does not fit.
     """
     if source == "random":
-        return _random(network, spec, seed)
+        return _random(network, seed)
     tag, verified = None, False
     kind: Literal["file", "url", "pretrained"] = "file"
     path = Path(source)
@@ -102,18 +101,6 @@ def load_weights(
     return WeightsInfo(source, kind, sha256, tag, verified, "; ".join((*state.notes, *notes)))
 
 
-def _random(network: nn.Module, spec: ModelSpec, seed: int) -> WeightsInfo:
-    classes = getattr(network, "num_classes", spec.num_classes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = build(spec.name, num_classes=classes)
-    try:
-        network.load_state_dict(fresh.state_dict(), strict=True)
-    except RuntimeError as error:
-        raise UsageError(
-            "EC224",
-            f"the network is not a {spec.name}",
-            why=str(error).splitlines()[0],
-            fix="random weights need the network that create_model builds for this name",
-        ) from error
-    return WeightsInfo("random", "random", note=f"untrained: factory initialisation, seed {seed}")
+def _random(network: nn.Module, seed: int) -> WeightsInfo:
+    randomize(network, seed)
+    return WeightsInfo("random", "random", note=f"untrained: scaled normal draws, seed {seed}")

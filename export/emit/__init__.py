@@ -1,1 +1,1 @@
-
+"""Writers of artifacts: one module or folder per format."""

@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""Build TensorRT engines on this device, as recipe.json beside this file says.
+
+Usage:
+    python3 build_engine.py                 build the first engine of the recipe
+    python3 build_engine.py --engine int8   build another one
+    python3 build_engine.py --all           build all of them
+    python3 build_engine.py --list          say what the recipe holds
+
+Needs Python 3.6 or newer and the device's own TensorRT (its Python module, or trtexec).
+An engine works only on the GPU type and the TensorRT version that built it.
+
+Exit codes: 0 built, 2 wrong usage, 3 TensorRT cannot build this network, 6 TensorRT is missing or of
+another version than the recipe was made for, 7 a file of the bundle is missing or changed,
+130 interrupted.
+"""
+# This file runs on JetPack 4.6, whose Python is 3.6: no newer syntax.
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+
+
+class Failure(Exception):
+    """A problem with an exit code and a remedy."""
+
+    def __init__(self, code, what, fix):
+        Exception.__init__(self, what)
+        self.code = code
+        self.fix = fix
+
+
+def say(text):
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for piece in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_recipe():
+    path = os.path.join(HERE, "recipe.json")
+    try:
+        with open(path, "r", encoding="utf-8") as stream:
+            recipe = json.load(stream)
+    except (OSError, ValueError) as error:
+        raise Failure(7, "cannot read %s: %s" % (path, error), "copy the whole bundle again")
+    if recipe.get("schema") != "edgec.trt-recipe/1":
+        raise Failure(
+            7, "recipe.json has schema %r" % recipe.get("schema"), "use the script of that bundle"
+        )
+    return recipe
+
+
+def onnx_path(engine):
+    path = os.path.normpath(os.path.join(HERE, engine["onnx"]))
+    if not os.path.isfile(path):
+        raise Failure(7, "%s is missing" % path, "copy the whole bundle, not only this folder")
+    if sha256(path) != engine["onnx_sha256"]:
+        raise Failure(7, "%s was changed after the export" % path, "copy the bundle again")
+    return path
+
+
+def major_minor(version):
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def check_version(found, recipe, anyway):
+    wanted = recipe["target"]["tensorrt"]
+    if major_minor(found) == major_minor(wanted) or anyway:
+        return
+    raise Failure(
+        6,
+        "this device has TensorRT %s, the bundle was made for %s" % (found, wanted),
+        "export for the target that matches this device (edgec targets list), or try with "
+        "--any-version",
+    )
+
+
+def device_record(version):
+    """What the engine is bound to."""
+    record = {"tensorrt": version, "machine": platform.machine(), "device": None, "l4t": None}
+    for key, path in (("device", "/proc/device-tree/model"), ("l4t", "/etc/nv_tegra_release")):
+        try:
+            with open(path, "r") as stream:
+                record[key] = stream.readline().strip("\0\n ")
+        except OSError:
+            pass
+    return record
+
+
+def write_whole(path, data):
+    temporary = path + ".tmp"
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise Failure(6, "cannot write %s: %s" % (path, error), "free space or fix permissions")
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def finish(engine, recipe, data, version, seconds):
+    """Write the engine and, beside it, what it was built from and on."""
+    path = os.path.join(HERE, engine["engine"])
+    write_whole(path, data)
+    record = device_record(version)
+    record.update(
+        {
+            "schema": "edgec.trt-engine/1",
+            "engine": engine["engine"],
+            "engine_sha256": sha256(path),
+            "engine_bytes": os.path.getsize(path),
+            "onnx_sha256": engine["onnx_sha256"],
+            "flags": engine["flags"],
+            "strongly_typed": engine["strongly_typed"],
+            "target": recipe["target"],
+            "build_seconds": round(seconds, 1),
+        }
+    )
+    write_whole(path + ".json", json.dumps(record, indent=2, sort_keys=True).encode("utf-8"))
+    say("built %s, %d bytes, in %.0f s" % (path, record["engine_bytes"], seconds))
+
+
+def build_with_api(trt, engine, recipe):
+    """Build through TensorRT's Python module (8, 10 and 11 differ in flags and workspace)."""
+    path = onnx_path(engine)
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    major = major_minor(trt.__version__)[0]
+    network_flags = 0
+    creation = trt.NetworkDefinitionCreationFlag
+    if major < 10:
+        network_flags |= 1 << int(creation.EXPLICIT_BATCH)
+    # TensorRT 11 knows strongly typed networks only and has no flag for it
+    if engine["strongly_typed"] and major == 10:
+        network_flags |= 1 << int(creation.STRONGLY_TYPED)
+    network = builder.create_network(network_flags)
+    parser = trt.OnnxParser(network, logger)
+    with open(path, "rb") as stream:
+        parsed = parser.parse(stream.read())
+    if not parsed:
+        reasons = [str(parser.get_error(i)) for i in range(parser.num_errors)]
+        raise Failure(
+            3,
+            "TensorRT %s cannot parse %s:\n  %s" % (trt.__version__, path, "\n  ".join(reasons)),
+            "report this with the lines above; edgec should have lowered these operators",
+        )
+    expected = [t["name"] for t in recipe["inputs"]]
+    found = [network.get_input(i).name for i in range(network.num_inputs)]
+    if sorted(expected) != sorted(found):
+        raise Failure(3, "the parser found inputs %s, not %s" % (found, expected), "report this")
+    config = builder.create_builder_config()
+    if hasattr(config, "set_memory_pool_limit"):
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe["workspace_bytes"])
+    else:  # before 8.4
+        config.max_workspace_size = recipe["workspace_bytes"]
+    if major < 11:
+        for flag in engine["flags"]:
+            config.set_flag(getattr(trt.BuilderFlag, flag))
+    if hasattr(trt, "ProfilingVerbosity"):
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    cache_path = os.path.join(HERE, "timing.cache")
+    cache_data = b""
+    if os.path.isfile(cache_path):
+        with open(cache_path, "rb") as stream:
+            cache_data = stream.read()
+    cache = config.create_timing_cache(cache_data)
+    config.set_timing_cache(cache, False)
+    say("building %s with TensorRT %s; this takes minutes" % (engine["name"], trt.__version__))
+    start = time.time()
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise Failure(
+            3,
+            "TensorRT could not build the engine (its messages are above)",
+            "if memory ran out: close the desktop (sudo systemctl isolate multi-user.target), add "
+            "swap, or lower workspace_bytes in recipe.json",
+        )
+    cache = config.get_timing_cache()
+    if cache is not None:
+        write_whole(cache_path, bytes(cache.serialize()))
+    finish(engine, recipe, bytes(plan), trt.__version__, time.time() - start)
+
+
+def trtexec_argv(program, engine, recipe, version, onnx, out):
+    """Arguments for trtexec; its workspace option changed in 8.4, typing in 10."""
+    mebibytes = recipe["workspace_bytes"] >> 20
+    argv = [program, "--onnx=" + onnx, "--saveEngine=" + out]
+    argv.append("--timingCacheFile=" + os.path.join(HERE, "timing.cache"))
+    if version >= (8, 4):
+        argv.append("--memPoolSize=workspace:%d" % mebibytes)
+    else:
+        argv.append("--workspace=%d" % mebibytes)
+    if engine["strongly_typed"] and version[0] == 10:
+        argv.append("--stronglyTyped")
+    if version[0] < 11:
+        argv.extend("--" + flag.lower() for flag in engine["flags"])
+    return argv
+
+
+def build_with_trtexec(program, engine, recipe, anyway):
+    """Build by NVIDIA's command line tool, where the Python module is not installed."""
+    try:
+        text = subprocess.run(
+            [program, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60
+        ).stdout.decode("utf-8", "replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failure(6, "cannot run %s: %s" % (program, error), "install TensorRT for this device")
+    # the first line reads: &&&& RUNNING TensorRT.trtexec [TensorRT v100300] # trtexec --help
+    digits = text.partition("[TensorRT v")[2].partition("]")[0].strip()
+    if not digits.isdigit():
+        raise Failure(6, "%s does not tell its version" % program, "install python3-libnvinfer")
+    number = int(digits)
+    version = (number // 10000, number // 100 % 100) if number >= 100000 else (
+        number // 1000, number // 100 % 10)
+    check_version("%d.%d" % version, recipe, anyway)
+    path = onnx_path(engine)
+    temporary = os.path.join(HERE, engine["engine"] + ".part")
+    argv = trtexec_argv(program, engine, recipe, version, path, temporary)
+    say("running " + " ".join(argv))
+    start = time.time()
+    try:
+        status = subprocess.call(argv, stdout=sys.stderr)
+        if status != 0 or not os.path.isfile(temporary):
+            fix = "see its messages above"
+            if status in (137, -9):
+                fix = "the system killed it for memory: close the desktop, add swap, or lower workspace_bytes"
+            raise Failure(3, "trtexec ended with status %d" % status, fix)
+        with open(temporary, "rb") as stream:
+            data = stream.read()
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    finish(engine, recipe, data, "%d.%d" % version, time.time() - start)
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description="Build TensorRT engines as recipe.json says.")
+    parser.add_argument("--engine", help="name of the engine in the recipe")
+    parser.add_argument("--all", action="store_true", help="build every engine of the recipe")
+    parser.add_argument("--list", action="store_true", help="list the engines of the recipe")
+    parser.add_argument("--any-version", action="store_true", help="try with another TensorRT")
+    options = parser.parse_args(argv)
+    recipe = read_recipe()
+    engines = dict((e["name"], e) for e in recipe["engines"])
+    if options.list:
+        for engine in recipe["engines"]:
+            print("%s\t%s\t%s" % (engine["name"], engine["onnx"], engine["engine"]))
+        return
+    if options.engine is not None and options.engine not in engines:
+        raise Failure(
+            2, "no engine %r in the recipe" % options.engine, "one of: " + ", ".join(engines)
+        )
+    chosen = [engines[options.engine]] if options.engine else recipe["engines"]
+    if not options.all:
+        chosen = chosen[:1]
+    try:
+        import tensorrt as trt
+    except ImportError as error:
+        program = TRTEXEC if os.path.isfile(TRTEXEC) else shutil.which("trtexec")
+        if program is None:
+            raise Failure(
+                6,
+                "TensorRT is not installed here (%s)" % error,
+                "run this on the Jetson; there: sudo apt-get install python3-libnvinfer",
+            )
+        for engine in chosen:
+            build_with_trtexec(program, engine, recipe, options.any_version)
+        return
+    check_version(trt.__version__, recipe, options.any_version)
+    for engine in chosen:
+        build_with_api(trt, engine, recipe)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Failure as failure:
+        say("error: %s" % failure)
+        say("  fix: %s" % failure.fix)
+        sys.exit(failure.code)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)

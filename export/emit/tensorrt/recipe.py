@@ -1,0 +1,108 @@
+"""The TensorRT build bundle: ``recipe.json`` beside the script that carries it out on the device.
+
+An engine depends on the GPU and on the exact TensorRT version, so none is built (or pretended to be
+built) off the device. The recipe says, per engine: which ONNX file, which builder settings for the
+target's TensorRT, how much workspace; ``build_engine.py`` needs only Python and TensorRT.
+
+Settings follow the TensorRT developer guide: from 10.0 on strongly typed networks execute the types
+written in the graph; before, precision is a builder flag. INT8 graphs carry explicit Q/DQ and are
+built with both flags, because INT8 alone forbids fp16 for the layers that stay float
+(NVIDIA/TensorRT#3762).
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from edgec.export.bundle import Artifact, TensorInfo
+from edgec.export.files import dump_json
+from edgec.targets.schema import Target
+
+SCHEMA = "edgec.trt-recipe/1"
+STRONGLY_TYPED_SINCE = (10, 0)
+
+
+def write_build_bundle(
+    folder: Path,
+    target: Target,
+    onnx: list[Artifact],
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+) -> None:
+    """Write ``recipe.json`` and the device script into `folder`.
+
+    Args:
+        folder: the bundle's ``tensorrt`` folder; the ONNX files lie at their `Artifact.path`
+            relative to its parent.
+        onnx: artifacts to build engines from.
+        inputs, outputs: network I/O, so that the script can check what the parser made of it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = make_recipe(target, onnx, inputs, outputs)
+    (folder / "recipe.json").write_text(dump_json(recipe), "utf-8")
+    script = resources.files("edgec.export.emit.tensorrt").joinpath("device/build_engine.py")
+    (folder / "build_engine.py").write_bytes(script.read_bytes())
+
+
+def make_recipe(
+    target: Target,
+    onnx: list[Artifact],
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+) -> dict[str, Any]:
+    """The recipe as JSON-ready data; see the module's docstring."""
+    by_precision = {artifact.precision: artifact for artifact in onnx}
+    typed = target.runtime.version_tuple >= STRONGLY_TYPED_SINCE
+    engines = []
+    for precision in target.precisions:
+        # weakly typed TensorRT takes fp16 from a flag; the fp32 file keeps its choice open
+        source = by_precision.get(
+            "fp32" if precision == "fp16" and not typed else precision
+        )
+        if source is None or (precision == "fp16" and "fp16" not in by_precision):
+            continue
+        flags = {"fp32": [], "fp16": ["FP16"], "int8": ["FP16", "INT8"]}[precision]
+        strong = typed and precision != "int8"
+        engines.append(
+            {
+                "name": precision,
+                "onnx": f"../{source.path}",
+                "onnx_sha256": source.sha256,
+                "engine": f"model_{precision}.engine",
+                "strongly_typed": strong,
+                "flags": [] if strong else flags,
+            }
+        )
+    order = {target.default_precision: 0}
+    engines.sort(key=lambda e: order.get(str(e["name"]), 1))
+    return {
+        "schema": SCHEMA,
+        "target": {
+            "name": target.name,
+            "title": target.title,
+            "tensorrt": target.runtime.version,
+            "gpu_sm": target.fact("gpu_sm"),
+        },
+        "workspace_bytes": workspace_bytes(target),
+        "inputs": [_tensor(t) for t in inputs],
+        "outputs": [_tensor(t) for t in outputs],
+        "engines": engines,
+    }
+
+
+def workspace_bytes(target: Target) -> int:
+    """Scratch memory that the builder may use: an eighth of the device's RAM, 256 MiB to 2 GiB.
+
+    CPU and GPU of a Jetson share the RAM, and the builder holds host copies of weights and kernels
+    beside it; larger limits are what gets it killed on a 4 GB Nano (NVIDIA/TensorRT#1404).
+    """
+    ram = target.fact("ram_bytes")
+    if not isinstance(ram, int):
+        return 256 << 20
+    return max(256 << 20, min(ram // 8, 2 << 30))
+
+
+def _tensor(tensor: TensorInfo) -> dict[str, Any]:
+    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}

@@ -1,0 +1,260 @@
+"""Options of `edgec export` and where each value came from.
+
+Precedence: command line > ``EDGEC_*`` environment > ``edgec.toml`` > target > default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from edgec.export.errors import InputError, UsageError
+from edgec.targets.schema import FORMATS, PRECISIONS, Target
+
+CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Everything that decides what `edgec export` writes.
+
+    Attributes:
+        precision: ``fp32``, ``fp16`` or ``int8``; by default the target's.
+        weights: path, URL, ``pretrained[:TAG]`` or ``random``; None takes published weights when
+            they can be had and says so when they cannot.
+        calib: folder, zip or npz of calibration images (or tensors); None quantizes nothing.
+        calib_limit: how many images at most, drawn with `seed`.
+        calib_method: how activation ranges are chosen.
+        preprocess: JSON file with the fields of `edgec.models.preprocess.Preprocess`, for networks
+            that bring none.
+        input_size: (height, width) for image networks.
+        shapes: static shapes by input name, for networks of the user's own.
+        formats: artifact formats; by default the target's.
+        labels: text file with one class name per line.
+        max_drop: points of top-1 (labelled data) or agreement (unlabelled) that int8 may lose.
+        force: keep a bundle that fails the accuracy gate, marked as such.
+        ram, flash: budgets in bytes.
+        skip_passes: names of rewrite passes to leave out.
+        dump_passes: folder for the graph before and after each pass.
+        out: output folder; by default ``build/MODEL-TARGET-PRECISION``.
+    """
+
+    precision: str | None = None
+    weights: str | None = None
+    calib: str | None = None
+    calib_limit: int = 128
+    calib_method: str = "percentile"
+    preprocess: str | None = None
+    input_size: tuple[int, int] | None = None
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    formats: tuple[str, ...] | None = None
+    labels: str | None = None
+    max_drop: float | None = None
+    force: bool = False
+    ram: int | None = None
+    flash: int | None = None
+    skip_passes: tuple[str, ...] = ()
+    dump_passes: str | None = None
+    out: str | None = None
+    overwrite: bool = False
+    cache: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Options plus, for each field, where its value came from."""
+
+    options: ExportOptions
+    origin: dict[str, str]
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """``{field: {"value": …, "origin": …}}``, what ``--show-config`` prints."""
+        return {
+            f.name: {"value": getattr(self.options, f.name), "origin": self.origin[f.name]}
+            for f in fields(ExportOptions)
+        }
+
+
+def resolve(
+    flags: Mapping[str, Any],
+    target: Target,
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Merge all sources of options.
+
+    Args:
+        flags: values given on the command line or as keyword arguments; None means not given.
+        target: supplies the defaults of `precision` and `formats`.
+        config: path of the configuration file; by default ``edgec.toml`` here, if there is one.
+        environ: the environment, `os.environ` by default.
+
+    Raises:
+        UsageError: unknown option or a value outside its range.
+        InputError: the configuration file cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    names = [f.name for f in fields(ExportOptions)]
+    values: dict[str, Any] = {}
+    origin = dict.fromkeys(names, "default")
+
+    def put(name: str, value: Any, source: str) -> None:
+        try:
+            values[name] = _PARSERS[name](value)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(
+                "EC206", f"bad value {value!r} for {name.replace('_', '-')}", where=source,
+                why=str(error), fix="see `edgec export --help`",
+            ) from error
+        origin[name] = source
+
+    put("precision", target.default_precision, f"target {target.name}")
+    put("formats", target.formats, f"target {target.name}")
+    table, file = _config_table(config)
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in names:
+            raise UsageError(
+                "EC207", f"unknown option {key!r} in {file}", where=f"{file} [export]",
+                fix="options are named like the flags of `edgec export`",
+            )
+        put(name, value, str(file))
+    for name in names:
+        variable = f"EDGEC_{name.upper()}"
+        if variable in environ:
+            put(name, environ[variable], f"environment {variable}")
+    for name, value in flags.items():
+        if name not in names:
+            raise UsageError(
+                "EC207", f"unknown option {name!r}", fix=f"one of {', '.join(names)}"
+            )
+        if value is not None:
+            put(name, value, "command line")
+    return Resolved(ExportOptions(**values), origin)
+
+
+def parse_bytes(text: str | int) -> int:
+    """``"320K"`` → 327680; suffixes K, M, G are powers of 1024 (KiB and so on are the same)."""
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError("write a number of bytes such as 327680, 320K or 1.5M")
+    scale = {"": 0, "K": 1, "M": 2, "G": 3}[match[2].upper()]
+    return int(float(match[1]) * 1024**scale)
+
+
+def parse_size(text: str | int | tuple[int, ...] | list[int]) -> tuple[int, int]:
+    """``"224"`` → (224, 224); ``"192x256"`` → (192, 256) = (height, width)."""
+    if isinstance(text, (tuple, list)):
+        parts = [int(p) for p in text]
+    else:
+        parts = [int(p) for p in str(text).lower().split("x")]
+    if len(parts) == 1:
+        parts *= 2
+    if len(parts) != 2 or not all(0 < p <= 16384 for p in parts):
+        raise ValueError("write HEIGHTxWIDTH or one number for a square, each 1 to 16384")
+    return parts[0], parts[1]
+
+
+def parse_shapes(text: Any) -> dict[str, tuple[int, ...]]:
+    """``["x=1,3,224,224"]`` or ``{"x": [1, 3, 224, 224]}`` → shapes by input name."""
+    if isinstance(text, str):
+        text = [text]
+    if not isinstance(text, Mapping):
+        pairs = [item.rpartition("=") for item in text]
+        text = {name: dims.split(",") for name, _, dims in pairs}
+    shapes = {name: tuple(int(d) for d in dims) for name, dims in text.items()}
+    if not all(name and dims and all(d > 0 for d in dims) for name, dims in shapes.items()):
+        raise ValueError("write NAME=1,3,224,224 with positive sizes")
+    return shapes
+
+
+def _config_table(config: Path | None) -> tuple[dict[str, Any], Path]:
+    file = config or Path("edgec.toml")
+    if config is None and not file.is_file():
+        return {}, file
+    try:
+        data = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(
+            "EC786", "cannot read the configuration file", where=str(file), why=str(error),
+            fix="correct the TOML, or leave --config out",
+        ) from error
+    table = data.get("export", {})
+    if not isinstance(table, dict):
+        raise InputError(
+            "EC786", "the configuration file has no table [export]", where=str(file),
+            fix="write options below a line [export]",
+        )
+    return table, file
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return str(value)
+
+    return parse
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    return tuple(str(item).strip() for item in items if str(item).strip())
+
+
+def _formats(value: Any) -> tuple[str, ...]:
+    return tuple(_one_of(*FORMATS)(item) for item in _names(value))
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if str(value).lower() not in words:
+        raise ValueError("true or false")
+    return words[str(value).lower()]
+
+
+def _positive(value: Any) -> int:
+    if int(value) <= 0:
+        raise ValueError("must be positive")
+    return int(value)
+
+
+def _drop(value: Any) -> float:
+    if not 0 <= float(value) <= 100:
+        raise ValueError("points between 0 and 100")
+    return float(value)
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "precision": _one_of(*PRECISIONS),
+    "weights": str,
+    "calib": str,
+    "calib_limit": _positive,
+    "calib_method": _one_of(*CALIBRATION_METHODS),
+    "preprocess": str,
+    "input_size": parse_size,
+    "shapes": parse_shapes,
+    "formats": _formats,
+    "labels": str,
+    "max_drop": _drop,
+    "force": _flag,
+    "ram": parse_bytes,
+    "flash": parse_bytes,
+    "skip_passes": _names,
+    "dump_passes": str,
+    "out": str,
+    "overwrite": _flag,
+    "cache": _flag,
+    "seed": int,
+}

@@ -1,0 +1,437 @@
+"""Where quantizers go: from a float graph and a `QuantScheme` to a `QuantPlan`.
+
+A plan is plain data (names and indices), separate from the ranges and from the graph surgery,
+so that a search can read it, change it, and ask for its ranges per tensor.
+
+The rules, in the order in which they are applied:
+
+1. A node is *integer* if the scheme has a kernel for it and its operands have a legal form.
+2. A tensor written by an integer kernel is quantized at its source and all consumers read the
+   quantized value: the float value does not exist at run time. An absorbed activation (ReLU
+   after Conv) moves this point behind itself.
+3. A tensor written by a float operator is quantized only on the edges that an integer node
+   reads; other consumers keep the exact value.
+4. A same-scale operator between quantized input and integer consumer passes the parameters on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from edgec.export.quantize.graph import constant_of, consumers, is_excluded
+from edgec.export.quantize.scheme import QuantScheme
+
+Edge = tuple[str, int]
+"""A consumer: node name and input index."""
+
+_ELEMENTWISE = frozenset({"Add", "Mul", "Sub", "Div"})
+_BIASED = frozenset({"Conv", "Gemm"})
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """An activation that is quantized, and who reads the quantized value.
+
+    Attributes:
+        tensor: name of the float value that enters QuantizeLinear.
+        range_of: tensor whose calibrated range is used (differs for same-scale operators).
+        readers: edges redirected to the DequantizeLinear.
+        output: the tensor is a graph output and leaves the graph through the DequantizeLinear.
+        bounds: limits that the range is cut to.
+        fixed: prescribed range, instead of the calibrated one.
+    """
+
+    tensor: str
+    range_of: str
+    readers: tuple[Edge, ...]
+    output: bool = False
+    bounds: tuple[float, float] | None = None
+    fixed: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant that becomes integers: int8 with `axis` scales, or (axis None) one scale.
+
+    `operand` marks constants of the activation's kind (integer type of activations).
+    """
+
+    node: str
+    index: int
+    tensor: str
+    axis: int | None
+    operand: bool = False
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A float bias that becomes int32 with scale s_x·s_w."""
+
+    node: str
+    index: int
+    activation: str
+    weight: str
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """Everything that becomes integer, in graph order.
+
+    `left_float` says for each node that has an integer kernel in the scheme, but does not use
+    it, why not.
+    """
+
+    scheme: QuantScheme
+    quantizers: tuple[Quantizer, ...]
+    weights: tuple[Weight, ...]
+    biases: tuple[Bias, ...]
+    integer_nodes: tuple[str, ...]
+    left_float: dict[str, str] = field(default_factory=dict)
+
+    def calibrated_tensors(self) -> list[str]:
+        """The tensors whose ranges the plan needs, without repetition."""
+        return list(dict.fromkeys(q.range_of for q in self.quantizers if q.fixed is None))
+
+
+def plan_quantization(
+    model: ir.Model, scheme: QuantScheme, exclude: Collection[str] = ()
+) -> QuantPlan:
+    """Apply the scheme's rules to a graph; `model` is not modified.
+
+    Args:
+        model: float32 graph with unique node and value names.
+        scheme: target rules.
+        exclude: node names, operator types or module paths (with everything below) to leave
+            float.
+    """
+    return _Planner(model, scheme, exclude).plan()
+
+
+class _Planner:
+    def __init__(self, model: ir.Model, scheme: QuantScheme, exclude: Collection[str]) -> None:
+        self.model = model
+        self.scheme = scheme
+        self.exclude = exclude
+        self.nodes = list(model.graph)
+        self.order = {node: i for i, node in enumerate(self.nodes)}
+        self.left_float: dict[str, str] = {}
+        # source: quantized where it is written, with the tensor that lends its range
+        self.source: dict[ir.Value, ir.Value] = {}
+        # float tensors that integer nodes read
+        self.wanted: dict[ir.Value, list[Edge]] = {}
+
+    def plan(self) -> QuantPlan:
+        integer = [node for node in self.nodes if self._is_integer(node)]
+        members = set(integer)
+        for node in integer:
+            if node.op_type in self.scheme.kernels:
+                self._write(node)
+        # opportunistic kernels depend on what is quantized before them: forward order
+        for node in self.nodes:
+            if node in members or not self._may_join(node):
+                continue
+            members.add(node)
+            self._write(node)
+        needed = self._needed(members)
+        for node in self.nodes:
+            if node.op_type in self.scheme.same_scale:
+                self._pass_on(node, needed)
+        for node in self.nodes:
+            if node in members:
+                for index in self._activation_inputs(node):
+                    self._want(node, index)
+            elif node.op_type == "Add" and self.scheme.residual_arms != "none":
+                for index in self._residual_arms(node):
+                    self._want(node, index)
+        ordered = [node for node in self.nodes if node in members]
+        weights = [w for node in ordered for w in self._weights(node)]
+        return QuantPlan(
+            scheme=self.scheme,
+            quantizers=tuple(self._quantizers()),
+            weights=tuple(weights),
+            biases=tuple(b for node in ordered for b in self._biases(node)),
+            integer_nodes=tuple(str(node.name) for node in ordered),
+            left_float=self.left_float,
+        )
+
+    # --- which nodes -----------------------------------------------------------------------
+
+    def _has_kernel(self, node: ir.Node) -> bool:
+        known = self.scheme.kernels | self.scheme.float_output
+        return node.domain == "" and node.op_type in known
+
+    def _is_integer(self, node: ir.Node) -> bool:
+        if not self._has_kernel(node) or node.op_type in self.scheme.opportunistic:
+            return False
+        reason = self._obstacle(node)
+        if reason:
+            self.left_float[str(node.name)] = reason
+        return not reason
+
+    def _may_join(self, node: ir.Node) -> bool:
+        if not self._has_kernel(node) or node.op_type not in self.scheme.opportunistic:
+            return False
+        if not any(self._effective_source(v) for v in node.inputs):
+            self.left_float[str(node.name)] = "no input is quantized"
+            return False
+        reason = self._obstacle(node)
+        if reason:
+            self.left_float[str(node.name)] = reason
+        return not reason
+
+    def _effective_source(self, value: ir.Value | None) -> bool:
+        """Whether a value is written by an integer kernel, seen through data movement."""
+        while value is not None and value not in self.source:
+            producer = value.producer()
+            if producer is None or producer.op_type not in self.scheme.same_scale:
+                return False
+            value = producer.inputs[0]
+        return value is not None
+
+    def _obstacle(self, node: ir.Node) -> str:
+        """Why a node with an integer kernel cannot use it; empty if it can."""
+        if is_excluded(node, self.exclude):
+            return "excluded"
+        if any(v.dtype != ir.DataType.FLOAT for v in node.outputs):
+            return "not float32"
+        constants = [constant_of(v) is not None for v in node.inputs]
+        if all(constants):
+            return "constant"
+        if node.op_type in ("Conv", "ConvTranspose"):
+            return "" if constants[1] and not constants[0] else "weight is not constant"
+        if node.op_type == "Gemm":
+            return self._gemm_obstacle(node)
+        if node.op_type == "MatMul":
+            if not any(constants) and not self.scheme.attention:
+                return "product of two activations"
+            return ""
+        if node.op_type in _ELEMENTWISE and any(constants) and not self.scheme.constant_operands:
+            return "constant operand"
+        return ""
+
+    def _gemm_obstacle(self, node: ir.Node) -> str:
+        weight = constant_of(node.inputs[1])
+        if weight is None or constant_of(node.inputs[0]) is not None:
+            return "weight is not constant"
+        if _int_attribute(node, "transA") or _float_attribute(node, "alpha") != 1.0:
+            return "transA or alpha"
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            bias = constant_of(node.inputs[2])
+            rows = weight.shape[0] if _int_attribute(node, "transB") else weight.shape[1]
+            if bias is None or bias.shape != (rows,) or _float_attribute(node, "beta") != 1.0:
+                return "bias is not a constant vector"
+        return ""
+
+    # --- which tensors ---------------------------------------------------------------------
+
+    def _write(self, node: ir.Node) -> None:
+        """Mark what an integer kernel writes, behind an activation it absorbs."""
+        for value in node.outputs:
+            written = self._behind_absorbed(value)
+            self.source[written] = written
+
+    def _behind_absorbed(self, value: ir.Value) -> ir.Value:
+        uses = list(value.uses())
+        if len(uses) != 1 or value.is_graph_output():
+            return value
+        consumer = uses[0].node
+        if consumer.op_type not in self.scheme.absorbed or uses[0].idx != 0:
+            return value
+        if is_excluded(consumer, self.exclude) or clip_bounds(consumer) is None:
+            return value
+        return consumer.outputs[0]
+
+    def _needed(self, members: set[ir.Node]) -> set[ir.Value]:
+        """Values that an integer node reads, directly or through same-scale operators."""
+        needed: set[ir.Value] = set()
+        for node in reversed(self.nodes):
+            if node in members:
+                needed.update(v for i in self._activation_inputs(node) if (v := node.inputs[i]))
+                continue
+            moves = node.op_type in self.scheme.same_scale
+            source = node.inputs[0] if node.inputs else None
+            if moves and source is not None and any(v in needed for v in node.outputs):
+                needed.add(source)
+        return needed
+
+    def _pass_on(self, node: ir.Node, needed: set[ir.Value]) -> None:
+        """Let a same-scale operator hand its input's parameters to its outputs."""
+        value = node.inputs[0]
+        if value not in self.source or is_excluded(node, self.exclude):
+            return
+        # all outputs of a Split or none: half-quantized splits fall back to float kernels
+        if any(out in needed for out in node.outputs):
+            for out in node.outputs:
+                self.source[out] = self.source[value]
+
+    def _activation_inputs(self, node: ir.Node) -> list[int]:
+        count = 2 if node.op_type in WEIGHTED else len(node.inputs)
+        return [
+            i
+            for i, value in enumerate(node.inputs[:count])
+            if value is not None and constant_of(value) is None
+        ]
+
+    def _residual_arms(self, node: ir.Node) -> list[int]:
+        arms = self._activation_inputs(node)
+        shapes = [v.shape for v in node.inputs if v is not None]
+        if len(arms) != 2 or is_excluded(node, self.exclude) or shapes[0] != shapes[1]:
+            return []
+        if node.outputs[0].dtype != ir.DataType.FLOAT:
+            return []
+        if self.scheme.residual_arms == "both":
+            return arms
+        # leave the arm of the later weighted operator free to fuse with the Add
+        ranks = []
+        for i in arms:
+            value = node.inputs[i]
+            producer = value.producer() if value is not None else None
+            fusible = producer is not None and producer.op_type in WEIGHTED
+            ranks.append(self.order[producer] if fusible and producer is not None else -1)
+        if max(ranks) < 0:
+            return arms
+        return [i for i in arms if i != ranks.index(max(ranks))]
+
+    def _want(self, node: ir.Node, index: int) -> None:
+        value = node.inputs[index]
+        if value is not None and value not in self.source:
+            self.wanted.setdefault(value, []).append((str(node.name), index))
+
+    # --- the plan's entries ----------------------------------------------------------------
+
+    def _quantizers(self) -> list[Quantizer]:
+        values = [v for v in self.model.graph.inputs if v in self.wanted]
+        values += [v for n in self.nodes for v in n.outputs if v in self.source or v in self.wanted]
+        result = []
+        for value in values:
+            if value in self.source:
+                edges = consumers(value, self.order)
+                readers = tuple((str(node.name), index) for node, index in edges)
+                output, root = value.is_graph_output(), self.source[value]
+            else:
+                readers, output, root = tuple(self.wanted[value]), False, value
+            producer = root.producer()
+            op_type = producer.op_type if producer is not None else ""
+            bounds = self.scheme.bounds.get(op_type)
+            if producer is not None and op_type in self.scheme.absorbed:
+                bounds = clip_bounds(producer)
+            result.append(
+                Quantizer(
+                    tensor=str(value.name),
+                    range_of=str(root.name),
+                    readers=readers,
+                    output=output,
+                    bounds=bounds,
+                    fixed=self.scheme.fixed.get(op_type),
+                )
+            )
+        return result
+
+    def _weights(self, node: ir.Node) -> list[Weight]:
+        result = []
+        activations = self._activation_inputs(node)
+        count = 2 if node.op_type in WEIGHTED else len(node.inputs)
+        for index, value in enumerate(node.inputs[:count]):
+            if value is None or index in activations:
+                continue
+            weight = constant_of(value)
+            if weight is None or weight.dtype != np.float32:
+                continue
+            kernel = node.op_type in WEIGHTED
+            per_channel = kernel and self.scheme.per_channel
+            axis = weight_axis(node, index, weight.ndim) if per_channel else None
+            result.append(
+                Weight(
+                    str(node.name),
+                    index,
+                    str(value.name),
+                    axis,
+                    operand=not kernel or index == 0,
+                )
+            )
+        return result
+
+    def _biases(self, node: ir.Node) -> list[Bias]:
+        if not self.scheme.integer_bias:
+            return []
+        holder, index = node, 2
+        if node.op_type == "MatMul":
+            # Linear layers on tokens: runtimes fuse the pair into one integer Gemm, but only if
+            # the bias is integer as well
+            add = _bias_add(node)
+            if add is None or is_excluded(add[0], self.exclude):
+                return []
+            holder, index = add
+        elif node.op_type not in _BIASED or len(node.inputs) < 3:
+            return []
+        activation, weight = node.inputs[:2]
+        bias = holder.inputs[index]
+        if bias is None or constant_of(bias) is None or activation is None or weight is None:
+            return []
+        rank = len(weight.shape) if weight.shape is not None else 0
+        axis = weight_axis(node, 1, rank) if self.scheme.per_channel else None
+        return [Bias(str(holder.name), index, str(activation.name), str(weight.name), axis)]
+
+
+def _bias_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add of a constant vector behind a MatMul with a constant matrix, and the vector's
+    input index."""
+    output = matmul.outputs[0]
+    weight = constant_of(matmul.inputs[1])
+    uses = list(output.uses())
+    if weight is None or weight.ndim != 2 or len(uses) != 1 or output.is_graph_output():
+        return None
+    add, index = uses[0].node, 1 - uses[0].idx
+    if add.op_type != "Add":
+        return None
+    bias = constant_of(add.inputs[index])
+    return (add, index) if bias is not None and bias.shape == (weight.shape[1],) else None
+
+
+def weight_axis(node: ir.Node, index: int, rank: int) -> int | None:
+    """Output-channel axis of a constant operand; None if it has no such axis.
+
+    Conv (M, C/g, …): 0. ConvTranspose (C, M/g, …): 1, only for one group. Gemm B: 0 if transB
+    else 1. MatMul B of rank 2: 1. A constant left operand or a stack of matrices: None.
+    """
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1 if _int_attribute(node, "group", 1) == 1 else None
+    if node.op_type == "Gemm":
+        return 0 if _int_attribute(node, "transB") else 1
+    if node.op_type == "MatMul" and index == 1 and rank == 2:
+        return 1
+    return None
+
+
+def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
+    """Output limits of Relu or Clip; None if they are not constant or do not hold zero."""
+    if node.op_type == "Relu":
+        return 0.0, float("inf")
+    limits = [float("-inf"), float("inf")]
+    for i, value in enumerate(node.inputs[1:3]):
+        if value is None:
+            continue
+        constant = constant_of(value)
+        if constant is None:
+            return None
+        limits[i] = float(constant)
+    low, high = limits
+    return (low, high) if low <= 0.0 <= high else None
+
+
+def _int_attribute(node: ir.Node, name: str, default: int = 0) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def _float_attribute(node: ir.Node, name: str, default: float = 1.0) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()

@@ -1,0 +1,126 @@
+"""Integer weights, biases and scales.
+
+Weights: int8 in [-127, 127], zero point 0, per output channel (Krishnamoorthi 2018, "Quantizing
+deep convolutional networks for efficient inference"; TensorFlow Lite quantization spec).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.export.errors import InputError
+from edgec.export.quantize.ranges import Range
+
+WEIGHT_MAX = 127
+_INT32_MAX = 2**31 - 1
+# Smallest scale written: below it 1 / scale overflows float32.
+MIN_SCALE = float(np.float32(2.0**-120))
+
+WeightRule = Literal["absmax", "mse"]
+
+
+def activation_parameters(
+    interval: Range, limits: tuple[int, int], *, symmetric: bool
+) -> tuple[np.float32, int]:
+    """Scale and zero point of an activation grid.
+
+    The grid never leaves `interval` upwards by more than the zero point's rounding, and real
+    zero is exactly an integer (ONNX QuantizeLinear: q = saturate(round(x / scale) + zp)).
+
+    Args:
+        interval: values to represent, zero inside.
+        limits: smallest and largest integer.
+        symmetric: zero point 0.
+    """
+    low, high = limits
+    if symmetric:
+        bound = max(-interval.low, interval.high)
+        return np.float32(max(bound / high, MIN_SCALE)) if bound else np.float32(1.0), 0
+    if interval.low == interval.high == 0.0:
+        return np.float32(1.0), low
+    scale = np.float32(max((interval.high - interval.low) / (high - low), MIN_SCALE))
+    zero_point = int(np.clip(np.rint(low - interval.low / scale), low, high))
+    # float32 rounding must not carry the grid past the limit of an absorbed Clip, or the
+    # runtime keeps the Clip and with it a float kernel
+    while interval.low == 0.0 and scale * np.float32(high - low) > np.float32(interval.high):
+        scale = np.nextafter(scale, np.float32(0.0))
+    return scale, zero_point
+
+
+def quantize_weight(
+    weight: NDArray[np.float32],
+    axis: int | None,
+    *,
+    rule: WeightRule = "absmax",
+    floor: NDArray[np.float64] | None = None,
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Integers and scales of a weight tensor.
+
+    Args:
+        weight: any shape.
+        axis: channel axis, or None for one scale.
+        rule: ``"absmax"`` uses the largest magnitude; ``"mse"`` searches, per channel, the share
+            of it with the least squared error (weights inside the clip are finer, the few
+            outside saturate).
+        floor: least admissible scale per channel (see `scale_floor`).
+
+    Returns:
+        int8 array of the weight's shape; float32 scales of shape (channels,) or ().
+
+    Raises:
+        InputError: EC764, NaN or infinite weights.
+    """
+    if not np.isfinite(weight).all():
+        raise InputError("EC764", "weights hold NaN or infinity", fix="check the checkpoint")
+    rows = _rows(weight, axis)
+    peak = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
+    scale = _mse_scale(rows, peak) if rule == "mse" else peak / WEIGHT_MAX
+    scale = np.where(peak > 0.0, np.maximum(scale, MIN_SCALE), 1.0)
+    if floor is not None:
+        # a channel without weights serves its bias alone: the floor sets its scale
+        scale = np.where(peak > 0.0, np.maximum(scale, floor), np.where(floor > 0.0, floor, scale))
+    scales = scale.astype(np.float32)
+    integers = np.clip(np.rint(rows / scales[:, None]), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
+    if axis is None:
+        return integers.reshape(weight.shape), scales.reshape(())
+    moved = integers.reshape(np.moveaxis(weight, axis, 0).shape)
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis)), scales
+
+
+def scale_floor(bias: NDArray[np.float32], activation_scale: float) -> NDArray[np.float64]:
+    """Least weight scale per channel for which the int32 bias does not overflow.
+
+    bias / (s_x·s_w) must stay within ±2^31; half of that leaves room for the accumulator.
+    """
+    return np.abs(bias.astype(np.float64)) / (activation_scale * (_INT32_MAX // 2))
+
+
+def quantize_bias(
+    bias: NDArray[np.float32], activation_scale: np.float32, weight_scales: NDArray[np.float32]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """int32 bias and its scale s_x·s_w (float32 product, as runtimes compute it)."""
+    scales = (np.float32(activation_scale) * weight_scales).astype(np.float32)
+    integers = np.rint(bias.astype(np.float64) / scales.astype(np.float64))
+    return np.clip(integers, -_INT32_MAX, _INT32_MAX).astype(np.int32), scales
+
+
+def _rows(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
+    if axis is None:
+        return weight.reshape(1, -1)
+    return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+
+
+def _mse_scale(rows: NDArray[np.float32], peak: NDArray[np.float64]) -> NDArray[np.float64]:
+    best = peak / WEIGHT_MAX
+    best_error = np.full(len(rows), np.inf)
+    for share in np.linspace(1.0, 0.5, 51):
+        scale = np.maximum(share * peak / WEIGHT_MAX, MIN_SCALE)
+        grid = np.clip(np.rint(rows / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
+        error = ((grid * scale[:, None] - rows) ** 2).sum(axis=1)
+        better = error < best_error
+        best = np.where(better, scale, best)
+        best_error = np.where(better, error, best_error)
+    return best

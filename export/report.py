@@ -1,0 +1,115 @@
+"""The report of a bundle: one dict, kept as ``report.json`` and printed as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgec.export.bundle import Artifact, Manifest
+
+SCHEMA = "edgec.report/1"
+
+
+def make_report(manifest: Manifest, graph: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+    """Join what the manifest and the stages know.
+
+    Args:
+        manifest: the bundle's manifest.
+        graph: statistics of the float graph (nodes, MACs, activation peak) before and after.
+        warnings: what the user should know, in the order it came up.
+    """
+    return {
+        "schema": SCHEMA,
+        "edgec_version": manifest.edgec_version,
+        "headline": manifest.headline,
+        "model": manifest.model,
+        "weights": manifest.weights,
+        "target": {
+            "name": manifest.target["name"],
+            "title": manifest.target["title"],
+            "notes": list(manifest.target["notes"]),
+        },
+        "graph": graph,
+        "calibration": manifest.calibration,
+        "artifacts": [vars(a) for a in manifest.artifacts],
+        "latency": {
+            "value_ms": None,
+            "basis": "not measured on this device; `edgec bench BUNDLE --device local` measures "
+            "the machine it runs on",
+        },
+        "warnings": warnings,
+    }
+
+
+def text_report(report: dict[str, Any]) -> str:
+    """The report as plain text, at most 100 columns where names allow it."""
+    graph = report["graph"]
+    lines = [
+        report["headline"],
+        "",
+        f"target    {report['target']['title']} ({report['target']['name']})",
+        f"network   {graph['nodes_before']} nodes captured, {graph['nodes']} after rewriting, "
+        f"{graph['macs'] / 1e6:.1f} M MACs, {graph['parameters'] / 1e6:.2f} M parameters",
+        f"memory    activations peak at {mib(graph['activation_peak_bytes'])} in fp32 "
+        "(liveness bound in graph order, without the runtime's own buffers)",
+        f"latency   {report['latency']['basis']}",
+    ]
+    calibration = report["calibration"]
+    if calibration:
+        lines.append(
+            f"calibrated on {calibration['used']} of {calibration['count']} items of "
+            f"{calibration['source']}, sha256 {calibration['sha256'][:12]}…, "
+            f"method {calibration['method']}"
+        )
+    lines += ["", *artifact_table(report["artifacts"])]
+    lines += [f"note: {note}" for note in report["target"]["notes"]]
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    return "\n".join(lines) + "\n"
+
+
+def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
+    """One line per artifact: path, precision, size, and how it compares with fp32."""
+    width = max(len(a["path"]) for a in artifacts)
+    return [
+        f"{a['path']:<{width}}  {a['scheme'] or a['precision']:<14} "
+        f"{'' if a['bytes'] is None else mib(a['bytes']):>10}  {a['status']:<7} "
+        f"{a['why'] or _checks(a['checks'])}".rstrip()
+        for a in artifacts
+    ]
+
+
+def mib(size: int) -> str:
+    """``5242880`` → ``5.00 MiB``; below 1 MiB in KiB."""
+    return f"{size / 2**20:.2f} MiB" if size >= 1 << 20 else f"{size / 1024:.1f} KiB"
+
+
+def headline(model: str, target: str, weights: dict[str, Any], artifacts: list[Artifact]) -> str:
+    """First line of report and manifest: what it is, and loudly what it is not."""
+    kinds = ", ".join(dict.fromkeys(a.scheme or a.precision for a in artifacts if a.why is None))
+    line = f"{model} for {target}: {kinds}"
+    if weights.get("kind") == "random":
+        line = f"RANDOM WEIGHTS (no accuracy): {line}"
+    return line
+
+
+def _checks(checks: dict[str, Any]) -> str:
+    parts = []
+    against = checks.get("vs_fp32")
+    if against:
+        if against["top1"] is not None:
+            parts.append(f"top-1 {against['top1']:.2f} % (fp32 {against['top1_reference']:.2f} %)")
+        elif against["top1_agreement"] is not None and against["samples"] > 1:
+            parts.append(f"agrees with fp32 on {against['top1_agreement']:.2f} %")
+        if against["sqnr_db"] is not None:
+            parts.append(f"SQNR {against['sqnr_db']:.1f} dB")
+        parts.append(f"({against['samples']} {checks['data']})")
+    elif "vs_source" in checks:
+        parts.append(f"max |Δ| to the source {checks['vs_source']['max_abs']:.2g}")
+    integer = checks.get("integer_kernels")
+    if integer:
+        weighted = integer["weighted"].values()
+        inside = sum(kind["integer"] for kind in weighted)
+        outside = sum(kind["float"] for kind in weighted)
+        parts.append(f"{inside} of {inside + outside} weighted operators on integer kernels")
+    if checks.get("gate") == "failed":
+        parts.append("FAILED THE ACCURACY GATE")
+    return ", ".join(parts)

@@ -1,0 +1,119 @@
+"""The rewrite stage as ordered tuples of passes.
+
+Order matters: operators that exporters spell out are recognised before folding breaks their
+patterns (a simplifier that folds the ``× 0.5`` of an erf-GELU into the next convolution has lost
+the GELU for good), views are canonical before they are composed, and whatever a target or opset
+lacks is decomposed only after nothing needs to recognise it any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgec.export.rewrite.base import RewritePass
+from edgec.export.rewrite.canonicalise.drop_expand import DropExpand
+from edgec.export.rewrite.canonicalise.fold_constants import FoldConstants
+from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
+from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
+from edgec.export.rewrite.canonicalise.share_common import ShareCommon
+from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
+from edgec.export.rewrite.clean.name_values import NameValues
+from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
+from edgec.export.rewrite.fold.affine_forward import FoldAffineForward
+from edgec.export.rewrite.fold.compose_views import ComposeViews
+from edgec.export.rewrite.fold.merge_parallel import MergeParallel
+from edgec.export.rewrite.fold.split_projections import SplitProjections
+from edgec.export.rewrite.fold.transposed_reduce import ReduceBeforeTranspose
+from edgec.export.rewrite.recognise.gelu import RecogniseGelu
+from edgec.export.rewrite.recognise.l2_norm import RecogniseL2Norm
+from edgec.export.rewrite.recognise.layer_norm import RecogniseLayerNorm
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An ordered tuple of passes; `repeat` runs it until nothing changes (at most so often)."""
+
+    name: str
+    passes: tuple[type[RewritePass], ...]
+    repeat: int = 1
+
+
+PREPARE = (LiftConstants, RemoveNoOps, FoldConstants)
+RECOGNISE = (RecogniseGelu, RecogniseLayerNorm, RecogniseL2Norm)
+CANONICALISE = (DropExpand, ShareCommon)
+FOLD = (
+    FoldAffineBackward,
+    MergeParallel,
+    SplitProjections,
+    ComposeViews,
+    FoldAffineBackward,
+    FoldAffineForward,
+    ReduceBeforeTranspose,
+    ShareCommon,
+)
+LEGALISE: tuple[type[RewritePass], ...] = ()
+CLEAN = (RemoveDeadCode, NameValues)
+
+STAGES = (
+    Stage("prepare", PREPARE, repeat=3),
+    Stage("recognise", RECOGNISE),
+    Stage("canonicalise", CANONICALISE, repeat=3),
+    Stage("fold", FOLD, repeat=4),
+    Stage("legalise", LEGALISE),
+    Stage("clean", CLEAN),
+)
+
+
+def all_passes() -> Iterator[tuple[str, type[RewritePass]]]:
+    """(stage name, pass class) in order of first appearance."""
+    seen: set[str] = set()
+    for stage in STAGES:
+        for pass_class in stage.passes:
+            if pass_class.name not in seen:
+                seen.add(pass_class.name)
+                yield stage.name, pass_class
+
+
+def tidy(model: ir.Model) -> None:
+    """What every capture ends with: constants as initializers, no no-ops, all shapes known."""
+    infer_shapes(model)
+    for _ in range(8):
+        modified = False
+        for pass_class in (*PREPARE, RemoveDeadCode):
+            modified = pass_class()(model).modified or modified
+        infer_shapes(model)
+        if not modified:
+            break
+    common.NameFixPass()(model)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Types and shapes of all values by ONNX shape inference with data propagation.
+
+    Computed afresh, because a stale annotation makes ONNX's inference give up; what it cannot
+    determine (custom operators) keeps the annotation it had.
+    """
+    common.NameFixPass()(model)
+    io = {id(v) for v in (*model.graph.inputs, *model.graph.outputs)}
+    known: list[tuple[ir.Value, ir.Shape | None, ir.TypeProtocol | None]] = []
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if id(value) not in io:
+                known.append((value, value.shape, value.type))
+                value.shape = None
+    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    finally:
+        logger.disabled = disabled
+    for value, shape, value_type in known:
+        if value.shape is None:
+            value.shape = shape
+        if value.type is None:
+            value.type = value_type

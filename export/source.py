@@ -1,0 +1,255 @@
+"""From ``--model`` and ``--weights`` to a captured float graph."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec.export.cache import StageCache
+from edgec.export.errors import InputError, MissingToolError, UsageError
+from edgec.export.files import sha256_bytes, sha256_file
+from edgec.export.options import ExportOptions
+from edgec.export.progress import Reporter
+from edgec.models.preprocess import Preprocess
+from edgec.models.registry import ModelSpec, get_spec, list_models
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import nn
+
+MASTER_OPSET = 20
+"""Opset of the float master graph; artifacts for older runtimes are converted down from it."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A float graph at `MASTER_OPSET` and what is known about where it came from.
+
+    Attributes:
+        graph: static shapes, module path on each node.
+        name: short name, safe as part of a file name.
+        model: facts for the manifest.
+        weights: facts for the manifest; ``kind`` is ``"random"`` for untrained parameters.
+        preprocess: how images become the input, where that is known.
+        spec: the registry entry of a zoo network.
+    """
+
+    graph: ir.Model
+    name: str
+    model: dict[str, Any]
+    weights: dict[str, Any]
+    preprocess: Preprocess | None = None
+    spec: ModelSpec | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+def describe(model: str) -> tuple[str, str]:
+    """Kind (``zoo``, ``onnx``, ``pt2``, ``factory``) and short name of a ``--model`` value.
+
+    Raises:
+        InputError: it is a path, and no file is there.
+        UsageError: it is neither a path nor a zoo name.
+    """
+    path = Path(model)
+    if path.suffix in (".onnx", ".pt2"):
+        _must_exist(path)
+        return path.suffix[1:], _short(path.stem)
+    file, colon, function = model.rpartition(":")
+    if colon and file.endswith(".py"):
+        _must_exist(Path(file))
+        return "factory", _short(function)
+    get_spec(model)
+    return "zoo", model
+
+
+def capture(
+    model: Any, options: ExportOptions, *, needs_accuracy: bool, reporter: Reporter
+) -> Captured:
+    """Load the network and capture it as a float ONNX graph.
+
+    Args:
+        model: zoo name, path, ``file.py:factory`` or a `torch.nn.Module`.
+        options: weights, input size, shapes, seed, cache.
+        needs_accuracy: True when calibration follows, so that untrained parameters would make its
+            result meaningless unless they were asked for.
+        reporter: warnings go there.
+    """
+    if not isinstance(model, str):
+        return _from_module(model, options)
+    kind, name = describe(model)
+    if kind == "zoo":
+        return _from_zoo(name, options, needs_accuracy=needs_accuracy, reporter=reporter)
+    if options.weights is not None:
+        raise UsageError(
+            "EC208",
+            "--weights applies to zoo networks only",
+            why=f"{model} brings its own parameters",
+            fix="leave --weights out",
+        )
+    if kind == "onnx":
+        return _from_onnx(Path(model), name, options)
+    if kind == "pt2":
+        from edgec.export.capture import from_exported_program
+
+        graph = from_exported_program(Path(model))
+        facts = {"source": "pt2", "sha256": sha256_file(Path(model))}
+    else:
+        from edgec.export.capture import from_factory
+
+        graph = from_factory(model, _factory_shape(options))
+        facts = {"source": "factory", "sha256": sha256_file(Path(model.rpartition(":")[0]))}
+    return Captured(graph, name, {"name": name, **facts}, {"kind": "own"})
+
+
+def _from_zoo(
+    name: str, options: ExportOptions, *, needs_accuracy: bool, reporter: Reporter
+) -> Captured:
+    from edgec.export.capture import from_torch
+    from edgec.models.factory import build
+    from edgec.models.weights import load_weights
+
+    spec = get_spec(name)
+    if options.shapes:
+        raise UsageError(
+            "EC209", "--shape applies to networks of your own", fix="use --input-size for the zoo"
+        )
+    if options.input_size is not None:
+        spec = replace(
+            spec,
+            input_shape=(spec.input_shape[0], *options.input_size),
+            preprocess=replace(spec.preprocess, size=options.input_size),
+        )
+    network = build(name)
+    try:
+        info = load_weights(
+            network, spec, options.weights or "pretrained", seed=options.seed
+        ).to_json()
+    except (MissingToolError, UsageError) as error:
+        # Without --weights, unreachable or unpublished weights need not stop a structural export;
+        # anything that is about accuracy must not go on with noise.
+        if options.weights is not None:
+            raise
+        if needs_accuracy:
+            error.fix = "give --weights PATH, or --weights random for a structural test"
+            raise
+        info = load_weights(network, spec, "random", seed=options.seed).to_json()
+        reporter.warn(
+            f"no published weights for {name} could be had ({error.what}): the parameters are "
+            "RANDOM; use --weights PATH for a network that can see"
+        )
+    key = StageCache.key("capture", spec=spec.to_json(), state=_state_hash(network), opset=MASTER_OPSET)
+    cache = StageCache(enabled=options.cache)
+    graph = cache.load_graph(key)
+    if graph is None:
+        graph = from_torch(network, spec.input_shape, opset=MASTER_OPSET)
+        cache.store_graph(key, graph)
+    model = {
+        "source": "zoo",
+        "name": name,
+        "family": spec.family,
+        "title": spec.title,
+        "params": spec.params,
+        "macs": spec.macs,
+        "accuracy": [vars(a) for a in spec.accuracy],
+        "input_shape": list(spec.input_shape),
+    }
+    return Captured(graph, name, model, info, spec.preprocess, spec)
+
+
+def _from_onnx(path: Path, name: str, options: ExportOptions) -> Captured:
+    from edgec.export.capture import from_onnx
+
+    shapes = dict(options.shapes or {})
+    if options.input_size is not None and not shapes:
+        shapes = image_input(path, options.input_size)
+    graph = from_onnx(path, shapes=shapes or None)
+    facts = {"source": "onnx", "name": name, "sha256": sha256_file(path)}
+    return Captured(graph, name, facts, {"kind": "own"})
+
+
+def image_input(path: Path, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Shape (1, channels, height, width) of the one image input of an ONNX file.
+
+    Raises:
+        UsageError: the file has no single input of rank 4 with a known number of channels.
+    """
+    from edgec.export.capture.onnx_checks import read_proto
+
+    graph = read_proto(path).graph
+    held = {t.name for t in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in held]
+    if len(inputs) == 1:
+        dims = inputs[0].type.tensor_type.shape.dim
+        if len(dims) == 4 and dims[1].dim_value > 0:
+            return {inputs[0].name: (1, dims[1].dim_value, *size)}
+    names = ", ".join(repr(i.name) for i in inputs)
+    raise UsageError(
+        "EC215",
+        "--input-size needs a network with one image input (batch, channels, height, width)",
+        where=str(path),
+        why=f"its inputs are {names}",
+        fix="give full shapes with --shape NAME=1,3,224,224",
+    )
+
+
+def _from_module(network: nn.Module, options: ExportOptions) -> Captured:
+    from torch import nn
+
+    from edgec.export.capture import from_torch
+
+    if not isinstance(network, nn.Module):
+        raise UsageError(
+            "EC210",
+            f"cannot compile a {type(network).__name__}",
+            fix="pass a zoo name, a path, file.py:factory or a torch.nn.Module",
+        )
+    name = _short(type(network).__name__)
+    graph = from_torch(network, _factory_shape(options), opset=MASTER_OPSET)
+    facts = {"source": "module", "name": name, "sha256": _state_hash(network)}
+    return Captured(graph, name, facts, {"kind": "own"})
+
+
+def _factory_shape(options: ExportOptions) -> tuple[int, ...]:
+    if options.shapes:
+        if len(options.shapes) > 1:
+            raise UsageError(
+                "EC211", "one input shape is needed, several were given",
+                fix="networks with several inputs: export them to .pt2 or .onnx first",
+            )
+        shape = next(iter(options.shapes.values()))
+        # the capture adds the batch axis
+        return shape[1:] if len(shape) == 4 else shape
+    if options.input_size is not None:
+        return (3, *options.input_size)
+    raise UsageError(
+        "EC211",
+        "the input shape of the network is not known",
+        fix="give --input-size 224 (for 3 channels) or --shape input=1,1,28,28",
+    )
+
+
+def _state_hash(network: nn.Module) -> str:
+    parts = []
+    for key, tensor in sorted(network.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        parts.append(f"{key} {array.dtype} {tuple(array.shape)} ".encode())
+        parts.append(array.numpy().tobytes())
+    return sha256_bytes(b"".join(parts))
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(
+            "EC787",
+            "no such model file",
+            where=str(path),
+            fix=f"check the path, or take one of the {len(list_models())} zoo names "
+            "(`edgec models list`)",
+        )
+
+
+def _short(name: str) -> str:
+    """`name` reduced to letters, digits, ``_ . -``: it becomes part of a folder name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-")[:64] or "model"

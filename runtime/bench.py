@@ -1,0 +1,143 @@
+"""Measures an ONNX artifact on this machine: every sample kept, conditions recorded."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgec.export.bundle import Artifact, Bundle
+from edgec.export.errors import InputError
+from edgec.runtime.environment import environment
+from edgec.runtime.onnx_runner import OnnxRunner
+
+SCHEMA = "edgec.bench/1"
+MIN_RUNS = 50
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per inference: all samples in order, and what sums them up."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def min(self) -> float:
+        """Fastest sample: the least disturbed one."""
+        return min(self.samples)
+
+    @property
+    def median(self) -> float:
+        """Half of the samples are faster."""
+        return statistics.median(self.samples)
+
+    @property
+    def p90(self) -> float:
+        """Nine in ten samples are faster."""
+        return float(np.percentile(self.samples, 90))
+
+    def to_json(self) -> dict[str, Any]:
+        """Milliseconds, rounded to 0.1 µs."""
+        return {
+            "min_ms": round(self.min, 4),
+            "median_ms": round(self.median, 4),
+            "p90_ms": round(self.p90, 4),
+            "runs": len(self.samples),
+            "samples_ms": [round(s, 4) for s in self.samples],
+        }
+
+
+def bench_local(
+    bundle: Bundle,
+    artifacts: list[Artifact],
+    *,
+    threads: int,
+    runs: int,
+    warmup: int,
+    tick: Callable[[int, int | None], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Time artifacts in turn (A B C A B C …), so that drift of the machine hits all alike.
+
+    Args:
+        threads: threads inside an operator.
+        runs: samples per artifact, at least `MIN_RUNS`.
+        warmup: uncounted runs per artifact before.
+
+    Returns:
+        A JSON-ready record: environment before and after, and per artifact its latency and whether
+        its outputs match the bundle's golden outputs.
+    """
+    runs = max(runs, MIN_RUNS)
+    feeds, golden = _golden(bundle)
+    runners = [OnnxRunner(bundle.file(a), threads=threads) for a in artifacts]
+    before = environment()
+    checks = [_check(runner.run(feeds), golden) for runner in runners]
+    for runner in runners:
+        for _ in range(warmup):
+            runner.run(feeds)
+    samples: list[list[float]] = [[] for _ in runners]
+    for index in range(runs):
+        for slot, runner in zip(samples, runners, strict=True):
+            start = time.perf_counter_ns()
+            runner.run(feeds)
+            slot.append((time.perf_counter_ns() - start) / 1e6)
+        tick(index + 1, runs)
+    # ru_maxrss is in KiB on Linux and in bytes on macOS
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "schema": SCHEMA,
+        "device": "local",
+        "runtime": "onnxruntime",
+        "model": bundle.manifest.model.get("name"),
+        "threads": threads,
+        "warmup": warmup,
+        "environment_before": before,
+        "environment_after": environment(),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "results": [
+            {
+                "artifact": artifact.path,
+                "sha256": artifact.sha256,
+                "precision": artifact.precision,
+                "bytes": artifact.bytes,
+                "latency": Latency(tuple(slot)).to_json(),
+                "output_check": check,
+            }
+            for artifact, slot, check in zip(artifacts, samples, checks, strict=True)
+        ],
+    }
+
+
+def _golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
+    folder = bundle.path / "golden"
+    try:
+        feeds = dict(np.load(folder / "inputs_0.npz", allow_pickle=False))
+        outputs = dict(np.load(folder / "outputs_0.npz", allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "EC794", "the bundle's golden data cannot be read", where=str(folder), why=str(error),
+            fix="export the bundle again",
+        ) from error
+    return feeds, outputs
+
+
+def _check(outputs: dict[str, Any], golden: dict[str, Any]) -> dict[str, Any]:
+    """Largest difference to the fp32 golden outputs, absolute and relative to their range."""
+    worst = scale = 0.0
+    finite = True
+    for name, expected in golden.items():
+        actual = np.asarray(outputs[name], dtype=np.float64)
+        finite &= bool(np.isfinite(actual).all())
+        worst = max(worst, float(np.abs(actual - expected).max(initial=0.0)))
+        scale = max(scale, float(np.abs(expected).max(initial=0.0)))
+    return {
+        "max_abs": float(f"{worst:.3g}"),
+        "relative": float(f"{worst / scale:.3g}") if scale else None,
+        "finite": finite,
+    }

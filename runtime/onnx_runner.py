@@ -1,0 +1,108 @@
+"""Runs ONNX artifacts with ONNX Runtime on this machine's CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edgec.export.errors import InputError, UnsupportedError
+
+Tensor = NDArray[Any]
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRunner:
+    """One inference session.
+
+    Args:
+        model: path or serialized model.
+        threads: threads inside an operator; spinning is off, because spinning threads on shared
+            cores make latencies bimodal.
+        profile: prefix of a profile file that ONNX Runtime writes on `end_profiling`.
+
+    Raises:
+        UnsupportedError: ONNX Runtime cannot load or prepare the model.
+    """
+
+    def __init__(
+        self, model: Path | bytes, *, threads: int = 1, profile: str | None = None
+    ) -> None:
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if profile is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = profile
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self.session = ort.InferenceSession(
+                source, settings, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises a dozen pybind11 types without a base
+            raise UnsupportedError(
+                "EC381",
+                "ONNX Runtime cannot load the model",
+                where=None if isinstance(model, bytes) else str(model),
+                why=str(error).splitlines()[0],
+                fix="update onnxruntime, or export for an older opset",
+            ) from error
+
+    @property
+    def inputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Static shape and numpy dtype name by input name."""
+        return {i.name: (tuple(i.shape), _DTYPES[i.type]) for i in self.session.get_inputs()}
+
+    @property
+    def outputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Static shape and numpy dtype name by output name."""
+        return {o.name: (tuple(o.shape), _DTYPES[o.type]) for o in self.session.get_outputs()}
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One inference.
+
+        Args:
+            feeds: an array for every input, of its static shape; integer and float arrays are
+                cast to the input's dtype.
+
+        Raises:
+            InputError: names or shapes do not match the model's inputs.
+        """
+        expected = self.inputs
+        if set(feeds) != set(expected):
+            raise InputError(
+                "EC788",
+                f"the inputs are called {', '.join(map(repr, feeds))}",
+                why=f"the model takes {', '.join(map(repr, expected))}",
+                fix="name the arrays like the model's inputs",
+            )
+        ready = {}
+        for name, (shape, dtype) in expected.items():
+            array = np.asarray(feeds[name])
+            if array.shape != shape:
+                raise InputError(
+                    "EC789",
+                    f"input {name!r} has shape {list(array.shape)}",
+                    why=f"the model takes {list(shape)}",
+                    fix="resize the data, or export with --input-size/--shape for this size",
+                )
+            ready[name] = np.ascontiguousarray(array, dtype=dtype)
+        values = self.session.run(None, ready)
+        return dict(zip((o.name for o in self.session.get_outputs()), values, strict=True))

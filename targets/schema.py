@@ -1,0 +1,162 @@
+"""What a target file holds, as frozen dataclasses.
+
+A target is data: facts about a device, each with a source, and the choices that follow from its
+runtime (opset, formats, precisions, quantization scheme). A number nobody could source is left out
+of the file, never guessed; `Target.fact` then returns None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgec.export.errors import InputError
+
+KINDS = ("gpu", "cpu", "mcu", "npu")
+FORMATS = ("onnx", "tensorrt", "tflite", "c")
+PRECISIONS = ("fp32", "fp16", "int8")
+INT8_SCHEMES = ("ort-x86", "ort-arm", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number or word about a device.
+
+    Attributes:
+        value: in the unit that the fact's name ends with (``_bytes``, ``_mhz``, ``_gb_s``), or a word.
+        source: document, page or repository it was read from.
+    """
+
+    value: int | float | str | bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The inference runtime on the device.
+
+    Attributes:
+        name: ``"tensorrt"`` or ``"onnxruntime"``.
+        version: the version that the target stands for, e.g. ``"10.3"``.
+        opset: newest ai.onnx opset that artifacts for it use.
+        source: where version and opset come from.
+    """
+
+    name: str
+    version: str
+    opset: int
+    source: str
+
+    @property
+    def version_tuple(self) -> tuple[int, ...]:
+        """The version as integers, for comparisons: ``"10.3"`` → ``(10, 3)``."""
+        return tuple(int(part) for part in self.version.split("."))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A deployment target.
+
+    Attributes:
+        name: file name without ``.toml``, e.g. ``"jetson-orin-nano-jp6.2"``.
+        formats: artifact formats written by default.
+        precisions: what the runtime executes on this device.
+        default_precision: what is built when the user does not say.
+        int8_scheme: placement and arithmetic of Q/DQ (see `edgec.export.quantize`), None where
+            the device gains nothing from int8.
+        facts: numbers with sources.
+        notes: sentences shown by ``edgec targets show``.
+    """
+
+    name: str
+    title: str
+    kind: str
+    runtime: Runtime
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+    default_precision: str
+    int8_scheme: str | None
+    aliases: tuple[str, ...]
+    facts: dict[str, Fact]
+    notes: tuple[str, ...]
+
+    def fact(self, name: str) -> int | float | str | bool | None:
+        """The value of a fact, or None when it is not established."""
+        found = self.facts.get(name)
+        return None if found is None else found.value
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def from_toml(cls, name: str, data: dict[str, Any], origin: str) -> Target:
+        """Build a target from a parsed TOML table.
+
+        Args:
+            name: the target's name.
+            data: the parsed file.
+            origin: file name, for error messages.
+
+        Raises:
+            InputError: a field is missing, unknown or out of its list of values.
+        """
+        data = dict(data)
+
+        def wrong(what: str, fix: str) -> InputError:
+            return InputError("EC781", f"bad target file: {what}", where=origin, fix=fix)
+
+        def take(key: str, kind: type, *, optional: bool = False) -> Any:
+            if key not in data:
+                if optional:
+                    return kind()
+                raise wrong(f"{key!r} is missing", f"add `{key} = …`")
+            value = data.pop(key)
+            if not isinstance(value, kind):
+                raise wrong(
+                    f"{key!r} is a {type(value).__name__}, not a {kind.__name__}",
+                    f"write {key} as a {kind.__name__}",
+                )
+            return value
+
+        def among(key: str, value: str, allowed: tuple[str, ...]) -> str:
+            if value not in allowed:
+                raise wrong(f"{key} = {value!r}", f"one of {', '.join(allowed)}")
+            return value
+
+        runtime_data = take("runtime", dict)
+        try:
+            runtime = Runtime(**runtime_data)
+        except TypeError as error:
+            raise wrong(f"[runtime] {error}", "name, version, opset and source") from error
+        facts = {}
+        for key, entry in take("facts", dict, optional=True).items():
+            if not isinstance(entry, dict) or set(entry) != {"value", "source"}:
+                raise wrong(f"fact {key!r}", f'write {key} = {{ value = …, source = "…" }}')
+            if not str(entry["source"]).strip():
+                raise wrong(f"fact {key!r} has no source", "name the document, or drop the fact")
+            facts[key] = Fact(**entry)
+        precisions = tuple(
+            among("precisions", p, PRECISIONS) for p in take("precisions", list)
+        )
+        scheme = take("int8_scheme", str, optional=True) or None
+        if scheme is not None:
+            among("int8_scheme", scheme, INT8_SCHEMES)
+        target = cls(
+            name=name,
+            title=take("title", str),
+            kind=among("kind", take("kind", str), KINDS),
+            runtime=runtime,
+            formats=tuple(among("formats", f, FORMATS) for f in take("formats", list)),
+            precisions=precisions,
+            default_precision=among(
+                "default_precision", take("default_precision", str), precisions
+            ),
+            int8_scheme=scheme,
+            aliases=tuple(take("aliases", list, optional=True)),
+            facts=facts,
+            notes=tuple(take("notes", list, optional=True)),
+        )
+        if data:
+            raise wrong(f"unknown field {sorted(data)[0]!r}", "remove it or correct its name")
+        return target
