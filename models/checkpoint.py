@@ -116,7 +116,7 @@ def _kind(path: Path) -> str:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except (zipfile.BadZipFile, OSError) as error:
+        except Exception as error:  # damage makes zipfile fail in many ways
             raise _damaged(path, f"the archive is cut off or damaged ({error})") from error
         if any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
             return "torch"

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import platformdirs
 
@@ -293,23 +293,37 @@ def _copy(
             progress(done, total)
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http(s) only, and never away from https."""
+def check_redirect(old: str, new: str) -> None:
+    """Refuse a redirect that gives up encryption or leads to something other than http(s).
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if new not in ("http", "https") or (old == "https" and new != "https"):
-            fp.close()
-            raise MissingToolError(
-                "EC622",
-                "refused a redirect to an unsafe address",
-                where=req.full_url,
-                why=f"it leads from {old} to {newurl}",
-                fix="download the file yourself and give the path",
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    Raises:
+        MissingToolError: EC622.
+    """
+    before, after = urlsplit(old).scheme, urlsplit(new).scheme
+    if after not in ("http", "https") or (before == "https" and after != "https"):
+        raise MissingToolError(
+            "EC622",
+            "refused a redirect to an unsafe address",
+            where=old,
+            why=f"it leads from {before} to {new}",
+            fix="download the file yourself and give the path",
+        )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def http_error_302(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any
+    ) -> Any:
+        target = headers.get("Location")
+        if target is not None:
+            try:
+                check_redirect(req.full_url, urljoin(req.full_url, target))
+            except MissingToolError:
+                fp.close()
+                raise
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def _opener() -> urllib.request.OpenerDirector:

