@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,9 @@ def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArr
     if path.suffix in (".npy", ".npz"):
         try:
             loaded = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            if not isinstance(loaded, np.ndarray):
+                loaded = dict(loaded)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
                 "EC790", "cannot read the array file", where=str(path), why=str(error),
                 fix="write it with numpy.save / numpy.savez, without pickled objects",
@@ -95,7 +98,7 @@ def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArr
         if isinstance(loaded, np.ndarray):
             yield from _arrays(manifest, loaded, f"{path.name} ")
         else:
-            yield path.name, {name: loaded[name] for name in loaded.files}
+            yield path.name, loaded
         return
     if manifest.preprocess is None or len(manifest.inputs) != 1:
         raise InputError(
