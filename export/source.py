@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,8 @@ from edgec.models.registry import ModelSpec, get_spec, list_models
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
+
+    from edgec.models.download import Progress
 
 MASTER_OPSET = 20
 """Opset of the float master graph; artifacts for older runtimes are converted down from it."""
@@ -123,9 +127,14 @@ def _from_zoo(
         )
     network = build(name)
     try:
-        info = load_weights(
-            network, spec, options.weights or "pretrained", seed=options.seed
-        ).to_json()
+        with download_progress(name, reporter) as progress:
+            info = load_weights(
+                network,
+                spec,
+                options.weights or "pretrained",
+                seed=options.seed,
+                progress=progress,
+            ).to_json()
     except (MissingToolError, UsageError) as error:
         # Without --weights, unreachable or unpublished weights need not stop a structural export;
         # anything that is about accuracy must not go on with noise.
@@ -156,6 +165,19 @@ def _from_zoo(
         "input_shape": list(spec.input_shape),
     }
     return Captured(graph, name, model, info, spec.preprocess, spec)
+
+
+@contextmanager
+def download_progress(name: str, reporter: Reporter) -> Iterator[Progress | None]:
+    """A progress bar for weights that have to be downloaded, unless the reporter is quiet."""
+    from edgec.models.download import terminal_progress
+
+    if reporter.quiet:
+        yield None
+        return
+    reporter.clear_line()
+    with terminal_progress(f"weights of {name}") as progress:
+        yield progress
 
 
 def _from_onnx(path: Path, name: str, options: ExportOptions) -> Captured:

@@ -87,9 +87,10 @@ def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArr
     path = Path(data)
     if path.suffix in (".npy", ".npz"):
         try:
-            loaded = np.load(path, allow_pickle=False)
-            if not isinstance(loaded, np.ndarray):
-                loaded = dict(loaded)
+            with path.open("rb") as stream:
+                loaded = np.load(stream, allow_pickle=False)
+                if not isinstance(loaded, np.ndarray):
+                    loaded = dict(loaded)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
                 "EC790", "cannot read the array file", where=str(path), why=str(error),

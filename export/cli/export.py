@@ -7,12 +7,24 @@ from typing import Annotated
 
 import typer
 
-from edgec.export.cli.output import Json, Quiet, Verbose, print_json
+from edgec.export.cli.output import Json, Quiet, Verbose, print_json, print_table
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to `app`."""
     app.command("export", epilog="Example: edgec export --model emov2_5m --target jetson")(export)
+
+
+def print_passes(value: bool) -> None:
+    """Print every rewrite pass with what it changes (``--list-passes``)."""
+    if not value:
+        return
+    from edgec.export.rewrite.engine import list_passes
+
+    print_table(
+        ("stage", "pass", "what it changes"), [(p.stage, p.name, p.change) for p in list_passes()]
+    )
+    raise typer.Exit
 
 
 def export(
@@ -82,6 +94,13 @@ def export(
     dump_passes: Annotated[
         str | None, typer.Option(help="Folder for the graph before and after each pass.")
     ] = None,
+    list_passes: Annotated[
+        bool,
+        typer.Option(
+            "--list-passes", callback=print_passes, is_eager=True,
+            help="Print the rewrite passes in order and stop.",
+        ),
+    ] = False,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="Folder to write. [default: build/…]")
     ] = None,
