@@ -107,6 +107,25 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def unseen_colours() -> np.ndarray:
+    """Twenty 16x16 images: mid-grey ones, and every fourth (the held-out ones) of a strong colour.
+
+    Preprocessing maps mid-grey to about zero, so ranges calibrated on the grey images clip away
+    nearly all of the coloured ones: int8 must disagree with fp32 there.
+    """
+    images = np.full((20, 16, 16, 3), 128, np.uint8)
+    images[3::4] = np.random.default_rng(3).choice([0, 255], (5, 1, 1, 3))
+    return images
+
+
+@pytest.fixture
+def misleading_calibration(tmp_path: Path) -> Path:
+    """An .npz of `unseen_colours`."""
+    path = tmp_path / "misleading.npz"
+    np.savez(path, images=unseen_colours())
+    return path
+
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -120,11 +139,13 @@ def cli(root: Path) -> Cli:
         *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None,
         timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join(p for p in (str(root / ".src"), os.environ.get("PYTHONPATH")) if p)
+        merged = {**os.environ, "NO_COLOR": "1", **(env or {})}
+        paths = (str(root / ".src"), merged.get("PYTHONPATH"))
+        merged["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
         return subprocess.run(
             [*command, *map(str, arguments)],
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", **(env or {})},
+            env=merged,
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -34,6 +34,7 @@ from edgec.export.rewrite.graph import (
     sole_user,
     str_attr,
 )
+from edgec.export.rewrite.layout import View
 from edgec.export.rewrite.linear import Linear, base_name, match_linear, rebuilt
 from edgec.export.rewrite.view_nodes import as_view
 
@@ -129,31 +130,32 @@ def constant_along(array: Array, axis: int) -> bool:
     return bool((array == np.take(array, [0], axis=axis)).all())
 
 
-def absorb_backward(value: ir.Value, affine: Affine, depth: int = 0) -> list[Commit] | None:
-    """A plan that makes `value` come out as affine(value), or None if nobody can take it in.
+def absorb_backward(
+    reader: ir.Node, index: int, affine: Affine, depth: int = 0
+) -> list[Commit] | None:
+    """A plan after which input `index` of `reader` is affine(what it was), or None.
 
-    `value` must have one reader, the one that asks; so must everything that is changed.
+    Whatever the plan changes has no other reader, with one exception: where the search ends at the
+    shared result of a linear operator, a uniform scale is left right behind it. If the other
+    readers scale by the same number, the copies become one, and that one folds.
     """
-    node = value.producer()
+    value = reader.inputs[index]
+    node = None if value is None else value.producer()
     shape = shape_of(value)
-    if node is None or shape is None or depth > 32:
+    if value is None or node is None or shape is None or depth > 32:
         return None
     if sole_user(value) is None:
-        return None
+        return _leave_behind_shared(reader, index, affine) if depth else None
     matched = _absorb_linear(node, affine) or _absorb_norm(node, affine)
     if matched is not None:
         return matched
-    x = node.inputs[0] if node.inputs else None
-    if x is None:
-        return None
     view = as_view(node)
     if view is not None:
         if math.prod(shape) > MAX_ELEMENTS:
             return None
         back = view.inverse()
-        return absorb_backward(
-            x, Affine(back.apply(affine.scale), back.apply(affine.shift)), depth + 1
-        )
+        moved = Affine(_apply(back, affine.scale), _apply(back, affine.shift))
+        return absorb_backward(node, 0, moved, depth + 1)
     inner = match_affine(node)
     if inner is not None:
         return _through_affine(node, inner, affine, depth)
@@ -166,16 +168,54 @@ def absorb_backward(value: ir.Value, affine: Affine, depth: int = 0) -> list[Com
     return None
 
 
+def _apply(view: View, array: Array) -> Array:
+    """The view of an array; uniform arrays stay free of memory."""
+    if not any(array.strides):
+        return np.broadcast_to(array.reshape(-1)[0], view.out_shape)
+    return view.apply(array)
+
+
+def _leave_behind_shared(reader: ir.Node, index: int, affine: Affine) -> list[Commit] | None:
+    value = reader.inputs[index]
+    if value is None or value.dtype is None or value.is_graph_output() or not affine.is_scaling:
+        return None
+    factor = affine.scale.reshape(-1)[:1]
+    linear = _linear_ending_at(value.producer())
+    if linear is None or not (affine.scale == factor).all():
+        return None
+
+    def commit() -> None:
+        builder = Builder(reader, linear.node)
+        number = factor.astype(linear.weight.dtype).reshape(())
+        scaled = builder.op(
+            "Mul",
+            [reader.inputs[index], builder.constant(number, "scale")],
+            shape=shape_of(value),
+            dtype=value.dtype,
+        )
+        reader.replace_input_with(index, scaled)
+
+    return [commit]
+
+
+def _linear_ending_at(node: ir.Node | None) -> Linear | None:
+    """The linear operator whose result `node` computes (`node`, or the MatMul before its Add)."""
+    if node is None:
+        return None
+    candidates = [node]
+    if is_op(node, "Add"):
+        candidates = [p for v in node.inputs if v is not None and (p := v.producer()) is not None]
+    matches = (match_linear(candidate) for candidate in candidates)
+    return next((m for m in matches if m is not None and m.last is node), None)
+
+
 def _absorb_linear(node: ir.Node, affine: Affine) -> list[Commit] | None:
     """Into weights and bias of the linear operator whose result is the value."""
-    linear = match_linear(node)
-    if linear is None and is_op(node, "Add"):
-        producers = [v.producer() if v is not None else None for v in node.inputs]
-        linear = next((m for p in producers if (m := match_linear(p)) and m.last is node), None)
-    if linear is None or linear.last is not node:
+    linear = _linear_ending_at(node)
+    if linear is None:
         return None
     a, b = per_axis(affine.scale, linear.axis), per_axis(affine.shift, linear.axis)
-    if a is None or b is None or linear.groups > 1 and linear.node.op_type == "ConvTranspose":
+    if a is None or b is None or (linear.groups > 1 and linear.node.op_type == "ConvTranspose"):
         return None
     if b.any() and linear.node.op_type == "MatMul" and linear.bias is None:
         return None
@@ -246,7 +286,7 @@ def _through_affine(
     """a·(c·x + d) + b = (a·c)·x + (a·d + b): merge, then carry on or stay in `node`."""
     x, own = inner
     merged = Affine(own.scale * outer.scale, own.shift * outer.scale + outer.shift)
-    further = absorb_backward(x, merged, depth + 1)
+    further = absorb_backward(node, list(node.inputs).index(x), merged, depth + 1)
     if further is None:
         return None
 
@@ -266,7 +306,7 @@ def _through_mean(node: ir.Node, affine: Affine, depth: int) -> list[Commit] | N
     if x is None or shape is None:
         return None
     if node.op_type == "GlobalAveragePool":
-        axes: tuple[int, ...] | None = tuple(range(2, len(shape)))
+        axes = tuple(range(2, len(shape)))
     else:
         axes = reduce_axes(node) or tuple(range(len(shape)))
     kept = [1 if i in axes else d for i, d in enumerate(shape)]
@@ -274,7 +314,7 @@ def _through_mean(node: ir.Node, affine: Affine, depth: int) -> list[Commit] | N
         np.broadcast_to(affine.scale.reshape(kept), shape),
         np.broadcast_to(affine.shift.reshape(kept), shape),
     )
-    return absorb_backward(x, spread, depth + 1)
+    return absorb_backward(node, 0, spread, depth + 1)
 
 
 def _through_product(node: ir.Node, affine: Affine, depth: int) -> list[Commit] | None:
@@ -287,10 +327,12 @@ def _through_product(node: ir.Node, affine: Affine, depth: int) -> list[Commit] 
         if not constant_along(affine.scale, affine.scale.ndim + along):
             continue
         part = np.take(affine.scale, [0], axis=along)
-        if part.ndim != len(shape) or any(p not in (1, d) for p, d in zip(part.shape, shape, strict=True)):
+        if part.ndim != len(shape):
             continue
-        scale = np.broadcast_to(part, shape)
-        planned = absorb_backward(operand, Affine(scale, np.broadcast_to(0.0, shape)), depth + 1)
+        if any(p not in (1, d) for p, d in zip(part.shape, shape, strict=True)):
+            continue
+        scale, zero = np.broadcast_to(part, shape), np.broadcast_to(0.0, shape)
+        planned = absorb_backward(node, side, Affine(scale, zero), depth + 1)
         if planned is not None:
             return planned
     return None
@@ -301,10 +343,10 @@ def _through_sum(node: ir.Node, affine: Affine, depth: int) -> list[Commit] | No
     plans: list[Commit] = []
     if node.inputs[0] is node.inputs[1]:
         return None
-    for operand in node.inputs:
+    for index, operand in enumerate(node.inputs):
         if operand is None or shape_of(operand) != affine.scale.shape:
             return None
-        planned = absorb_backward(operand, affine, depth + 1)
+        planned = absorb_backward(node, index, affine, depth + 1)
         if planned is None:
             return None
         plans += planned
@@ -366,7 +408,8 @@ def _forward_linear(linear: Linear, affine: Affine) -> list[Commit] | None:
     if a is None or b is None or node.op_type == "ConvTranspose":
         return None
     padded = node.op_type == "Conv" and (
-        any(ints(node, "pads") or ()) or str_attr(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        any(ints(node, "pads") or ())
+        or str_attr(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     )
     if b.any() and (padded or (node.op_type == "MatMul" and linear.bias is None)):
         return None
@@ -381,7 +424,9 @@ def _forward_linear(linear: Linear, affine: Affine) -> list[Commit] | None:
             group = np.arange(now.channels) // (now.channels // now.groups)
             index = group[:, None] * inputs + np.arange(inputs)[None, :]
             spatial = (1,) * (weight.ndim - 2)
-            extra = (weight * b[index].reshape(index.shape + spatial)).reshape(now.channels, -1).sum(1)
+            extra = (
+                (weight * b[index].reshape(index.shape + spatial)).reshape(now.channels, -1).sum(1)
+            )
             weight = weight * a[index].reshape(index.shape + spatial)
         else:
             rows = weight if now.weight_axis == 1 else weight.T

@@ -1,4 +1,4 @@
-"""Algebra of views: any chain of Reshape, Transpose, (Un)squeeze and space/depth moves is one permutation.
+"""Algebra of views: a chain of Reshape, Transpose, Squeeze, … is one permutation of factors.
 
 A `View` cuts the input, read row-major, into factors and puts the factors in another order. Chains
 compose exactly, whatever ranks they pass through; the composed view then drops factors of size one,
@@ -77,7 +77,8 @@ class View:
                 rest //= take
                 order.append((factor, len(pieces[factor])))
                 pieces[factor].append(take)
-        first, sizes = {}, []
+        first: dict[int, int] = {}
+        sizes: list[int] = []
         for factor in range(len(self.sizes)):
             first[factor] = len(sizes)
             sizes += pieces[factor]
@@ -103,7 +104,7 @@ class View:
         return View(self.in_shape, self.sizes, order, tuple(self.out_shape[p] for p in perm))
 
     def space_to_depth(self, block: int) -> View | None:
-        """This view, then SpaceToDepth (ONNX: the block offset is the slowest part of the depth)."""
+        """This view, then SpaceToDepth (the block offset is the slowest part of the depth)."""
         if len(self.out_shape) != 4:
             return None
         n, c, h, w = self.out_shape
@@ -164,7 +165,7 @@ class View:
 
 @lru_cache(maxsize=4096)
 def plan(view: View, max_rank: int = 4) -> tuple[Step, ...]:
-    """Fewest operators for `view`; intermediate ranks above `max_rank` only if nothing else works."""
+    """Fewest operators for `view`; ranks above `max_rank` only if nothing else works."""
     view = view.simplified()
     if view.is_reshape:
         return _plain(view, max_rank)
@@ -184,7 +185,7 @@ def _plain(view: View, max_rank: int) -> tuple[Step, ...]:
 
 
 def _cost(steps: Sequence[Step]) -> tuple[int, int, int]:
-    """Operators, then moves of data in space (every runtime is best at plain Transpose), then rank."""
+    """Operators, then block moves (every runtime is best at plain Transpose), then rank."""
     moves = sum(step.op in ("SpaceToDepth", "DepthToSpace") for step in steps)
     return len(steps), moves, sum(len(step.shape) for step in steps)
 
@@ -198,7 +199,7 @@ def _transpose(shape: Sequence[int], perm: Sequence[int]) -> Step:
 
 
 def _one_transpose(view: View, max_rank: int) -> Iterator[tuple[Step, ...]]:
-    """Transpose of the factors, of the input's own dimensions, or to the output's own dimensions."""
+    """Transpose of the factors, of the input's own dimensions, or to the output's own."""
     middle = _transpose(view.sizes, view.order)
     steps = [] if view.in_shape == view.sizes else [_reshape(view.sizes)]
     steps.append(middle)
@@ -302,4 +303,7 @@ def _two_transposes(view: View, max_rank: int) -> Iterator[tuple[Step, ...]]:
                 head = head[:-1]
             second = rest.simplified()
             middle = head[-1].shape
-            yield (*head, *_plain(View(middle, second.sizes, second.order, view.out_shape), max_rank))
+            yield (
+                *head,
+                *_plain(View(middle, second.sizes, second.order, view.out_shape), max_rank),
+            )

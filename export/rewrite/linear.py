@@ -100,9 +100,9 @@ def _match_matmul(node: ir.Node, weight: Array, shape: tuple[int, ...]) -> Linea
     if add is not None and is_op(add, "Add") and add.graph is node.graph:
         other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
         array = constant(other)
-        if array is not None and array.size == channels and array.shape[-1:] == (channels,):
-            if shape_of(add.outputs[0]) == shape:
-                return Linear(node, add, weight, array.reshape(-1), 1, axis, channels)
+        vector = array is not None and array.size == channels and array.shape[-1:] == (channels,)
+        if array is not None and vector and shape_of(add.outputs[0]) == shape:
+            return Linear(node, add, weight, array.reshape(-1), 1, axis, channels)
     return Linear(node, node, weight, None, 1, axis, channels)
 
 

@@ -21,6 +21,7 @@ from edgec.export.rewrite.canonicalise.fold_constants import FoldConstants
 from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
 from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
 from edgec.export.rewrite.canonicalise.share_common import ShareCommon
+from edgec.export.rewrite.canonicalise.split_sequences import SplitSequences
 from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
 from edgec.export.rewrite.clean.name_values import NameValues
 from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
@@ -43,7 +44,7 @@ class Stage:
     repeat: int = 1
 
 
-PREPARE = (LiftConstants, RemoveNoOps, FoldConstants)
+PREPARE = (LiftConstants, SplitSequences, RemoveNoOps, FoldConstants)
 RECOGNISE = (RecogniseGelu, RecogniseLayerNorm, RecogniseL2Norm)
 CANONICALISE = (DropExpand, ShareCommon)
 FOLD = (

@@ -7,7 +7,14 @@ from typing import Any
 import onnx_ir as ir
 
 from edgec.export.rewrite.base import RewritePass
-from edgec.export.rewrite.graph import Builder, constant, is_op, remove_dead, replace_value, shape_of
+from edgec.export.rewrite.graph import (
+    Builder,
+    constant,
+    is_op,
+    remove_dead,
+    replace_value,
+    shape_of,
+)
 from edgec.export.rewrite.numerics import RANDOM_OPS
 
 _COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "Equal", "And", "Or", "Sum"})

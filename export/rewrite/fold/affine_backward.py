@@ -27,9 +27,7 @@ class FoldAffineBackward(RewritePass):
             if matched is None or _is_own_bias(node):
                 continue
             x, affine = matched
-            if len(x.uses()) != 1 or x.is_graph_output():
-                continue
-            plans = absorb_backward(x, affine)
+            plans = absorb_backward(node, list(node.inputs).index(x), affine)
             if plans is None:
                 continue
             for commit in plans:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgec.export.rewrite.base import Options, RewritePass
-from edgec.export.rewrite.graph import Builder, is_op, remove_dead, replace_value, shape_of, sole_user
+from edgec.export.rewrite.graph import (
+    Builder,
+    is_op,
+    remove_dead,
+    replace_value,
+    shape_of,
+    sole_user,
+)
 from edgec.export.rewrite.layout import View, plan
 from edgec.export.rewrite.view_nodes import as_view, emit, extend
 
@@ -35,7 +42,9 @@ class ComposeViews(RewritePass):
             if _cost_of_nodes(chain, self.max_rank) <= _cost_of_plan(view, self.max_rank):
                 continue
             source, last = node.inputs[0], chain[-1]
-            if source is None or (not plan(view, self.max_rank) and last.outputs[0].is_graph_output()):
+            if source is None or (
+                not plan(view, self.max_rank) and last.outputs[0].is_graph_output()
+            ):
                 continue
             result = emit(Builder(last, node), source, view, self.max_rank)
             replace_value(last.outputs[0], result)

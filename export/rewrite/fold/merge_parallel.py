@@ -26,10 +26,9 @@ class MergeParallel(RewritePass):
         for node in graph:
             if not is_op(node, "Add") or len(node.inputs) != 2:
                 continue
-            sides = [_linear_behind(value, node) for value in node.inputs]
-            if sides[0] is None or sides[1] is None or not _same_geometry(sides[0], sides[1]):
+            left, right = (_linear_behind(value, node) for value in node.inputs)
+            if left is None or right is None or not _same_geometry(left, right):
                 continue
-            left, right = sides
             replace_value(node.outputs[0], left.output)
             remove_dead([node])
             weight = left.weight.astype(np.float64) + right.weight

@@ -27,7 +27,7 @@ def _product_with_half(op: Any, x: Any, total: Any, half: Any, association: int)
     return op.Mul(x, op.Mul(total, half))
 
 
-class _ErfGelu(RewriteRuleClassBase):  # type: ignore[misc]
+class _ErfGelu(RewriteRuleClassBase):
     """0.5·x·(1 + erf(x/√2)), the argument written as a division or as a product."""
 
     def __init__(self, association: int, divides: bool) -> None:
@@ -41,8 +41,8 @@ class _ErfGelu(RewriteRuleClassBase):  # type: ignore[misc]
         return _product_with_half(op, x, total, half, self.association)
 
     def check(
-        self, context: Any, x: ir.Value, root: ir.Value, one: ir.Value, half: ir.Value
-    ) -> Any:
+        self, op: Any, x: ir.Value, root: ir.Value, one: ir.Value, half: ir.Value
+    ) -> MatchResult:
         result = MatchResult()
         if not _near(root, 2**0.5 if self.divides else 2**-0.5):
             return result.fail("the argument of Erf is not x/√2", root)
@@ -54,7 +54,7 @@ class _ErfGelu(RewriteRuleClassBase):  # type: ignore[misc]
         return op.Gelu(x)
 
 
-class _TanhGelu(RewriteRuleClassBase):  # type: ignore[misc]
+class _TanhGelu(RewriteRuleClassBase):
     """0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), the cube as a power or as products."""
 
     def __init__(self, association: int, power: bool) -> None:
@@ -70,14 +70,14 @@ class _TanhGelu(RewriteRuleClassBase):  # type: ignore[misc]
 
     def check(
         self,
-        context: Any,
+        op: Any,
         c: ir.Value,
         root: ir.Value,
         one: ir.Value,
         half: ir.Value,
         three: ir.Value | None = None,
         **_: Any,
-    ) -> Any:
+    ) -> MatchResult:
         result = MatchResult()
         if three is not None and scalar(three) != 3.0:
             return result.fail("the power is not 3", three)

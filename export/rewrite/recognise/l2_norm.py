@@ -12,10 +12,10 @@ from edgec.export.rewrite.base import PatternPass
 from edgec.export.rewrite.graph import int_attr, reduce_axes, scalar, shape_of
 
 MAX_EPSILON = 1e-6
-"""LpNormalization has no ε: it returns 0 for a zero vector, as x / ε does; a larger ε would count."""
+"""LpNormalization has no ε (a zero vector gives 0, as x / ε does); a larger one would count."""
 
 
-class _L2Norm(RewriteRuleClassBase):  # type: ignore[misc]
+class _L2Norm(RewriteRuleClassBase):
     def __init__(self, clamp: str, expand: bool) -> None:
         super().__init__(f"l2_norm_{clamp}{'_expand' if expand else ''}")
         self.clamp = clamp
@@ -32,8 +32,8 @@ class _L2Norm(RewriteRuleClassBase):  # type: ignore[misc]
         return op.Div(x, op.Expand(norm, shape) if self.expand else norm)
 
     def check(
-        self, context: Any, x: ir.Value, norm: ir.Value, epsilon: ir.Value, **_: Any
-    ) -> Any:
+        self, op: Any, x: ir.Value, norm: ir.Value, epsilon: ir.Value, **_: Any
+    ) -> MatchResult:
         result = MatchResult()
         node = norm.producer()
         number = scalar(epsilon)

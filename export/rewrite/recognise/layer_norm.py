@@ -39,9 +39,9 @@ class _Match:
 class RecogniseLayerNorm(RewritePass):
     """(x - mean) / √(var + ε) · γ + β over one axis; γ and β may be missing.
 
-    The square may be Pow 2, a product with itself, or the deviation computed twice; the division may
-    be Div by Sqrt or Mul by Reciprocal(Sqrt). Refuses several axes, computed ε, and a variance of
-    another tensor.
+    The square may be Pow 2, a product with itself, or the deviation computed twice; the division
+    may be Div by Sqrt or Mul by Reciprocal(Sqrt). Refuses several axes, computed ε, and a variance
+    of another tensor.
     """
 
     name = "recognise-layer-norm"
@@ -60,18 +60,7 @@ class RecogniseLayerNorm(RewritePass):
 
 def _match(node: ir.Node) -> _Match | None:
     """Match from the node that divides by the standard deviation."""
-    if is_op(node, "Div"):
-        deviation, deviator = node.inputs[0], _producer(node.inputs[1])
-    elif is_op(node, "Mul"):
-        for deviation, other in (node.inputs, tuple(reversed(node.inputs))):
-            reciprocal = _producer(other)
-            if is_op(reciprocal, "Reciprocal") and reciprocal is not None:
-                deviator = _producer(reciprocal.inputs[0])
-                break
-        else:
-            return None
-    else:
-        return None
+    deviation, deviator = _quotient(node)
     if deviator is None or not is_op(deviator, "Sqrt") or deviation is None:
         return None
     shifted = _producer(deviator.inputs[0])
@@ -88,6 +77,18 @@ def _match(node: ir.Node) -> _Match | None:
         return None
     x, axis = centred
     return _Match(x, axis, epsilon, node.outputs[0])
+
+
+def _quotient(node: ir.Node) -> tuple[ir.Value | None, ir.Node | None]:
+    """(numerator, producer of the denominator) of a division, also by way of Reciprocal."""
+    if is_op(node, "Div"):
+        return node.inputs[0], _producer(node.inputs[1])
+    if is_op(node, "Mul"):
+        for one, other in (node.inputs, tuple(reversed(node.inputs))):
+            reciprocal = _producer(other)
+            if reciprocal is not None and is_op(reciprocal, "Reciprocal"):
+                return one, _producer(reciprocal.inputs[0])
+    return None, None
 
 
 def _producer(value: ir.Value | None) -> ir.Node | None:
@@ -167,7 +168,7 @@ def _replace(match: _Match) -> None:
 def _followed_by(
     value: ir.Value, op_type: str, axis: int, shape: tuple[int, ...]
 ) -> tuple[Array | None, ir.Value]:
-    """(vector along `axis`, result) if the only reader multiplies or adds one, else (None, value)."""
+    """(vector along `axis`, result) if the only reader multiplies or adds one."""
     node = sole_user(value)
     if node is None or not is_op(node, op_type):
         return None, value
