@@ -21,6 +21,7 @@ def test_names() -> None:
     sizes = ("1m", "2m", "5m", "20m", "50m")
     assert set(ZOO) >= {f"emov2_{size}" for size in sizes}
     assert set(ZOO) >= {f"emov2_{s}_{px}" for s in sizes[:3] for px in (256, 512)}
+    assert set(ZOO) >= {f"emo_{size}" for size in ("1m", "2m", "5m", "6m")}
     assert set(ZOO) >= {f"edgenext_{s}" for s in ("xx_small", "x_small", "small", "base")}
     assert set(ZOO) >= {f"edgenext_{s}_bn_hs" for s in ("xx_small", "x_small", "small")}
 
@@ -53,7 +54,7 @@ def test_checkpoints(name: str) -> None:
         url = urlsplit(checkpoint.url)
         assert url.scheme == "https"
         assert Path(url.path).suffix in (".pth", ".safetensors")
-        if "/data/raw/" in checkpoint.url:  # a file inside a repository, pinned by its commit
+        if "/raw/" in checkpoint.url:  # a file inside a repository, pinned by its commit
             assert checkpoint.git_blob is not None
             assert len(checkpoint.git_blob) == 40
 
