@@ -22,6 +22,7 @@ from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
 from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
 from edgec.export.rewrite.canonicalise.share_common import ShareCommon
 from edgec.export.rewrite.canonicalise.split_sequences import SplitSequences
+from edgec.export.rewrite.canonicalise.static_reshape import StaticReshape
 from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
 from edgec.export.rewrite.clean.name_values import NameValues
 from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
@@ -30,6 +31,7 @@ from edgec.export.rewrite.fold.compose_views import ComposeViews
 from edgec.export.rewrite.fold.merge_parallel import MergeParallel
 from edgec.export.rewrite.fold.split_projections import SplitProjections
 from edgec.export.rewrite.fold.transposed_reduce import ReduceBeforeTranspose
+from edgec.export.rewrite.legalise.opset import ConvertOpset
 from edgec.export.rewrite.recognise.gelu import RecogniseGelu
 from edgec.export.rewrite.recognise.l2_norm import RecogniseL2Norm
 from edgec.export.rewrite.recognise.layer_norm import RecogniseLayerNorm
@@ -46,7 +48,7 @@ class Stage:
 
 PREPARE = (LiftConstants, SplitSequences, RemoveNoOps, FoldConstants)
 RECOGNISE = (RecogniseGelu, RecogniseLayerNorm, RecogniseL2Norm)
-CANONICALISE = (DropExpand, ShareCommon)
+CANONICALISE = (StaticReshape, DropExpand, ShareCommon)
 FOLD = (
     FoldAffineBackward,
     MergeParallel,
@@ -57,7 +59,7 @@ FOLD = (
     ReduceBeforeTranspose,
     ShareCommon,
 )
-LEGALISE: tuple[type[RewritePass], ...] = ()
+LEGALISE = (ConvertOpset,)
 CLEAN = (RemoveDeadCode, NameValues)
 
 STAGES = (
