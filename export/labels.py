@@ -24,10 +24,17 @@ def read_labels(path: Path) -> tuple[str, ...]:
         lines = path.read_text("utf-8").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            "EC795", "cannot read the class names", where=str(path), why=str(error),
+            "EC795",
+            "cannot read the class names",
+            where=str(path),
+            why=str(error),
             fix="give a UTF-8 text file with one name per line",
         ) from error
     if not lines:
-        raise InputError("EC795", "the file of class names is empty", where=str(path),
-                         fix="write one name per line")
+        raise InputError(
+            "EC795",
+            "the file of class names is empty",
+            where=str(path),
+            fix="write one name per line",
+        )
     return tuple(line.strip() for line in lines)

@@ -26,15 +26,15 @@ from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_fi
 from edgec.export.labels import imagenet_labels, read_labels
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
-from edgec.export.quantize.calibrate import calibrate
+from edgec.export.quantize.calibrate import Calibration, calibrate
 from edgec.export.quantize.float16 import to_float16
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.kernels import count_integer_kernels
 from edgec.export.quantize.scheme import get_scheme
 from edgec.export.report import headline, make_report, text_report
-from edgec.export.rewrite.engine import run_stages
-from edgec.export.rewrite.stats import graph_stats
-from edgec.export.source import MASTER_OPSET, Captured, capture
+from edgec.export.rewrite.engine import RewriteReport, run_stages
+from edgec.export.rewrite.stats import GraphStats, graph_stats
+from edgec.export.source import Captured, capture
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
 from edgec.runtime.agreement import compare
@@ -95,7 +95,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         master = _copy(captured.graph)
         rewriting = run_stages(
             master,
-            target_opset=MASTER_OPSET,
+            target_opset=job.target.runtime.opset,
             skip=options.skip_passes,
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),
@@ -122,53 +122,11 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
     built: list[Built] = []
     for precision in job.precisions:
         with reporter.stage(f"build {precision}"):
-            graph = master
-            scheme = None
-            if precision == "fp16":
-                graph = to_float16(master, calibration=calibration)
-            elif precision == "int8":
-                assert calibration is not None and job.target.int8_scheme is not None
-                scheme = get_scheme(job.target.int8_scheme)
-                graph = quantize(master, calibration, scheme)
-            lowered = _lower(graph, job.target.runtime.opset, options.skip_passes)
-            name = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
-            content = serialize(lowered, f"edgec {edgec.__version__}")
-            artifact = Artifact(
-                path=name,
-                format="onnx",
-                precision=precision,
-                status="built",
-                scheme=None if scheme is None else f"int8 ({scheme.name})",
-                bytes=len(content),
-                sha256=sha256_bytes(content),
-            )
-            built.append(_checked(Built(artifact, content), built, captured, golden, data, job))
+            item = _build(precision, master, calibration, job)
+            built.append(_checked(item, built, captured, golden, data, job))
     built = _gate(built, job, reporter)
-    stats = graph_stats(master)
-    graph_facts = {
-        "nodes_before": before.nodes,
-        "nodes": stats.nodes,
-        "operators": dict(sorted(stats.ops.items())),
-        "max_rank": stats.max_rank,
-        "macs": count_graph_macs(master).total,
-        "parameters": sum(
-            v.const_value.size
-            for v in master.graph.initializers.values()
-            if v.const_value is not None and v.const_value.dtype.is_floating_point()
-        ),
-        "activation_peak_bytes": activation_peak_bytes(master.graph),
-        "passes": [
-            {
-                "stage": record.stage,
-                "name": record.name,
-                "matches": record.matches,
-                "nodes_before": record.nodes_before,
-                "nodes_after": record.nodes_after,
-            }
-            for record in rewriting.passes
-        ],
-    }
-    check_budgets(options, [b.artifact for b in built], graph_facts, job.options.precision or "")
+    facts = graph_facts(before, master, rewriting)
+    check_budgets(options, [b.artifact for b in built], facts, options.precision or "")
     artifacts = [b.artifact for b in built]
     with reporter.stage("write"), atomic_folder(job.out, overwrite=options.overwrite) as folder:
         (folder / "onnx").mkdir()
@@ -195,7 +153,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             files={},
         )
         # the manifest travels: no local paths, so equal inputs give equal bytes anywhere
-        report = make_report(manifest, graph_facts, reporter.warnings)
+        report = make_report(manifest, facts, reporter.warnings)
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
         files = {
@@ -215,7 +173,8 @@ def tensor_infos(graph: ir.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorI
     def info(value: ir.Value) -> TensorInfo:
         if value.shape is None or value.dtype is None or not value.shape.is_static():
             raise InternalError(
-                "EC180", f"{value.name!r} has no static shape after capture",
+                "EC180",
+                f"{value.name!r} has no static shape after capture",
                 fix="please report this with the model",
             )
         return TensorInfo(value.name or "", tuple(value.shape.numpy()), value.dtype.numpy().name)
@@ -226,16 +185,62 @@ def tensor_infos(graph: ir.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorI
     )
 
 
+def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) -> dict[str, Any]:
+    """What the report says about the float graph: size, operators, MACs, memory, passes."""
+    stats = graph_stats(master)
+    return {
+        "nodes_before": before.nodes,
+        "nodes": stats.nodes,
+        "operators": stats.operators,
+        "transposes": stats.transposes,
+        "reshapes": stats.reshapes,
+        "shape_arithmetic": stats.shape_arithmetic,
+        "max_rank": stats.max_rank,
+        "macs": count_graph_macs(master).total,
+        "parameters": sum(
+            v.const_value.size
+            for v in master.graph.initializers.values()
+            if v.const_value is not None and v.const_value.dtype.is_floating_point()
+        ),
+        "activation_peak_bytes": activation_peak_bytes(master.graph),
+        "passes": [
+            {
+                "stage": record.stage,
+                "name": record.name,
+                "matches": record.matches,
+                "nodes_before": record.nodes_before,
+                "nodes_after": record.nodes_after,
+            }
+            for record in rewriting.passes
+        ],
+    }
+
+
 def _copy(model: ir.Model) -> ir.Model:
     return ir.from_proto(ir.to_proto(model))
 
 
-def _lower(graph: ir.Model, opset: int, skip: tuple[str, ...]) -> ir.Model:
-    if opset == MASTER_OPSET:
-        return graph
-    lowered = _copy(graph)
-    run_stages(lowered, target_opset=opset, skip=skip)
-    return lowered
+def _build(precision: str, master: ir.Model, calibration: Calibration | None, job: Job) -> Built:
+    """The ONNX artifact of one precision."""
+    graph, scheme = master, None
+    if precision == "fp16":
+        graph = to_float16(master, calibration=calibration)
+    elif precision == "int8":
+        assert calibration is not None
+        assert job.target.int8_scheme is not None
+        scheme = get_scheme(job.target.int8_scheme)
+        graph = quantize(master, calibration, scheme)
+    content = serialize(graph, f"edgec {edgec.__version__}")
+    artifact = Artifact(
+        path=f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx",
+        format="onnx",
+        precision=precision,
+        status="built",
+        scheme=None if scheme is None else f"int8 ({scheme.name})",
+        bytes=len(content),
+        sha256=sha256_bytes(content),
+    )
+    return Built(artifact, content)
 
 
 def _labels(

@@ -134,7 +134,7 @@ def _from_zoo(
                 options.weights or "pretrained",
                 seed=options.seed,
                 progress=progress,
-            ).to_json()
+            )
     except (MissingToolError, UsageError) as error:
         # Without --weights, unreachable or unpublished weights need not stop a structural export;
         # anything that is about accuracy must not go on with noise.
@@ -143,12 +143,14 @@ def _from_zoo(
         if needs_accuracy:
             error.fix = "give --weights PATH, or --weights random for a structural test"
             raise
-        info = load_weights(network, spec, "random", seed=options.seed).to_json()
+        info = load_weights(network, spec, "random", seed=options.seed)
         reporter.warn(
             f"no published weights for {name} could be had ({error.what}): the parameters are "
             "RANDOM; use --weights PATH for a network that can see"
         )
-    key = StageCache.key("capture", spec=spec.to_json(), state=_state_hash(network), opset=MASTER_OPSET)
+    key = StageCache.key(
+        "capture", spec=spec.to_json(), state=_state_hash(network), opset=MASTER_OPSET
+    )
     cache = StageCache(enabled=options.cache)
     graph = cache.load_graph(key)
     if graph is None:
@@ -164,7 +166,8 @@ def _from_zoo(
         "accuracy": [vars(a) for a in spec.accuracy],
         "input_shape": list(spec.input_shape),
     }
-    return Captured(graph, name, model, info, spec.preprocess, spec)
+    preprocess = replace(spec.preprocess_for(info.tag), size=spec.input_shape[1:])
+    return Captured(graph, name, model, _portable(info.to_json()), preprocess, spec)
 
 
 @contextmanager
@@ -216,6 +219,13 @@ def image_input(path: Path, size: tuple[int, int]) -> dict[str, tuple[int, ...]]
     )
 
 
+def _portable(weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights' facts for the manifest: of a local file only its name, which may travel."""
+    if weights["kind"] == "file":
+        return weights | {"source": Path(weights["source"]).name}
+    return weights
+
+
 def _from_module(network: nn.Module, options: ExportOptions) -> Captured:
     from torch import nn
 
@@ -237,7 +247,8 @@ def _factory_shape(options: ExportOptions) -> tuple[int, ...]:
     if options.shapes:
         if len(options.shapes) > 1:
             raise UsageError(
-                "EC211", "one input shape is needed, several were given",
+                "EC211",
+                "one input shape is needed, several were given",
                 fix="networks with several inputs: export them to .pt2 or .onnx first",
             )
         shape = next(iter(options.shapes.values()))

@@ -93,7 +93,10 @@ def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArr
                     loaded = dict(loaded)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
-                "EC790", "cannot read the array file", where=str(path), why=str(error),
+                "EC790",
+                "cannot read the array file",
+                where=str(path),
+                why=str(error),
                 fix="write it with numpy.save / numpy.savez, without pickled objects",
             ) from error
         if isinstance(loaded, np.ndarray):
@@ -103,7 +106,8 @@ def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArr
         return
     if manifest.preprocess is None or len(manifest.inputs) != 1:
         raise InputError(
-            "EC791", "this network cannot be fed with images",
+            "EC791",
+            "this network cannot be fed with images",
             why="its preprocessing is not known, or it has several inputs",
             fix="export with --preprocess FILE.json, or give --input FILE.npy/.npz",
         )
@@ -125,7 +129,10 @@ def load_image(file: Path, manifest: Manifest) -> NDArray[np.float32]:
             return manifest.preprocess(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
-            "EC792", "cannot read the image", where=str(file), why=str(error),
+            "EC792",
+            "cannot read the image",
+            where=str(file),
+            why=str(error),
             fix="check that the file exists and is a whole JPEG, PNG, BMP or WebP image",
         ) from error
 
@@ -136,7 +143,9 @@ def _image_files(path: Path) -> list[Path]:
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(
-            "EC793", "the folder holds no images", where=str(path),
+            "EC793",
+            "the folder holds no images",
+            where=str(path),
             fix=f"image files end in {' '.join(IMAGE_SUFFIXES)}",
         )
     return files

@@ -42,9 +42,11 @@ for verb in VERBS:
 
 
 @app.callback()
-def _root(version: bool = typer.Option(
-    False, "--version", callback=version_callback, is_eager=True, help="Print the version."
-)) -> None:
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=version_callback, is_eager=True, help="Print the version."
+    ),
+) -> None:
     """Compile vision networks for edge devices: PyTorch or ONNX in, checked artifacts out."""
 
 

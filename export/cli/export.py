@@ -31,22 +31,24 @@ def export(
     model: Annotated[
         str,
         typer.Option(
-            "--model", "-m", help="Zoo name, path of .onnx or .pt2, or FILE.py:FACTORY.",
+            "--model",
+            "-m",
+            help="Zoo name, path of .onnx or .pt2, or FILE.py:FACTORY.",
             show_default=False,
         ),
     ],
     target: Annotated[
         str,
-        typer.Option("--target", "-t", help="Target name, alias or .toml file.", show_default=False),
+        typer.Option(
+            "--target", "-t", help="Target name, alias or .toml file.", show_default=False
+        ),
     ],
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8. [default: the target's]")
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(
-            help="PATH (.pth .pt .safetensors .npz), URL, pretrained[:TAG] or random."
-        ),
+        typer.Option(help="PATH (.pth .pt .safetensors .npz), URL, pretrained[:TAG] or random."),
     ] = None,
     calib: Annotated[
         str | None, typer.Option(help="Calibration images: folder, .zip or .npz.")
@@ -55,7 +57,7 @@ def export(
         int | None, typer.Option(help="Use at most this many of them. [default: 128]")
     ] = None,
     calib_method: Annotated[
-        str | None, typer.Option(help="minmax, percentile or entropy. [default: percentile]")
+        str | None, typer.Option(help="minmax, percentile, entropy or mse. [default: percentile]")
     ] = None,
     preprocess: Annotated[
         str | None,
@@ -97,7 +99,9 @@ def export(
     list_passes: Annotated[
         bool,
         typer.Option(
-            "--list-passes", callback=print_passes, is_eager=True,
+            "--list-passes",
+            callback=print_passes,
+            is_eager=True,
             help="Print the rewrite passes in order and stop.",
         ),
     ] = False,
@@ -184,5 +188,7 @@ def export(
     print(f"  edgec eval {bundle.path} --data FOLDER_OF_CLASSES")
     print(f"  edgec bench {bundle.path} --device local")
     if any(a.format == "tensorrt" for a in bundle.manifest.artifacts):
-        print(f"  scp -r {bundle.path} DEVICE: && ssh DEVICE python3 "
-              f"{bundle.path.name}/tensorrt/build_engine.py")
+        print(
+            f"  scp -r {bundle.path} DEVICE: && ssh DEVICE python3 "
+            f"{bundle.path.name}/tensorrt/build_engine.py"
+        )

@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/bundle.md",
-             "docs/preprocessing.md", "docs/cli.md", "docs/benchmarks.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/bundle.md",
+    "docs/preprocessing.md",
+    "docs/cli.md",
+    "docs/benchmarks.md",
+)
 
 
 def commands(text: str) -> list[str]:
@@ -45,7 +52,17 @@ def test_the_cli_reference_is_generated(root: Path) -> None:
 
 def test_every_verb_is_in_the_readme(root: Path) -> None:
     text = (root / "README.md").read_text("utf-8")
-    for verb in ("models", "targets", "export", "run", "eval", "bench", "explain", "doctor", "cache"):
+    for verb in (
+        "models",
+        "targets",
+        "export",
+        "run",
+        "eval",
+        "bench",
+        "explain",
+        "doctor",
+        "cache",
+    ):
         assert f"edgec {verb}" in text or f"`{verb}`" in text, verb
 
 

@@ -246,17 +246,36 @@ def make_calibration(kind: str) -> str:
 
 @pytest.mark.parametrize(
     "kind",
-    ["missing", "empty folder", "no images", "text as image", "cut image", "cut zip", "empty zip",
-     "npz without images", "npz of pickles", "tensor of wrong shape", "tensor with NaN",
-     "images of wrong rank", "other file"],
+    [
+        "missing",
+        "empty folder",
+        "no images",
+        "text as image",
+        "cut image",
+        "cut zip",
+        "empty zip",
+        "npz without images",
+        "npz of pickles",
+        "tensor of wrong shape",
+        "tensor with NaN",
+        "images of wrong rank",
+        "other file",
+    ],
 )
-def test_unusable_calibration_data(
-    main, tiny_onnx: Path, preprocess_json: Path, kind: str
-) -> None:
+def test_unusable_calibration_data(main, tiny_onnx: Path, preprocess_json: Path, kind: str) -> None:
     name = make_calibration(kind)
     result = main(
-        "export", "-m", tiny_onnx, "-t", "x86", "--precision", "int8", "--calib", name,
-        "--preprocess", preprocess_json,
+        "export",
+        "-m",
+        tiny_onnx,
+        "-t",
+        "x86",
+        "--precision",
+        "int8",
+        "--calib",
+        name,
+        "--preprocess",
+        preprocess_json,
     )
     refused(result, 7, "calib")
 
