@@ -101,7 +101,8 @@ def _checks(checks: dict[str, Any]) -> str:
             parts.append(f"agrees with fp32 on {against['top1_agreement']:.2f} %")
         if against["sqnr_db"] is not None:
             parts.append(f"SQNR {against['sqnr_db']:.1f} dB")
-        parts.append(f"({against['samples']} {checks['data']})")
+        if parts:
+            parts[-1] += f" ({against['samples']} {checks['data']})"
     elif "vs_source" in checks:
         parts.append(f"max |Δ| to the source {checks['vs_source']['max_abs']:.2g}")
     integer = checks.get("integer_kernels")

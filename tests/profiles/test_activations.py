@@ -57,11 +57,7 @@ def test_equals_a_slow_simulation(edges: list[tuple[int, int]]) -> None:
             name
             for position, name in enumerate(names)
             if position <= step + 1
-            and (
-                name == last
-                or position == step + 1
-                or any(name in pair for pair in reads[step:])
-            )
+            and (name == last or position == step + 1 or any(name in pair for pair in reads[step:]))
         }
         peak = max(peak, 40 * len(alive))
     assert activation_peak_bytes(graph(text)) == max(peak, 40)
