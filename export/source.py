@@ -57,7 +57,7 @@ class Captured:
 
 
 def describe(model: str) -> tuple[str, str]:
-    """Kind (``zoo``, ``timm``, ``onnx``, ``pt2``, ``factory``) and short name of a ``--model`` value.
+    """Kind (``zoo``, ``timm``, ``onnx``, ``pt2``, ``factory``) and short name of a model.
 
     Raises:
         InputError: it is a path, and no file is there.

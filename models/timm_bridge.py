@@ -1,7 +1,7 @@
 """Networks of timm (github.com/huggingface/pytorch-image-models) as ``--model timm:NAME``.
 
-timm is an optional extra; nothing else in edgec imports it. Branches that were trained apart and can
-be merged exactly (RepVGG, MobileOne, RepViT, FastViT) are merged by timm's own
+timm is an optional extra; nothing else in edgec imports it. Branches that were trained apart and
+can be merged exactly (RepVGG, MobileOne, RepViT, FastViT) are merged by timm's own
 `reparameterize_model` before capture.
 """
 
