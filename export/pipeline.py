@@ -119,10 +119,14 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
                 on_progress=lambda done: tick(done, data.fit_count),
             )
     golden = _golden_feeds(inputs, data, options.seed)
+    # float16 needs to know which values overflow, if only from two inputs
+    ranges = calibration
+    if ranges is None and "fp16" in job.precisions:
+        ranges = calibrate(master, golden)
     built: list[Built] = []
     for precision in job.precisions:
         with reporter.stage(f"build {precision}"):
-            item = _build(precision, master, calibration, job)
+            item = _build(precision, master, ranges, job)
             built.append(_checked(item, built, captured, golden, data, job))
     built = _gate(built, job, reporter)
     facts = graph_facts(before, master, rewriting)
@@ -306,6 +310,16 @@ def _checked(
         checks["vs_fp32"] = found.to_json()
         checks["drop"] = found.drop
         checks["data"] = kind
+        if found.not_finite and not job.options.force:
+            raise AccuracyGateError(
+                "EC481",
+                f"{item.artifact.precision} gives NaN or infinity on {found.not_finite} of "
+                f"{found.samples} {kind}, where fp32 does not",
+                where=item.artifact.path,
+                why="a value left the range of the number format",
+                fix="calibrate on typical images (--calib), so that ranges are known, choose "
+                "--precision fp32, or keep it with --force",
+            )
     if item.artifact.precision == "int8" and job.target.runtime.name == "onnxruntime":
         checks["integer_kernels"] = count_integer_kernels(ir.from_proto(_proto(item.data)))
     return replace(item, artifact=replace(item.artifact, checks=checks))

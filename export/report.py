@@ -101,6 +101,8 @@ def _checks(checks: dict[str, Any]) -> str:
             parts.append(f"agrees with fp32 on {against['top1_agreement']:.2f} %")
         if against["sqnr_db"] is not None:
             parts.append(f"SQNR {against['sqnr_db']:.1f} dB")
+        if against["not_finite"]:
+            parts.append(f"NaN or infinity on {against['not_finite']}")
         if parts:
             parts[-1] += f" ({against['samples']} {checks['data']})"
     elif "vs_source" in checks:

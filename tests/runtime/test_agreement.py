@@ -57,6 +57,13 @@ def test_networks_that_are_no_classifiers_have_no_top1() -> None:
     assert compare(two, two, feeds(1)).top1 is None
 
 
+def test_outputs_that_are_not_finite_are_counted_apart() -> None:
+    found = compare(table([[1, 2], [1, 2]]), table([[1, 2], [np.nan, 2]]), feeds(2))
+    assert found.not_finite == 1
+    assert found.top1 == 50.0
+    assert found.sqnr_db is None
+
+
 def test_nothing_to_compare_is_no_agreement() -> None:
     found = compare(table([]), table([]), [])
     assert found.samples == 0
