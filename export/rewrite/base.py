@@ -28,7 +28,7 @@ class Options:
     """
 
     target_opset: int
-    max_rank: int = 4
+    max_rank: int = 5
 
 
 class RewritePass(ir.passes.InPlacePass):

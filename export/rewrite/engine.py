@@ -99,7 +99,7 @@ def run_stages(
     verify: bool = True,
     skip: Collection[str] = (),
     dump_dir: Path | None = None,
-    max_rank: int = 4,
+    max_rank: int = 5,
     on_progress: OnProgress | None = None,
 ) -> RewriteReport:
     """Rewrite `model` in place.

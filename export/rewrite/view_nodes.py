@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgec.export.rewrite.graph import Builder, int_attr, ints, is_op, shape_of, str_attr
-from edgec.export.rewrite.layout import View, plan
+from edgec.export.rewrite.layout import Step, View, plan
 
 _RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
@@ -47,3 +47,13 @@ def emit(builder: Builder, value: ir.Value, view: View, max_rank: int) -> ir.Val
                 step.op, [value], shape=step.shape, dtype=value.dtype, blocksize=step.argument[0]
             )
     return value
+
+
+def as_step(node: ir.Node) -> Step:
+    """The step that `node`, a view, prints as; for comparing costs."""
+    shape = shape_of(node.outputs[0]) or ()
+    if node.op_type == "Transpose":
+        return Step("Transpose", ints(node, "perm") or tuple(reversed(range(len(shape)))), shape)
+    if node.op_type in ("SpaceToDepth", "DepthToSpace"):
+        return Step(node.op_type, (int_attr(node, "blocksize", 1),), shape)
+    return Step("Reshape", shape, shape)

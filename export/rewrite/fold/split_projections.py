@@ -60,7 +60,7 @@ class SplitProjections(RewritePass):
 
     def __init__(self) -> None:
         super().__init__()
-        self.max_rank = 4
+        self.max_rank = 5
 
     def configure(self, options: Options) -> None:
         self.max_rank = options.max_rank
