@@ -110,8 +110,11 @@ def resolve(
             values[name] = _PARSERS[name](value)
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(
-                "EC206", f"bad value {value!r} for {name.replace('_', '-')}", where=source,
-                why=str(error), fix="see `edgec export --help`",
+                "EC206",
+                f"bad value {value!r} for {name.replace('_', '-')}",
+                where=source,
+                why=str(error),
+                fix="see `edgec export --help`",
             ) from error
         origin[name] = source
 
@@ -122,7 +125,9 @@ def resolve(
         name = key.replace("-", "_")
         if name not in names:
             raise UsageError(
-                "EC207", f"unknown option {key!r} in {file}", where=f"{file} [export]",
+                "EC207",
+                f"unknown option {key!r} in {file}",
+                where=f"{file} [export]",
                 fix="options are named like the flags of `edgec export`",
             )
         put(name, value, str(file))
@@ -132,9 +137,7 @@ def resolve(
             put(name, environ[variable], f"environment {variable}")
     for name, value in flags.items():
         if name not in names:
-            raise UsageError(
-                "EC207", f"unknown option {name!r}", fix=f"one of {', '.join(names)}"
-            )
+            raise UsageError("EC207", f"unknown option {name!r}", fix=f"one of {', '.join(names)}")
         if value is not None:
             put(name, value, "command line")
     return Resolved(ExportOptions(**values), origin)
@@ -185,13 +188,18 @@ def _config_table(config: Path | None) -> tuple[dict[str, Any], Path]:
         data = tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(
-            "EC786", "cannot read the configuration file", where=str(file), why=str(error),
+            "EC786",
+            "cannot read the configuration file",
+            where=str(file),
+            why=str(error),
             fix="correct the TOML, or leave --config out",
         ) from error
     table = data.get("export", {})
     if not isinstance(table, dict):
         raise InputError(
-            "EC786", "the configuration file has no table [export]", where=str(file),
+            "EC786",
+            "the configuration file has no table [export]",
+            where=str(file),
             fix="write options below a line [export]",
         )
     return table, file

@@ -139,7 +139,9 @@ def _from_zoo(
             f"no published weights for {name} could be had ({error.what}): the parameters are "
             "RANDOM; use --weights PATH for a network that can see"
         )
-    key = StageCache.key("capture", spec=spec.to_json(), state=_state_hash(network), opset=MASTER_OPSET)
+    key = StageCache.key(
+        "capture", spec=spec.to_json(), state=_state_hash(network), opset=MASTER_OPSET
+    )
     cache = StageCache(enabled=options.cache)
     graph = cache.load_graph(key)
     if graph is None:
@@ -188,7 +190,8 @@ def _factory_shape(options: ExportOptions) -> tuple[int, ...]:
     if options.shapes:
         if len(options.shapes) > 1:
             raise UsageError(
-                "EC211", "one input shape is needed, several were given",
+                "EC211",
+                "one input shape is needed, several were given",
                 fix="networks with several inputs: export them to .pt2 or .onnx first",
             )
         shape = next(iter(options.shapes.values()))

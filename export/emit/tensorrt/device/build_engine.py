@@ -14,6 +14,7 @@ Exit codes: 0 built, 2 wrong usage, 3 TensorRT cannot build this network, 6 Tens
 another version than the recipe was made for, 7 a file of the bundle is missing or changed,
 130 interrupted.
 """
+
 # This file runs on JetPack 4.6, whose Python is 3.6: no newer syntax.
 import argparse
 import hashlib
@@ -227,8 +228,11 @@ def build_with_trtexec(program, engine, recipe, anyway):
     if not digits.isdigit():
         raise Failure(6, "%s does not tell its version" % program, "install python3-libnvinfer")
     number = int(digits)
-    version = (number // 10000, number // 100 % 100) if number >= 100000 else (
-        number // 1000, number // 100 % 10)
+    version = (
+        (number // 10000, number // 100 % 100)
+        if number >= 100000
+        else (number // 1000, number // 100 % 10)
+    )
     check_version("%d.%d" % version, recipe, anyway)
     path = onnx_path(engine)
     temporary = os.path.join(HERE, engine["engine"] + ".part")
