@@ -27,7 +27,7 @@ from edgec.export.labels import imagenet_labels, read_labels
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
 from edgec.export.quantize.calibrate import Calibration, calibrate
-from edgec.export.quantize.float16 import to_float16
+from edgec.export.quantize.float16 import float32_islands, to_float16
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.kernels import count_integer_kernels
 from edgec.export.quantize.scheme import get_scheme
@@ -53,10 +53,11 @@ Feeds = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Built:
-    """A serialized ONNX artifact and its entry in the manifest."""
+    """A serialized ONNX artifact, its entry in the manifest, and nodes left in float32."""
 
     artifact: Artifact
     data: bytes
+    float32_nodes: int
 
 
 def compile_model(model: Any, *, target: str, **options: Any) -> Bundle:
@@ -226,9 +227,10 @@ def _copy(model: ir.Model) -> ir.Model:
 
 def _build(precision: str, master: ir.Model, calibration: Calibration | None, job: Job) -> Built:
     """The ONNX artifact of one precision."""
-    graph, scheme = master, None
+    graph, scheme, kept = master, None, 0
     if precision == "fp16":
         graph = to_float16(master, calibration=calibration)
+        kept = len(float32_islands(graph))
     elif precision == "int8":
         assert calibration is not None
         assert job.target.int8_scheme is not None
@@ -244,7 +246,7 @@ def _build(precision: str, master: ir.Model, calibration: Calibration | None, jo
         bytes=len(content),
         sha256=sha256_bytes(content),
     )
-    return Built(artifact, content)
+    return Built(artifact, content, kept)
 
 
 def _labels(
@@ -320,6 +322,8 @@ def _checked(
                 fix="calibrate on typical images (--calib), so that ranges are known, choose "
                 "--precision fp32, or keep it with --force",
             )
+    if item.artifact.precision == "fp16":
+        checks["float32_nodes"] = item.float32_nodes
     if item.artifact.precision == "int8" and job.target.runtime.name == "onnxruntime":
         checks["integer_kernels"] = count_integer_kernels(ir.from_proto(_proto(item.data)))
     return replace(item, artifact=replace(item.artifact, checks=checks))

@@ -107,6 +107,8 @@ def _checks(checks: dict[str, Any]) -> str:
             parts[-1] += f" ({against['samples']} {checks['data']})"
     elif "vs_source" in checks:
         parts.append(f"max |Δ| to the source {checks['vs_source']['max_abs']:.2g}")
+    if checks.get("float32_nodes"):
+        parts.append(f"{checks['float32_nodes']} nodes stay in float32")
     integer = checks.get("integer_kernels")
     if integer:
         weighted = integer["weighted"].values()
