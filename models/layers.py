@@ -22,6 +22,33 @@ def channel_layer_norm(x: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
     return norm(channels_last).permute(0, 3, 1, 2)
 
 
+class ConvBN(nn.Module):
+    """Convolution with "same" padding for stride 1, BatchNorm, optional activation; timm's keys."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        act: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias
+        )
+        self.bn = nn.BatchNorm2d(outputs)
+        self.act = act or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        out: Tensor = self.act(self.bn(self.conv(x)))
+        return out
+
+
 class PointwiseLinear(nn.Linear):
     """`nn.Linear` over the channels of an (N, C, H, W) map, computed as a 1x1 convolution.
 

@@ -24,6 +24,9 @@ def test_names() -> None:
     assert set(ZOO) >= {f"emo_{size}" for size in ("1m", "2m", "5m", "6m")}
     assert set(ZOO) >= {f"edgenext_{s}" for s in ("xx_small", "x_small", "small", "base")}
     assert set(ZOO) >= {f"edgenext_{s}_bn_hs" for s in ("xx_small", "x_small", "small")}
+    assert set(ZOO) >= {f"mobilevit_{size}" for size in ("xxs", "xs", "s")}
+    assert set(ZOO) >= {f"mobilevitv2_{width:03}" for width in range(50, 201, 25)}
+    assert set(ZOO) >= {f"mobilevitv2_{width}_384" for width in (150, 175, 200)}
 
 
 def test_unknown_name_lists_the_nearest() -> None:
