@@ -167,3 +167,32 @@ def test_mypy_strict_finds_nothing(root: Path) -> None:
         [sys.executable, "-m", "mypy"], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_pytest_runs_in_a_bare_clone(root: Path, tmp_path: Path) -> None:
+    """A clone that was never installed: pytest's `pythonpath` finds the package by itself."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", root, clone], check=True)
+    (clone / "tests" / "test_where.py").write_text(
+        "import edgec\n\n\ndef test_where():\n    print(edgec.__file__)\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-s",
+            "-p",
+            "no:cacheprovider",
+            "tests/targets",
+            "tests/test_where.py",
+        ],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert str(clone / ".src" / "edgec" / "__init__.py") in done.stdout
