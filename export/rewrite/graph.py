@@ -181,7 +181,7 @@ def add_initializer(graph: ir.Graph, array: Array, name: str) -> ir.Value:
     while unique in graph.initializers:
         n += 1
         unique = f"{name}_{n}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
+    tensor = ir.tensor(np.array(array, order="C"), name=unique)
     value = ir.Value(
         name=unique,
         shape=ir.Shape(array.shape),
