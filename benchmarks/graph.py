@@ -36,7 +36,7 @@ from edgec.export.capture import from_torch
 from edgec.export.capture.torch_export import flatten_outputs
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.engine import run_stages
-from edgec.export.rewrite.stages import infer_shapes
+from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.rewrite.stats import graph_stats
 from edgec.models.registry import get_spec
 

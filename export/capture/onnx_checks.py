@@ -18,7 +18,7 @@ MAX_BYTES = (1 << 31) - 1
 """Protobuf's limit for one message."""
 
 _MAX_NESTING = 16
-# Constants in which an infinity is the normal spelling of "no bound" or "masked out".
+# An infinity is the normal spelling of "no bound" or "masked out": as a scalar, or read by these.
 _INFINITY_READERS = frozenset({"Clip", "Where", "Max", "Min", "Pad"})
 
 
@@ -285,7 +285,8 @@ def check_values(model: ir.Model, path: Path) -> None:
                 raise _empty(value.name, array.shape, path)
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 readers = {use.node.op_type for use in value.uses()}
-                if np.isnan(array).any() or not readers <= _INFINITY_READERS:
+                bound = array.size == 1 or readers <= _INFINITY_READERS
+                if np.isnan(array).any() or not bound:
                     kind = "NaN" if np.isnan(array).any() else "infinity"
                     raise InputError(
                         "EC744",

@@ -53,9 +53,8 @@ def from_onnx(
     check_proto(proto, path)
     _drop_initializer_inputs(proto)
     fix_input_shapes(proto, shapes or {}, path)
-    master = to_master_opset(proto, path)
-    model = ir.from_proto(master)
-    for value in (*model.graph.outputs,):
+    model = to_master_opset(proto, path)
+    for value in model.graph.outputs:
         value.shape = None  # annotations of dynamic models are recomputed
     tidy(model)
     model.ir_version = 10

@@ -136,8 +136,8 @@ def absorb_backward(
     """A plan after which input `index` of `reader` is affine(what it was), or None.
 
     Whatever the plan changes has no other reader, with one exception: where the search ends at the
-    shared result of a linear operator, a uniform scale is left right behind it. If the other
-    readers scale by the same number, the copies become one, and that one folds.
+    shared result of a linear operator (or a view of it), a uniform scale is left right there. If
+    the other readers scale by the same number, the copies become one, and that one folds.
     """
     value = reader.inputs[index]
     node = None if value is None else value.producer()
@@ -180,7 +180,10 @@ def _leave_behind_shared(reader: ir.Node, index: int, affine: Affine) -> list[Co
     if value is None or value.dtype is None or value.is_graph_output() or not affine.is_scaling:
         return None
     factor = affine.scale.reshape(-1)[:1]
-    linear = _linear_ending_at(value.producer())
+    source = value.producer()
+    while source is not None and as_view(source) is not None and source.inputs[0] is not None:
+        source = source.inputs[0].producer()
+    linear = _linear_ending_at(source)
     if linear is None or not (affine.scale == factor).all():
         return None
 

@@ -18,7 +18,9 @@ from edgec.export.errors import InternalError, UnsupportedError, UsageError
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.base import Options, RewritePass
 from edgec.export.rewrite.graph import shape_of
-from edgec.export.rewrite.stages import STAGES, all_passes, infer_shapes
+from edgec.export.rewrite.inference import infer_shapes
+from edgec.export.rewrite.legalise.opset import MASTER
+from edgec.export.rewrite.stages import STAGES, all_passes
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (pass name, index, number of passes in one round of all stages)."""
@@ -126,6 +128,13 @@ def run_stages(
     """
     started = time.perf_counter()
     _check_options(target_opset, skip)
+    version = model.opset_imports.get("")
+    if version not in (MASTER, None):
+        raise UsageError(
+            "EC244",
+            f"the stage rewrites graphs at opset {MASTER}, not {version}",
+            fix="Read the model with edgec.export.capture.from_onnx.",
+        )
     options = Options(target_opset=target_opset, max_rank=max_rank)
     report = RewriteReport(target_opset=target_opset, nodes_before=count_nodes(model))
     checker = _Checker(model, report) if verify else None

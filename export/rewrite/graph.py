@@ -181,8 +181,7 @@ def add_initializer(graph: ir.Graph, array: Array, name: str) -> ir.Value:
     while unique in graph.initializers:
         n += 1
         unique = f"{name}_{n}"
-    # ascontiguousarray would turn a scalar into a vector
-    tensor = ir.tensor(np.asarray(array, order="C"), name=unique)
+    tensor = ir.tensor(np.array(array, order="C"), name=unique)
     value = ir.Value(
         name=unique,
         shape=ir.Shape(array.shape),

@@ -1,10 +1,10 @@
 """Algebra of views: a chain of Reshape, Transpose, Squeeze, … is one permutation of factors.
 
 A `View` cuts the input, read row-major, into factors and puts the factors in another order. Chains
-compose exactly, whatever ranks they pass through; the composed view then drops factors of size one,
-merges factors that stay neighbours, and `plan` prints it again with the cheapest operators of
-limited rank. That is how the rank-6 window partitions of vision transformers become SpaceToDepth and
-one rank-4 Transpose.
+compose exactly, whatever ranks they pass through; the composed view then drops factors of size
+one, merges factors that stay neighbours, and `plan` prints it again with the cheapest operators of
+limited rank. That is how the rank-6 window partitions of vision transformers come down to two
+Transposes that move whole runs, or to SpaceToDepth and one Transpose.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _plain(view: View, max_rank: int) -> tuple[Step, ...]:
 
 
 NODE_NS = 40e3
-"""What a node costs beyond the data it moves: dispatch here, conversion and quantization elsewhere."""
+"""What a node costs beyond the data it moves: dispatch, and work for every tool that follows."""
 
 
 def cost(steps: Sequence[Step], shape: Shape) -> tuple[float, int]:

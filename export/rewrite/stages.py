@@ -8,7 +8,6 @@ lacks is decomposed only after nothing needs to recognise it any more.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,6 +30,7 @@ from edgec.export.rewrite.fold.compose_views import ComposeViews
 from edgec.export.rewrite.fold.merge_parallel import MergeParallel
 from edgec.export.rewrite.fold.split_projections import SplitProjections
 from edgec.export.rewrite.fold.transposed_reduce import ReduceBeforeTranspose
+from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.rewrite.legalise.opset import ConvertOpset
 from edgec.export.rewrite.recognise.gelu import RecogniseGelu
 from edgec.export.rewrite.recognise.l2_norm import RecogniseL2Norm
@@ -93,30 +93,3 @@ def tidy(model: ir.Model) -> None:
         if not modified:
             break
     common.NameFixPass()(model)
-
-
-def infer_shapes(model: ir.Model) -> None:
-    """Types and shapes of all values by ONNX shape inference with data propagation.
-
-    Computed afresh, because a stale annotation makes ONNX's inference give up; what it cannot
-    determine (custom operators) keeps the annotation it had.
-    """
-    common.NameFixPass()(model)
-    io = {id(v) for v in (*model.graph.inputs, *model.graph.outputs)}
-    known: list[tuple[ir.Value, ir.Shape | None, ir.TypeProtocol | None]] = []
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            if id(value) not in io:
-                known.append((value, value.shape, value.type))
-                value.shape = None
-    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    finally:
-        logger.disabled = disabled
-    for value, shape, value_type in known:
-        if value.shape is None:
-            value.shape = shape
-        if value.type is None:
-            value.type = value_type

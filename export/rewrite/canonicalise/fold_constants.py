@@ -44,7 +44,7 @@ class FoldConstants(RewritePass):
         if not frontier:
             return count
         for value, array in zip(frontier, _evaluate(nodes, frontier), strict=True):
-            if array is None or array.nbytes > MAX_BYTES:
+            if not isinstance(array, np.ndarray) or array.nbytes > MAX_BYTES:  # or a sequence
                 continue
             replace_value(value, add_initializer(graph, array, value.name or "folded"))
             remove_dead([value.producer()])

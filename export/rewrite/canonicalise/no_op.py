@@ -82,14 +82,14 @@ def _source(node: ir.Node) -> ir.Value | None:
     if op == "Transpose":
         perm = ints(node, "perm")
         return x if perm is not None and perm == tuple(range(len(perm))) else None
+    if op in _NEUTRAL:
+        return _neutral_operand(node)
     if not same_shape:
         return None
     if op in _VIEWS:
         return x if op != "Slice" or _forward(node) else None
     if op in _REDUCTIONS:
         return x if _trivial_reduction(node, shape or ()) else None
-    if op in _NEUTRAL:
-        return _neutral_operand(node)
     return None
 
 

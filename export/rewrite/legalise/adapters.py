@@ -192,8 +192,6 @@ SAME_MEANING = frozenset(
         "Mul",
         "PRelu",
         "Pow",
-        "ReduceMax",
-        "ReduceMin",
         "Relu",
         "Scan",
         "Size",
