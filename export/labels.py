@@ -8,9 +8,9 @@ from pathlib import Path
 from edgec.export.errors import InputError
 
 
-def imagenet_labels() -> tuple[str, ...]:
-    """The 1000 class names of ImageNet-1k in index order."""
-    file = resources.files("edgec.models").joinpath("labels/imagenet-1k.txt")
+def shipped_labels(name: str) -> tuple[str, ...]:
+    """The class names of a data set (``imagenet-1k``, ``cifar-10``) in index order."""
+    file = resources.files("edgec.models").joinpath(f"labels/{name}.txt")
     return tuple(file.read_text("utf-8").splitlines())
 
 

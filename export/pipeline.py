@@ -23,7 +23,7 @@ from edgec.export.errors import InternalError
 from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_file
 from edgec.export.golden import golden_feeds, write_golden
 from edgec.export.judge import Built, gate, judged
-from edgec.export.labels import imagenet_labels, read_labels
+from edgec.export.labels import read_labels, shipped_labels
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
 from edgec.export.quantize.calibrate import Calibration, calibrate
@@ -233,8 +233,10 @@ def _labels(
     if job.options.labels is not None:
         return read_labels(Path(job.options.labels))
     spec = captured.spec
-    if spec is not None and len(outputs) == 1 and outputs[0].shape == (1, 1000):
-        return imagenet_labels()
+    if spec is not None:
+        labels = shipped_labels(spec.labels)
+        if len(outputs) == 1 and outputs[0].shape == (1, len(labels)):
+            return labels
     return None
 
 

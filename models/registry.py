@@ -69,6 +69,7 @@ class ModelSpec:
         macs: multiply-accumulates of convolutions, linears and matrix products at `input_shape`.
         weight_keys: where the authors' training checkpoints keep the weights they evaluate, in
             order of preference (a file that is a bare state dict has none of them).
+        labels: file of class names in ``models/labels/``, without ``.txt``.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ModelSpec:
     accuracy: tuple[Accuracy, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     weight_keys: tuple[str, ...] = ()
+    labels: str = "imagenet-1k"
     notes: str = ""
 
     def checkpoint(self, tag: str | None = None) -> Checkpoint:
