@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgec.export.capture import OPSET
 from edgec.export.errors import UnsupportedError
 from edgec.export.rewrite.graph import Builder, is_op, remove_dead, replace_value
+from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.rewrite.legalise.decompose import group_normalization
 
 OLDEST = 7
@@ -46,6 +47,7 @@ def to_master_opset(proto: onnx.ModelProto, path: Path) -> ir.Model:
     except (RuntimeError, ValueError, TypeError, LookupError) as error:
         raise _not_convertible(version, path, str(error) or type(error).__name__) from error
     if version > OPSET:
+        infer_shapes(model)
         _lower(model, version, path)
     return model
 

@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 from torch import nn
 
 from edgec.export.capture import OPSET
@@ -171,7 +172,7 @@ def to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:
-        operator, module = _failing_operator(program, error)
+        operator, module = _failing_operator(error)
         raise UnsupportedError(
             "EC341",
             f"no ONNX equivalent for the torch operator {operator}",
@@ -183,6 +184,7 @@ def to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
         raise InternalError("EC140", "torch.onnx.export returned nothing")
     model: ir.Model = onnx_program.model
     _keep_module_paths_only(model)
+    common.OutputFixPass()(model)  # a tensor returned twice, or an input returned, gets an Identity
     tidy(model)
     return model
 
@@ -380,19 +382,18 @@ def _frames(error: BaseException) -> Iterator[tuple[Any, int]]:
         trace = trace.tb_next
 
 
-def _failing_operator(
-    program: torch.export.ExportedProgram, error: BaseException
-) -> tuple[str, str | None]:
-    """Operator and module path of the fx node that the exporter stopped at."""
-    messages = []
+def _failing_operator(error: BaseException) -> tuple[str, str | None]:
+    """Operator and module path of the fx node that the exporter was at when it stopped."""
+    found: torch.fx.Node | None = None
     chain: BaseException | None = error
     while chain is not None:
-        messages.append(str(chain))
+        for frame, _ in _frames(chain):
+            node = frame.f_locals.get("node")
+            if isinstance(node, torch.fx.Node) and node.op == "call_function":
+                found = node
         chain = chain.__cause__ or chain.__context__
-    text = "\n".join(messages)
-    for node in program.graph.nodes:
-        if node.op == "call_function" and (f"%{node.name} :" in text or f"'{node.name}'" in text):
-            stack = node.meta.get("nn_module_stack") or {}
-            path = list(stack.values())[-1][0] if stack else ""
-            return str(node.target), path or None
-    return "(unknown)", None
+    if found is None:
+        return "(unknown)", None
+    stack = found.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return str(found.target), (paths[-1] if paths else "") or None

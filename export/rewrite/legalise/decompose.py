@@ -88,7 +88,11 @@ def layer_normalization(node: ir.Node, builder: Builder, opset: int) -> ir.Value
 
 
 def group_normalization(node: ir.Node, builder: Builder, opset: int) -> ir.Value | None:
-    """GroupNormalization (18: scale and bias per group): InstanceNormalization of the groups."""
+    """GroupNormalization (21): InstanceNormalization of the groups, then scale and bias.
+
+    Version 18 of the operator, with scale and bias per group, is deprecated and refused by ONNX's
+    checker, so there is no form of it below 21.
+    """
     x, dtype = node.inputs[0], node.outputs[0].dtype
     shape, groups = shape_of(x), int_attr(node, "num_groups", 1)
     scale, bias = constant(node.inputs[1]), constant(node.inputs[2])
@@ -135,7 +139,7 @@ def mish(node: ir.Node, builder: Builder, opset: int) -> ir.Value | None:
 
 DECOMPOSITIONS: Mapping[str, tuple[int, Decomposition]] = {
     "Gelu": (20, gelu),
-    "GroupNormalization": (18, group_normalization),
+    "GroupNormalization": (21, group_normalization),
     "HardSwish": (14, hard_swish),
     "LayerNormalization": (17, layer_normalization),
     "Mish": (18, mish),

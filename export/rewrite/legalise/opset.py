@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from edgec.export.errors import UnsupportedError
 from edgec.export.rewrite.base import Options, RewritePass
-from edgec.export.rewrite.graph import (
-    Builder,
-    constant,
-    is_op,
-    module_of,
-    remove_dead,
-    replace_value,
-    shape_of,
-)
+from edgec.export.rewrite.graph import Builder, module_of, remove_dead, replace_value
 from edgec.export.rewrite.legalise.adapters import ADAPTERS, SAME_MEANING
-from edgec.export.rewrite.legalise.decompose import DECOMPOSITIONS, per_channel
+from edgec.export.rewrite.legalise.decompose import DECOMPOSITIONS
 
 MASTER = 20
 
@@ -60,7 +51,7 @@ class ConvertOpset(RewritePass):
 
     def _convert(self, node: ir.Node) -> int:
         if self.target > MASTER:
-            return _raise_group_norm(node) if is_op(node, "GroupNormalization") else 0
+            return 0  # opset 21 only added data types
         since, decompose = DECOMPOSITIONS.get(node.op_type, (0, None))
         if decompose is not None and self.target < since:
             result = decompose(node, Builder(node), self.target)
@@ -100,19 +91,3 @@ def _since(op_type: str, opset: int) -> int | None:
         return int(onnx.defs.get_schema(op_type, opset, "").since_version)
     except onnx.defs.SchemaError:
         return None
-
-
-def _raise_group_norm(node: ir.Node) -> int:
-    """GroupNormalization takes one scale per channel from opset 21 on, one per group before."""
-    shape = shape_of(node.inputs[0])
-    for index in (1, 2):
-        array = constant(node.inputs[index])
-        if array is None or shape is None:
-            raise UnsupportedError(
-                "EC342",
-                "GroupNormalization with computed scale cannot be raised to opset 21",
-                where=module_of(node) or node.name,
-            )
-        value = Builder(node).constant(np.ascontiguousarray(per_channel(array, shape)), "scale")
-        node.replace_input_with(index, value)
-    return 1

@@ -22,7 +22,7 @@ def vector(n: int, seed: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).standard_normal(n).astype(np.float32)
 
 
-WEIGHTS = {"g": vector(6, 1), "b": vector(6, 2), "g2": vector(2, 3), "b2": vector(2, 4)}
+WEIGHTS = {"g": vector(6, 1), "b": vector(6, 2)}
 
 BODIES = {
     "gelu": "y = Gelu(x)",
@@ -31,7 +31,6 @@ BODIES = {
     "mish": "y = Mish(x)",
     "layer norm": "t = Transpose<perm=[0, 2, 3, 1]>(x) y = LayerNormalization<axis=-1>(t, g, b)",
     "layer norm, no bias": "t = Transpose<perm=[0, 2, 3, 1]>(x) y = LayerNormalization(t, g)",
-    "group norm": "y = GroupNormalization<num_groups=2>(x, g2, b2)",
     "reduce mean": "y = ReduceMean<keepdims=0>(x, last)",
     "reduce max over all": "y = ReduceMax(x)",
     "reduce l2": "y = ReduceL2(x, last)",
@@ -53,8 +52,8 @@ CONSTANTS = """<int64[1] last = {3}, int64[2] two = {1, 2}, float[4] scales = {1
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
 def test_same_numbers_at_every_opset(build: Any, run_passes: Any, body: str, opset: int) -> None:
     model = build(
-        f"""net (float[1, 6, 4, 5] x, float[6] g, float[6] b, float[2] g2, float[2] b2)
-             => (float[...] y) {CONSTANTS} {{ {body} }}""".replace("float[...] y", "y"),
+        f"""net (float[1, 6, 4, 5] x, float[6] g, float[6] b)
+             => (y) {CONSTANTS} {{ {body} }}""",
         WEIGHTS,
     )
     outcome = run_passes(model, [ConvertOpset], target_opset=opset)
@@ -95,7 +94,7 @@ def test_large_values_keep_their_variance(build: Any) -> None:
     """x - mean before the square: E[x²] - E[x]² would lose everything at mean 10⁴."""
     model = build(
         "net (float[1, 6] x, float[6] g, float[6] b) => (y) { y = LayerNormalization(x, g, b) }",
-        {"g": WEIGHTS["g"], "b": WEIGHTS["b"]},
+        WEIGHTS,
     )
     convert = ConvertOpset()
     convert.configure(Options(target_opset=13))
@@ -136,7 +135,8 @@ def test_tables_cover_every_change_between_the_opsets() -> None:
         assert since(name, 20) is not None, f"{name} is no operator of opset 20"
     for name, (version, _) in DECOMPOSITIONS.items():
         assert since(name, version) == version
-        assert since(name, version - 1) is None
+        before = since(name, version - 1)
+        assert before is None or onnx.defs.get_schema(name, version - 1, "").deprecated
     for name, (version, _) in ADAPTERS.items():
         assert since(name, version - 1) != since(name, version), f"{name} at {version}"
     for name in SAME_MEANING:
