@@ -106,7 +106,7 @@ def test_hash_sees_content_labels_and_order(tmp_path):
 
 def test_stratified_limit_is_proportional_deterministic_and_seeded(tmp_path):
     names = [f"{c}/{i}.png" for c, n in ((0, 60), (1, 30), (2, 10)) for i in range(n)]
-    files = {name: b"never decoded" for name in names}
+    files = dict.fromkeys(names, b"never decoded")
     archive = write_zip(tmp_path / "d.zip", files)
     sample = open_images(archive, limit=10, seed=1)
     assert Counter(sample.labels) == {0: 6, 1: 3, 2: 1}
