@@ -25,7 +25,7 @@ class EdgecError(Exception):
     """Root of all errors raised on purpose.
 
     Args:
-        code: catalogue code, e.g. ``"EC701"``.
+        code: catalogue code, e.g. ``"EC787"``.
         what: one sentence, what went wrong.
         where: file, node, option or layer it happened at.
         why: the reason, if it is known.

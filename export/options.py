@@ -11,12 +11,13 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgec.export.errors import InputError, UsageError
 from edgec.targets.schema import FORMATS, PRECISIONS, Target
 
-CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
+CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
+CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = ("minmax", "percentile", "entropy", "mse")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ExportOptions:
     weights: str | None = None
     calib: str | None = None
     calib_limit: int = 128
-    calib_method: str = "percentile"
+    calib_method: CalibrationMethod = "percentile"
     preprocess: str | None = None
     input_size: tuple[int, int] | None = None
     shapes: Mapping[str, tuple[int, ...]] | None = None

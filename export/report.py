@@ -101,12 +101,20 @@ def _checks(checks: dict[str, Any]) -> str:
             parts.append(f"agrees with fp32 on {against['top1_agreement']:.2f} %")
         if against["sqnr_db"] is not None:
             parts.append(f"SQNR {against['sqnr_db']:.1f} dB")
-        parts.append(f"({against['samples']} {checks['data']})")
+        if against["not_finite"]:
+            parts.append(f"NaN or infinity on {against['not_finite']}")
+        if parts:
+            parts[-1] += f" ({against['samples']} {checks['data']})"
     elif "vs_source" in checks:
         parts.append(f"max |Δ| to the source {checks['vs_source']['max_abs']:.2g}")
+    if checks.get("float32_nodes"):
+        parts.append(f"{checks['float32_nodes']} nodes stay in float32")
     integer = checks.get("integer_kernels")
     if integer:
-        parts.append(f"{integer['integer']} integer / {integer['float']} float kernels")
+        weighted = integer["weighted"].values()
+        inside = sum(kind["integer"] for kind in weighted)
+        outside = sum(kind["float"] for kind in weighted)
+        parts.append(f"{inside} of {inside + outside} weighted operators on integer kernels")
     if checks.get("gate") == "failed":
         parts.append("FAILED THE ACCURACY GATE")
     return ", ".join(parts)

@@ -22,7 +22,7 @@ class Preprocess:
 
     Attributes:
         size: (height, width) of the network input in pixels.
-        resize: ``"shorter"`` scales the shorter side to ``round(size / crop)`` and cuts the
+        resize: ``"shorter"`` scales the shorter side to ``int(size / crop)`` and cuts the
             centre; ``"stretch"`` scales both sides to ``size``; ``"none"`` takes images that
             already have ``size``.
         crop: share of the resized image that the centre crop keeps, 0 < crop <= 1.
@@ -54,13 +54,12 @@ class Preprocess:
         if self.resize == "stretch":
             image = image.resize((width, height), filters[self.interpolation])
         elif self.resize == "shorter":
-            scale = max(
-                int(height / self.crop) / image.height, int(width / self.crop) / image.width
-            )
-            new = (
-                max(width, round(image.width * scale)),
-                max(height, round(image.height * scale)),
-            )
+            # as torchvision's Resize: one side exact, the other truncated
+            wanted_h, wanted_w = int(height / self.crop), int(width / self.crop)
+            if image.height * wanted_w <= image.width * wanted_h:
+                new = (int(wanted_h * image.width / image.height), wanted_h)
+            else:
+                new = (wanted_w, int(wanted_w * image.height / image.width))
             image = image.resize(new, filters[self.interpolation])
             # torchvision's CenterCrop rounds half to even, so do we
             left = round((image.width - width) / 2.0)

@@ -17,7 +17,7 @@ from typing import Any
 from edgec.export.errors import UsageError
 from edgec.models.preprocess import Preprocess
 
-FAMILIES: tuple[str, ...] = ()
+FAMILIES: tuple[str, ...] = ("edgenext", "emo", "emov2", "mobilevit", "mobilevitv2")
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,19 @@ class Checkpoint:
     Attributes:
         tag: name to ask for it by (``--weights pretrained:TAG``); the first one is the default.
         url: where its authors publish it.
-        sha256: hash of the file, where it is known.
+        sha256: hash of the file, where its publisher states one.
+        git_blob: object id of the file where it is published inside a Git repository, i.e. the
+            SHA-1 of ``b"blob SIZE\\0"`` and the content; checked like `sha256`.
         accuracy: what its authors report for it.
+        preprocess: how images are prepared for these weights, where it differs from the model's.
     """
 
     tag: str
     url: str
     sha256: str | None = None
+    git_blob: str | None = None
     accuracy: Accuracy | None = None
+    preprocess: Preprocess | None = None
     note: str | None = None
 
 
@@ -62,6 +67,8 @@ class ModelSpec:
         num_classes: width of the classifier.
         params: number of parameters.
         macs: multiply-accumulates of convolutions, linears and matrix products at `input_shape`.
+        weight_keys: where the authors' training checkpoints keep the weights they evaluate, in
+            order of preference (a file that is a bare state dict has none of them).
     """
 
     name: str
@@ -80,7 +87,37 @@ class ModelSpec:
     weights_licence: str = ""
     accuracy: tuple[Accuracy, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
+    weight_keys: tuple[str, ...] = ()
     notes: str = ""
+
+    def checkpoint(self, tag: str | None = None) -> Checkpoint:
+        """The published weights called `tag`, or the default ones.
+
+        Raises:
+            UsageError: the model has no published weights, or none of that tag.
+        """
+        if not self.checkpoints:
+            raise UsageError(
+                "EC221",
+                f"no published weights are known for {self.name!r}",
+                why=self.notes or None,
+                fix="give a file or URL with --weights, or --weights random",
+            )
+        for checkpoint in self.checkpoints:
+            if tag in (None, checkpoint.tag):
+                return checkpoint
+        raise UsageError(
+            "EC222",
+            f"{self.name!r} has no weights tagged {tag!r}",
+            fix="tags: " + ", ".join(c.tag for c in self.checkpoints),
+        )
+
+    def preprocess_for(self, tag: str | None) -> Preprocess:
+        """Preprocessing that belongs to the weights `tag`; the model's own where they say none."""
+        for checkpoint in self.checkpoints:
+            if checkpoint.tag == tag and checkpoint.preprocess is not None:
+                return checkpoint.preprocess
+        return self.preprocess
 
     def to_json(self) -> dict[str, Any]:
         """All facts, JSON-ready."""
@@ -126,12 +163,19 @@ def _specs() -> dict[str, ModelSpec]:
 def _spec(name: str, family: str, entry: dict[str, Any]) -> ModelSpec:
     entry = dict(entry)
     entry["input_shape"] = tuple(entry["input_shape"])
-    size = entry["input_shape"][1:]
-    entry["preprocess"] = Preprocess.from_json({"size": size, **entry.get("preprocess", {})})
+    base = {"size": entry["input_shape"][1:], **entry.get("preprocess", {})}
+    entry["preprocess"] = Preprocess.from_json(base)
     entry["accuracy"] = tuple(Accuracy(**a) for a in entry.get("accuracy", ()))
-    entry["checkpoints"] = tuple(
-        Checkpoint(**{**c, "accuracy": Accuracy(**c["accuracy"]) if "accuracy" in c else None})
-        for c in entry.get("checkpoints", ())
-    )
+    entry["checkpoints"] = tuple(_checkpoint(c, base) for c in entry.get("checkpoints", ()))
+    entry["weight_keys"] = tuple(entry.get("weight_keys", ()))
     entry.setdefault("factory", name)
     return ModelSpec(name=name, family=family, **entry)
+
+
+def _checkpoint(entry: dict[str, Any], preprocess: dict[str, Any]) -> Checkpoint:
+    entry = dict(entry)
+    if "accuracy" in entry:
+        entry["accuracy"] = Accuracy(**entry["accuracy"])
+    if "preprocess" in entry:
+        entry["preprocess"] = Preprocess.from_json({**preprocess, **entry["preprocess"]})
+    return Checkpoint(**entry)

@@ -1,1 +1,38 @@
+"""From a torch network, an .onnx, a .pt2 or a Python factory to the float master graph.
 
+Whatever comes in, what goes out is an `onnx_ir.Model` at opset `OPSET` with static shapes on every
+value, stable input and output names, and (from torch) the source module path on every node. The
+functions are loaded on first use, because they need torch or onnx:
+
+- `from_torch`, `from_exported_program`, `from_factory`
+- `from_onnx`
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgec.export.capture.onnx_file import from_onnx
+    from edgec.export.capture.sources import from_exported_program, from_factory
+    from edgec.export.capture.torch_export import from_torch
+
+OPSET = 20
+"""Opset of the master graph: the first with Gelu, the last that every converter reads."""
+
+__all__ = ["OPSET", "from_exported_program", "from_factory", "from_onnx", "from_torch"]
+
+_HOME = {
+    "from_torch": "edgec.export.capture.torch_export",
+    "from_exported_program": "edgec.export.capture.sources",
+    "from_factory": "edgec.export.capture.sources",
+    "from_onnx": "edgec.export.capture.onnx_file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,44 @@
+"""The budget gate: does it fit the memory it was promised?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgec.export.bundle import Artifact
+from edgec.export.errors import BudgetError
+from edgec.export.options import ExportOptions
+from edgec.export.report import mib
+
+
+def check_budgets(
+    options: ExportOptions, artifacts: list[Artifact], graph: dict[str, Any], precision: str
+) -> None:
+    """Compare the artifact that will be deployed with ``--ram`` and ``--flash``.
+
+    RAM is the sum of parameters as stored and of the peak of live activations in that precision:
+    what must be there at least; the runtime itself is not counted.
+
+    Raises:
+        BudgetError: with the bill.
+    """
+    chosen = next(a for a in artifacts if a.precision == precision)
+    assert chosen.bytes is not None
+    width = {"fp32": 4, "fp16": 2, "int8": 1}[precision]
+    activations = graph["activation_peak_bytes"] * width // 4
+    ram = chosen.bytes + activations
+    if options.flash is not None and chosen.bytes > options.flash:
+        raise BudgetError(
+            "EC580",
+            f"{chosen.path} takes {mib(chosen.bytes)}, the flash budget is {mib(options.flash)}",
+            where=chosen.path,
+            why=f"{graph['parameters']:,} parameters in {precision}",
+            fix="choose a smaller network or precision (int8 needs --calib), or raise --flash",
+        )
+    if options.ram is not None and ram > options.ram:
+        raise BudgetError(
+            "EC581",
+            f"{chosen.path} needs {mib(ram)} at least, the RAM budget is {mib(options.ram)}",
+            where=chosen.path,
+            why=f"parameters {mib(chosen.bytes)} + live activations {mib(activations)}",
+            fix="choose a smaller network, --input-size or precision, or raise --ram",
+        )

@@ -1,0 +1,64 @@
+"""``edgec eval``: accuracy of every artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgec.export.cli.output import Json, Quiet, print_json, print_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command("eval", epilog="Example: edgec eval build/mynet --data val/")(evaluate)
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder that edgec export wrote.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Folder or .zip with one folder per class, or .npz; unlabelled data also works.",
+        ),
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many images.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure top-1, top-5 and agreement with fp32 of each ONNX artifact."""
+    import edgec
+    from edgec.export.progress import Reporter
+    from edgec.runtime.evaluate import evaluate_bundle
+
+    reporter = Reporter(1, quiet=quiet)
+    with reporter.stage("evaluate") as tick:
+        record = evaluate_bundle(edgec.load(bundle), data, limit=limit, threads=threads, tick=tick)
+    if json:
+        print_json("edgec.eval/1", record)
+        return
+    print(
+        f"{record['count']} images of {record['source']}"
+        f"{'' if record['labelled'] else ' (no labels: agreement only)'}"
+    )
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    print_table(
+        ("artifact", "top-1", "top-5", "agreement", "SQNR dB"),
+        [
+            (
+                r["artifact"],
+                number(r["top1"]),
+                number(r["top5"]),
+                number(r["agreement"]),
+                number(r["sqnr_db"]),
+            )
+            for r in record["results"]
+        ],
+    )

@@ -1,0 +1,194 @@
+"""``edgec export``: the whole pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgec.export.cli.output import Json, Quiet, Verbose, print_json, print_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command("export", epilog="Example: edgec export --model emov2_5m --target jetson")(export)
+
+
+def print_passes(value: bool) -> None:
+    """Print every rewrite pass with what it changes (``--list-passes``)."""
+    if not value:
+        return
+    from edgec.export.rewrite.engine import list_passes
+
+    print_table(
+        ("stage", "pass", "what it changes"), [(p.stage, p.name, p.change) for p in list_passes()]
+    )
+    raise typer.Exit
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Zoo name, path of .onnx or .pt2, or FILE.py:FACTORY.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", "-t", help="Target name, alias or .toml file.", show_default=False
+        ),
+    ],
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8. [default: the target's]")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="PATH (.pth .pt .safetensors .npz), URL, pretrained[:TAG] or random."),
+    ] = None,
+    calib: Annotated[
+        str | None, typer.Option(help="Calibration images: folder, .zip or .npz.")
+    ] = None,
+    calib_limit: Annotated[
+        int | None, typer.Option(help="Use at most this many of them. [default: 128]")
+    ] = None,
+    calib_method: Annotated[
+        str | None, typer.Option(help="minmax, percentile, entropy or mse. [default: percentile]")
+    ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(help="JSON file telling how images become the input (own networks)."),
+    ] = None,
+    input_size: Annotated[
+        str | None, typer.Option(help="Input as SIZE or HEIGHTxWIDTH, in pixels.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Static shape NAME=1,3,224,224 (own networks; repeatable)."),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="Artifact formats, comma-separated. [default: the target's]"),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Text file with one class name per line.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Points of top-1 (or agreement) that int8 may lose; exit 4 beyond."),
+    ] = None,
+    force: Annotated[
+        bool | None, typer.Option("--force", help="Keep a bundle that fails the gate, marked.")
+    ] = None,
+    ram: Annotated[
+        str | None, typer.Option(help="RAM budget, e.g. 64M: weights + activations; exit 5 beyond.")
+    ] = None,
+    flash: Annotated[
+        str | None, typer.Option(help="Storage budget of the artifact, e.g. 8M; exit 5 beyond.")
+    ] = None,
+    skip_pass: Annotated[
+        list[str] | None, typer.Option(help="Leave a rewrite pass out (repeatable).")
+    ] = None,
+    dump_passes: Annotated[
+        str | None, typer.Option(help="Folder for the graph before and after each pass.")
+    ] = None,
+    list_passes: Annotated[
+        bool,
+        typer.Option(
+            "--list-passes",
+            callback=print_passes,
+            is_eager=True,
+            help="Print the rewrite passes in order and stop.",
+        ),
+    ] = False,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder to write. [default: build/…]")
+    ] = None,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite", help="Replace the folder if it exists.")
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor write the stage cache.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn. [default: 0]")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration file. [default: ./edgec.toml]")
+    ] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print each option with its origin and stop.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and stop.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Capture a network, rewrite and quantize it, and write a checked bundle for a target."""
+    from edgec.export.plan import dry_run as plan
+    from edgec.export.plan import prepare
+    from edgec.export.progress import Reporter
+
+    job = prepare(
+        model,
+        target,
+        {
+            "precision": precision,
+            "weights": weights,
+            "calib": calib,
+            "calib_limit": calib_limit,
+            "calib_method": calib_method,
+            "preprocess": preprocess,
+            "input_size": input_size,
+            "shapes": shape,
+            "formats": format_,
+            "labels": labels,
+            "max_drop": max_drop,
+            "force": force,
+            "ram": ram,
+            "flash": flash,
+            "skip_passes": skip_pass,
+            "dump_passes": dump_passes,
+            "out": out,
+            "overwrite": overwrite,
+            "cache": False if no_cache else None,
+            "seed": seed,
+        },
+        config=config,
+    )
+    if show_config:
+        if json:
+            print_json("edgec.config/1", {"options": job.resolved.to_json()})
+        else:
+            for name, entry in job.resolved.to_json().items():
+                print(f"{name:<14} {entry['value']!r:<24} {entry['origin']}")
+        return
+    if dry_run:
+        steps = plan(job)
+        if json:
+            print_json("edgec.plan/1", steps)
+        else:
+            print("\n".join(steps["steps"]))
+        return
+    from edgec.export.pipeline import run_job
+    from edgec.export.report import text_report
+
+    bundle, report = run_job(job, Reporter(quiet=quiet, verbose=verbose))
+    if json:
+        print_json("edgec.export/1", {"bundle": str(bundle.path), "report": report})
+        return
+    print(text_report(report), end="")
+    print(f"\nbundle: {bundle.path}")
+    print("next:")
+    print(f"  edgec run {bundle.path} --input IMAGE")
+    print(f"  edgec eval {bundle.path} --data FOLDER_OF_CLASSES")
+    print(f"  edgec bench {bundle.path} --device local")
+    if any(a.format == "tensorrt" for a in bundle.manifest.artifacts):
+        print(
+            f"  scp -r {bundle.path} DEVICE: && ssh DEVICE python3 "
+            f"{bundle.path.name}/tensorrt/build_engine.py"
+        )

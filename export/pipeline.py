@@ -1,0 +1,266 @@
+"""The export pipeline: capture, rewrite, quantize, emit, check, write one bundle.
+
+Each step is a function of data the step before returned; `run_job` reads as the list of steps.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+import edgec
+from edgec.export.budget import check_budgets
+from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
+from edgec.export.data import CalibrationData, load_calibration, load_preprocess
+from edgec.export.emit.onnx_file import serialize
+from edgec.export.emit.tensorrt.recipe import write_build_bundle
+from edgec.export.errors import InternalError
+from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_file
+from edgec.export.golden import golden_feeds, write_golden
+from edgec.export.judge import Built, gate, judged
+from edgec.export.labels import imagenet_labels, read_labels
+from edgec.export.plan import Job, prepare
+from edgec.export.progress import Reporter
+from edgec.export.quantize.calibrate import Calibration, calibrate
+from edgec.export.quantize.float16 import float32_islands, to_float16
+from edgec.export.quantize.insert import quantize
+from edgec.export.quantize.scheme import get_scheme
+from edgec.export.report import headline, make_report, text_report
+from edgec.export.rewrite.engine import RewriteReport, run_stages
+from edgec.export.rewrite.stats import GraphStats, graph_stats
+from edgec.export.source import Captured, capture
+from edgec.profiles.activations import activation_peak_bytes
+from edgec.profiles.macs import count_graph_macs
+
+
+def compile_model(model: Any, *, target: str, **options: Any) -> Bundle:
+    """The pipeline behind `edgec.compile`; quiet, errors are raised."""
+    shape = options.pop("input_shape", None)
+    if shape is not None:
+        options["shapes"] = {"input": tuple(shape)}
+    job = prepare(model, target, options)
+    return run_job(job, Reporter(quiet=True))[0]
+
+
+def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
+    """Carry out an export.
+
+    Args:
+        job: from `edgec.export.plan.prepare`.
+        reporter: progress and warnings.
+
+    Returns:
+        The bundle on disk and its report.
+
+    Raises:
+        EdgecError: one of its subclasses; no partial bundle is left.
+    """
+    options = job.options
+    reporter.stages = 4 + (options.calib is not None) + len(job.precisions)
+    with reporter.stage("capture"):
+        captured = capture(
+            job.model, options, needs_accuracy=options.calib is not None, reporter=reporter
+        )
+        inputs, outputs = tensor_infos(captured.graph)
+        preprocess = load_preprocess(options.preprocess, inputs) or captured.preprocess
+        labels = _labels(job, captured, outputs)
+    with reporter.stage("rewrite") as tick:
+        before = graph_stats(captured.graph)
+        master = _copy(captured.graph)
+        rewriting = run_stages(
+            master,
+            target_opset=job.target.runtime.opset,
+            skip=options.skip_passes,
+            dump_dir=Path(options.dump_passes) if options.dump_passes else None,
+            on_progress=lambda name, done, total: tick(done, total),
+        )
+        for record in rewriting.passes:
+            reporter.detail(
+                f"  {record.stage}/{record.name}: {record.matches} places, "
+                f"{record.nodes_before} to {record.nodes_after} nodes"
+            )
+    data: CalibrationData | None = None
+    calibration = None
+    if options.calib is not None:
+        with reporter.stage("calibrate") as tick:
+            data = load_calibration(options, inputs, preprocess)
+            for warning in data.warnings:
+                reporter.warn(warning)
+            calibration = calibrate(
+                master,
+                data.fit_feeds(),
+                method=options.calib_method,
+                on_progress=lambda done: tick(done, data.fit_count),
+            )
+    golden = golden_feeds(inputs, data, options.seed)
+    # float16 needs to know which values overflow, if only from two inputs
+    ranges = calibration
+    if ranges is None and "fp16" in job.precisions:
+        ranges = calibrate(master, golden)
+    built: list[Built] = []
+    for precision in job.precisions:
+        with reporter.stage(f"build {precision}"):
+            item = _build(precision, master, ranges, job)
+            built.append(judged(item, built, captured, golden, data, job))
+    built = gate(built, job, reporter)
+    facts = graph_facts(before, master, rewriting)
+    check_budgets(options, [b.artifact for b in built], facts, options.precision or "")
+    artifacts = [b.artifact for b in built]
+    with reporter.stage("write"), atomic_folder(job.out, overwrite=options.overwrite) as folder:
+        (folder / "onnx").mkdir()
+        for item in built:
+            (folder / item.artifact.path).write_bytes(item.data)
+        write_golden(folder / "golden", golden, built[0].data)
+        if "tensorrt" in (options.formats or ()):
+            write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs)
+            artifacts.append(_tensorrt_artifact(job))
+        manifest = Manifest(
+            edgec_version=edgec.__version__,
+            headline=headline(captured.name, job.target.name, captured.weights, artifacts),
+            model=captured.model,
+            target=job.target.to_json() | {"asked_for": job.asked_target},
+            weights=captured.weights,
+            inputs=inputs,
+            outputs=outputs,
+            artifacts=tuple(artifacts),
+            preprocess=preprocess,
+            labels=labels,
+            calibration=None if data is None else data.to_json(options.calib_method),
+            options=_portable_options(job),
+            tools=_tools(),
+            files={},
+        )
+        # the manifest travels: no local paths, so equal inputs give equal bytes anywhere
+        report = make_report(manifest, facts, reporter.warnings)
+        (folder / "report.json").write_text(dump_json(report), "utf-8")
+        (folder / "report.txt").write_text(text_report(report), "utf-8")
+        files = {
+            path.relative_to(folder).as_posix(): sha256_file(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        manifest = replace(manifest, files=files)
+        (folder / "manifest.json").write_text(dump_json(manifest.to_json()), "utf-8")
+        (folder / "log.txt").write_text("\n".join([*reporter.log, ""]), "utf-8")
+    return Bundle.open(job.out), report
+
+
+def tensor_infos(graph: ir.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Inputs and outputs of a graph with static shapes."""
+
+    def info(value: ir.Value) -> TensorInfo:
+        if value.shape is None or value.dtype is None or not value.shape.is_static():
+            raise InternalError(
+                "EC180",
+                f"{value.name!r} has no static shape after capture",
+                fix="please report this with the model",
+            )
+        return TensorInfo(value.name or "", tuple(value.shape.numpy()), value.dtype.numpy().name)
+
+    return (
+        tuple(info(value) for value in graph.graph.inputs),
+        tuple(info(value) for value in graph.graph.outputs),
+    )
+
+
+def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) -> dict[str, Any]:
+    """What the report says about the float graph: size, operators, MACs, memory, passes."""
+    stats = graph_stats(master)
+    return {
+        "nodes_before": before.nodes,
+        "nodes": stats.nodes,
+        "operators": stats.operators,
+        "transposes": stats.transposes,
+        "reshapes": stats.reshapes,
+        "shape_arithmetic": stats.shape_arithmetic,
+        "max_rank": stats.max_rank,
+        "macs": count_graph_macs(master).total,
+        "parameters": sum(
+            v.const_value.size
+            for v in master.graph.initializers.values()
+            if v.const_value is not None and v.const_value.dtype.is_floating_point()
+        ),
+        "activation_peak_bytes": activation_peak_bytes(master.graph),
+        "passes": [
+            {
+                "stage": record.stage,
+                "name": record.name,
+                "matches": record.matches,
+                "nodes_before": record.nodes_before,
+                "nodes_after": record.nodes_after,
+            }
+            for record in rewriting.passes
+        ],
+    }
+
+
+def _copy(model: ir.Model) -> ir.Model:
+    return ir.from_proto(ir.to_proto(model))
+
+
+def _build(precision: str, master: ir.Model, calibration: Calibration | None, job: Job) -> Built:
+    """The ONNX artifact of one precision."""
+    graph, scheme, kept = master, None, 0
+    if precision == "fp16":
+        graph = to_float16(master, calibration=calibration)
+        kept = len(float32_islands(graph))
+    elif precision == "int8":
+        assert calibration is not None
+        assert job.target.int8_scheme is not None
+        scheme = get_scheme(job.target.int8_scheme)
+        graph = quantize(master, calibration, scheme)
+    content = serialize(graph, f"edgec {edgec.__version__}")
+    artifact = Artifact(
+        path=f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx",
+        format="onnx",
+        precision=precision,
+        status="built",
+        scheme=None if scheme is None else f"int8 ({scheme.name})",
+        bytes=len(content),
+        sha256=sha256_bytes(content),
+    )
+    return Built(artifact, content, kept)
+
+
+def _labels(
+    job: Job, captured: Captured, outputs: tuple[TensorInfo, ...]
+) -> tuple[str, ...] | None:
+    if job.options.labels is not None:
+        return read_labels(Path(job.options.labels))
+    spec = captured.spec
+    if spec is not None and len(outputs) == 1 and outputs[0].shape == (1, 1000):
+        return imagenet_labels()
+    return None
+
+
+def _tensorrt_artifact(job: Job) -> Artifact:
+    return Artifact(
+        path="tensorrt",
+        format="tensorrt",
+        precision=job.options.precision or "",
+        status="bundle",
+        why=f"the engine is built on the device: python3 tensorrt/build_engine.py "
+        f"(TensorRT {job.target.runtime.version})",
+    )
+
+
+def _portable_options(job: Job) -> dict[str, dict[str, Any]]:
+    """Options with origin; places on this machine are reduced to their last part."""
+    options = job.resolved.to_json()
+    for name in ("calib", "weights", "preprocess", "labels", "dump_passes"):
+        value = options[name]["value"]
+        if isinstance(value, str) and "://" not in value:
+            options[name] = options[name] | {"value": Path(value).name}
+    for name in ("out", "overwrite", "cache"):
+        options.pop(name)
+    return options
+
+
+def _tools() -> dict[str, str]:
+    names = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "pillow")
+    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}

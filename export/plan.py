@@ -1,0 +1,128 @@
+"""What an export would do: options resolved and checked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgec.export.errors import UnsupportedError, UsageError
+from edgec.export.files import refuse_existing
+from edgec.export.options import ExportOptions, Resolved, resolve
+from edgec.export.source import describe
+from edgec.targets.registry import get_target
+from edgec.targets.schema import Target
+
+WRITTEN_FORMATS = ("onnx", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything an export needs to know, checked.
+
+    Attributes:
+        model: ``--model`` as given, or a torch.nn.Module.
+        name: short name for folders.
+        asked_target: the name the user gave (maybe an alias).
+        precisions: what will be built, fp32 master first.
+        out: the bundle's folder.
+    """
+
+    model: Any
+    name: str
+    asked_target: str
+    target: Target
+    resolved: Resolved
+    precisions: tuple[str, ...]
+    out: Path
+
+    @property
+    def options(self) -> ExportOptions:
+        """The resolved options."""
+        return self.resolved.options
+
+
+def prepare(
+    model: Any, target: str, flags: Mapping[str, Any], *, config: Path | None = None
+) -> Job:
+    """Resolve and check names and options; quick, reads no network.
+
+    Raises:
+        UsageError: unknown names, options that contradict each other, or an existing output.
+        UnsupportedError: the target does not execute the precision or format asked for.
+        InputError: a model path that does not exist, a broken configuration or target file.
+    """
+    found = get_target(target)
+    resolved = resolve(flags, found, config=config)
+    options = resolved.options
+    name = describe(model)[1] if isinstance(model, str) else type(model).__name__
+    assert options.precision is not None
+    assert options.formats is not None
+    if options.precision not in found.precisions:
+        raise UnsupportedError(
+            "EC382",
+            f"{found.name} does not execute {options.precision}",
+            why=f"its runtime runs {', '.join(found.precisions)} there",
+            fix="choose one of these with --precision, or another target",
+        )
+    unwritten = [f for f in options.formats if f not in WRITTEN_FORMATS]
+    if unwritten:
+        raise UnsupportedError(
+            "EC383",
+            f"format {unwritten[0]!r} is not written yet",
+            fix=f"--format {','.join(WRITTEN_FORMATS)}",
+        )
+    if "tensorrt" in options.formats and found.runtime.name != "tensorrt":
+        raise UnsupportedError(
+            "EC384",
+            f"{found.name} has no TensorRT",
+            why=f"its runtime is {found.runtime.name}",
+            fix="leave --format out, or choose a Jetson target",
+        )
+    if options.precision == "int8" and options.calib is None:
+        raise UsageError(
+            "EC214",
+            "int8 needs calibration images",
+            why="activation ranges come from real data; random data would give wrong ones silently",
+            fix="add --calib FOLDER (a few dozen typical images)",
+        )
+    precisions = ["fp32"]
+    if "fp16" in found.precisions and options.precision != "fp32":
+        precisions.append("fp16")
+    if options.calib is not None:
+        if found.int8_scheme is None:
+            raise UnsupportedError(
+                "EC385",
+                f"{found.name} gains nothing from int8",
+                why="; ".join(found.notes),
+                fix="leave --calib out",
+            )
+        precisions.append("int8")
+    out = Path(options.out or f"build/{name}-{found.name}-{options.precision}")
+    refuse_existing(out, overwrite=options.overwrite)
+    formats = tuple(dict.fromkeys(("onnx", *options.formats)))
+    resolved = replace(resolved, options=replace(options, out=str(out), formats=formats))
+    return Job(model, name, target, found, resolved, tuple(precisions), out)
+
+
+def dry_run(job: Job) -> dict[str, Any]:
+    """The steps that `run_job` would take, as text and data."""
+    options = job.options
+    alias = f" ({job.asked_target})" if job.asked_target != job.target.name else ""
+    steps = [
+        f"target: {job.target.name}{alias}, {job.target.title}",
+        f"weights: {options.weights or 'published ones, if they can be had'}",
+        "capture: float ONNX graph, checked against its source",
+        f"rewrite: lean graph, lowered to opset {job.target.runtime.opset}, each pass checked",
+    ]
+    if options.calib is not None:
+        steps.append(
+            f"calibrate: up to {options.calib_limit} images of {options.calib}, "
+            f"{options.calib_method}; int8 by scheme {job.target.int8_scheme}"
+        )
+    files = [f"onnx/model{'' if p == 'fp32' else '_' + p}.onnx" for p in job.precisions]
+    if "tensorrt" in (options.formats or ()):
+        files += ["tensorrt/recipe.json", "tensorrt/build_engine.py"]
+    steps.append(f"write: {job.out}: {', '.join(files)}, golden data, manifest, report")
+    return {"out": str(job.out), "precisions": list(job.precisions), "files": files, "steps": steps}

@@ -1,0 +1,1 @@
+"""One spelling for each thing: constants are constants, views are Reshape or Transpose."""

@@ -1,0 +1,1 @@
+"""Nothing dead, nothing twice, stable names."""

@@ -1,0 +1,1 @@
+"""Arithmetic that can be done now instead of on the device."""

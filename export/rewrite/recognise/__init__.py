@@ -1,0 +1,1 @@
+"""Find the operators that exporters spelled out, before anything else touches them."""

@@ -1,0 +1,95 @@
+"""The rewrite stage as ordered tuples of passes.
+
+Order matters: operators that exporters spell out are recognised before folding breaks their
+patterns (a simplifier that folds the ``× 0.5`` of an erf-GELU into the next convolution has lost
+the GELU for good), views are canonical before they are composed, and whatever a target or opset
+lacks is decomposed only after nothing needs to recognise it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgec.export.rewrite.base import RewritePass
+from edgec.export.rewrite.canonicalise.drop_expand import DropExpand
+from edgec.export.rewrite.canonicalise.fold_constants import FoldConstants
+from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
+from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
+from edgec.export.rewrite.canonicalise.share_common import ShareCommon
+from edgec.export.rewrite.canonicalise.split_sequences import SplitSequences
+from edgec.export.rewrite.canonicalise.static_reshape import StaticReshape
+from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
+from edgec.export.rewrite.clean.name_values import NameValues
+from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
+from edgec.export.rewrite.fold.affine_forward import FoldAffineForward
+from edgec.export.rewrite.fold.compose_views import ComposeViews
+from edgec.export.rewrite.fold.merge_parallel import MergeParallel
+from edgec.export.rewrite.fold.split_projections import SplitProjections
+from edgec.export.rewrite.fold.transposed_reduce import ReduceBeforeTranspose
+from edgec.export.rewrite.inference import infer_shapes
+from edgec.export.rewrite.legalise.opset import ConvertOpset
+from edgec.export.rewrite.recognise.gelu import RecogniseGelu
+from edgec.export.rewrite.recognise.l2_norm import RecogniseL2Norm
+from edgec.export.rewrite.recognise.layer_norm import RecogniseLayerNorm
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An ordered tuple of passes; `repeat` runs it until nothing changes (at most so often)."""
+
+    name: str
+    passes: tuple[type[RewritePass], ...]
+    repeat: int = 1
+
+
+PREPARE = (LiftConstants, SplitSequences, RemoveNoOps, FoldConstants)
+RECOGNISE = (RecogniseGelu, RecogniseLayerNorm, RecogniseL2Norm)
+CANONICALISE = (StaticReshape, DropExpand, ShareCommon)
+FOLD = (
+    FoldAffineBackward,
+    MergeParallel,
+    SplitProjections,
+    ComposeViews,
+    FoldAffineBackward,
+    FoldAffineForward,
+    ReduceBeforeTranspose,
+    ShareCommon,
+)
+LEGALISE = (ConvertOpset,)
+CLEAN = (RemoveDeadCode, NameValues)
+
+STAGES = (
+    Stage("prepare", PREPARE, repeat=3),
+    Stage("recognise", RECOGNISE),
+    Stage("canonicalise", CANONICALISE, repeat=3),
+    Stage("fold", FOLD, repeat=4),
+    Stage("legalise", LEGALISE),
+    Stage("clean", CLEAN),
+)
+
+
+def all_passes() -> Iterator[tuple[str, type[RewritePass]]]:
+    """(stage name, pass class) in order of first appearance."""
+    seen: set[str] = set()
+    for stage in STAGES:
+        for pass_class in stage.passes:
+            if pass_class.name not in seen:
+                seen.add(pass_class.name)
+                yield stage.name, pass_class
+
+
+def tidy(model: ir.Model) -> None:
+    """What every capture ends with: constants as initializers, no no-ops, all shapes known."""
+    infer_shapes(model)
+    for _ in range(8):
+        modified = False
+        for pass_class in (*PREPARE, RemoveDeadCode):
+            modified = pass_class()(model).modified or modified
+        infer_shapes(model)
+        if not modified:
+            break
+    common.NameFixPass()(model)

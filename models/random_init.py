@@ -1,0 +1,43 @@
+"""Random parameters that keep a network's signal alive, for structural exports and tests.
+
+A factory's own initialisation is made for training: with convolutions of standard deviation 0.02
+and layer scales of 1e-6 the logits of an untrained EMOv2 are about 1e-32, and any comparison of
+such outputs passes. These draws keep activations near unit variance (He et al., arXiv 1502.01852),
+and no bias, scale or running statistic is at its neutral value, where a simplifier could drop it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+GAIN = 1.4
+
+
+@torch.no_grad()
+def randomize(network: nn.Module, seed: int) -> None:
+    """Fill all floating-point parameters and buffers of `network` in place.
+
+    Args:
+        network: any network; integer buffers (index tables, counters) are left alone.
+        seed: same seed and architecture, same values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for key, tensor in sorted(network.state_dict().items()):
+        if not tensor.dtype.is_floating_point:
+            continue
+        name = key.rpartition(".")[2]
+        draw = torch.randn(tensor.shape, generator=generator)
+        if name == "running_var":
+            value = 1 + 0.1 * draw.abs()
+        elif name.startswith("gamma"):
+            value = 0.1 * (1 + 0.1 * draw)
+        elif name == "temperature" or (name == "weight" and tensor.ndim == 1):
+            value = 1 + 0.1 * draw
+        elif name == "weight":
+            value = draw * (GAIN / math.sqrt(max(1, tensor[0].numel())))
+        else:
+            value = 0.02 * draw
+        tensor.copy_(value)

@@ -1,0 +1,1 @@
+"""Training of the small CIFAR-10 checkpoints that ship with edgec."""

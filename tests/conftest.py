@@ -1,0 +1,176 @@
+"""Fixtures shared by all tests: small networks, images, the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    old = os.environ.get("EDGEC_CACHE_DIR")
+    os.environ["EDGEC_CACHE_DIR"] = str(folder)
+    yield
+    if old is None:
+        del os.environ["EDGEC_CACHE_DIR"]
+    else:
+        os.environ["EDGEC_CACHE_DIR"] = old
+
+
+def tiny_network(*, classes: int = 10, size: int = 16, opset: int = 17, seed: int = 0):
+    """Conv s2 + Relu, depthwise Conv + Relu with residual, pooling, Gemm; no weight is special."""
+    rng = np.random.default_rng(seed)
+
+    def tensor(name: str, *shape: int) -> onnx.TensorProto:
+        fan = int(np.prod(shape[1:])) or 1
+        array = rng.standard_normal(shape) * (1.5 / np.sqrt(fan) if len(shape) > 1 else 0.1)
+        return numpy_helper.from_array(array.astype(np.float32), name)
+
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Conv", ["image", "w0", "b0"], ["c0"], strides=[2, 2], pads=[1, 1, 1, 1]
+            ),
+            helper.make_node("Relu", ["c0"], ["r0"]),
+            helper.make_node("Conv", ["r0", "w1", "b1"], ["c1"], group=8, pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c1"], ["r1"]),
+            helper.make_node("Add", ["r0", "r1"], ["s"]),
+            helper.make_node("GlobalAveragePool", ["s"], ["p"]),
+            helper.make_node("Flatten", ["p"], ["f"]),
+            helper.make_node("Gemm", ["f", "w2", "b2"], ["logits"], transB=1),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, classes])],
+        [
+            tensor("w0", 8, 3, 3, 3),
+            tensor("b0", 8),
+            tensor("w1", 8, 1, 3, 3),
+            tensor("b1", 8),
+            tensor("w2", classes, 8),
+            tensor("b2", classes),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of a small ONNX classifier: input ``image`` 1x3x16x16, output ``logits`` 1x10."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    onnx.save(tiny_network(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def preprocess_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preprocessing file that fits `tiny_onnx`."""
+    path = tmp_path_factory.mktemp("preprocess") / "preprocess.json"
+    path.write_text('{"resize": "stretch", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}')
+    return path
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 small images in four class folders 0, 2, 4, 6: gradients with class-dependent colours."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(1)
+    for label in (0, 2, 4, 6):
+        (root / str(label)).mkdir()
+        for index in range(10):
+            base = rng.integers(0, 256, 3) * 0.5 + 20 * label
+            ramp = np.linspace(0, 1, 24)[:, None, None] * rng.uniform(20, 120)
+            noise = rng.normal(0, 12, (24, 24, 3))
+            pixels = np.clip(base + ramp + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / str(label) / f"{index}.png")
+    return root
+
+
+def unseen_colours() -> np.ndarray:
+    """Twenty 16x16 images: mid-grey ones, and every fourth (the held-out ones) of a strong colour.
+
+    Preprocessing maps mid-grey to about zero, so ranges calibrated on the grey images clip away
+    nearly all of the coloured ones: int8 must disagree with fp32 there.
+    """
+    images = np.full((20, 16, 16, 3), 128, np.uint8)
+    images[3::4] = np.random.default_rng(3).choice([0, 255], (5, 1, 1, 3))
+    return images
+
+
+@pytest.fixture
+def misleading_calibration(tmp_path: Path) -> Path:
+    """An .npz of `unseen_colours`."""
+    path = tmp_path / "misleading.npz"
+    np.savez(path, images=unseen_colours())
+    return path
+
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def cli(root: Path) -> Cli:
+    """Run ``edgec`` as its own process: the installed script if there is one."""
+    script = Path(sys.executable).parent / "edgec"
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "edgec"]
+
+    def run(
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        timeout: float = 120,
+    ) -> subprocess.CompletedProcess[str]:
+        merged = {**os.environ, "NO_COLOR": "1", **(env or {})}
+        paths = (str(root / ".src"), merged.get("PYTHONPATH"))
+        merged["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            cwd=cwd,
+            env=merged,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def main(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run ``edgec`` in this process, in an empty folder: (exit code, stdout, stderr)."""
+    from edgec.export.cli import main as entry
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        code = 0
+        try:
+            entry([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -1,0 +1,229 @@
+"""The TensorRT build bundle: recipe, and the device script against a stand-in of each API."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from edgec.export.bundle import Artifact, TensorInfo
+from edgec.export.emit.tensorrt.recipe import make_recipe, workspace_bytes, write_build_bundle
+from edgec.export.files import sha256_file
+from edgec.targets import get_target
+
+STANDIN = Path(__file__).parent / "standin"
+INPUTS = (TensorInfo("image", (1, 3, 16, 16), "float32"),)
+OUTPUTS = (TensorInfo("logits", (1, 10), "float32"),)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, tiny_onnx: Path) -> Path:
+    """A folder like a bundle: onnx/ with three files, tensorrt/ with recipe and script."""
+    (tmp_path / "onnx").mkdir()
+    artifacts = []
+    for precision in ("fp32", "fp16", "int8"):
+        name = f"onnx/model_{precision}.onnx"
+        model = onnx.load(tiny_onnx)
+        model.doc_string = precision
+        onnx.save(model, tmp_path / name)
+        artifacts.append(
+            Artifact(name, "onnx", precision, "built", sha256=sha256_file(tmp_path / name))
+        )
+    write_build_bundle(tmp_path / "tensorrt", get_target("jetson"), artifacts, INPUTS, OUTPUTS)
+    return tmp_path
+
+
+def build(
+    bundle: Path,
+    *arguments: str,
+    version: str | None = "10.3.0.30",
+    fail: str = "",
+    path: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if version is not None:
+        env |= {
+            "PYTHONPATH": str(STANDIN),
+            "STANDIN_TRT_VERSION": version,
+            "STANDIN_TRT_FAIL": fail,
+        }
+    if path is not None:
+        env["PATH"] = path
+    return subprocess.run(
+        [sys.executable, str(bundle / "tensorrt" / "build_engine.py"), *arguments],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+        timeout=60,
+    )
+
+
+def set_target_version(bundle: Path, version: str) -> None:
+    file = bundle / "tensorrt" / "recipe.json"
+    recipe = json.loads(file.read_text())
+    recipe["target"]["tensorrt"] = version
+    file.write_text(json.dumps(recipe))
+
+
+def test_the_script_keeps_to_python_3_6(root: Path) -> None:
+    source = (root / "export/emit/tensorrt/device/build_engine.py").read_text("utf-8")
+    tree = ast.parse(source, feature_version=(3, 6))
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert imported <= set(sys.stdlib_module_names) | {"tensorrt"}
+    # what the grammar check cannot see: names that came after 3.6
+    assert "capture_output" not in source
+    assert "removeprefix" not in source
+
+
+def test_recipes_follow_the_version(bundle: Path) -> None:
+    recipe = json.loads((bundle / "tensorrt" / "recipe.json").read_text())
+    engines = {e["name"]: e for e in recipe["engines"]}
+    assert next(iter(engines)) == "fp16", "the target's default is built first"
+    assert engines["fp16"]["strongly_typed"] is True
+    assert engines["fp16"]["flags"] == []
+    assert engines["int8"]["flags"] == ["FP16", "INT8"]
+    fp32 = Artifact("onnx/model.onnx", "onnx", "fp32", "built", sha256="0")
+    fp16 = Artifact("onnx/model_fp16.onnx", "onnx", "fp16", "built", sha256="1")
+    nano = make_recipe(get_target("jetson-nano"), [fp32, fp16], INPUTS, OUTPUTS)
+    first = nano["engines"][0]
+    assert (first["name"], first["onnx"], first["flags"]) == (
+        "fp16",
+        "../onnx/model.onnx",
+        ["FP16"],
+    )
+    assert not first["strongly_typed"]
+
+
+def test_workspace_follows_the_memory_of_the_device() -> None:
+    assert workspace_bytes(get_target("jetson-nano")) == 512 << 20
+    assert workspace_bytes(get_target("jetson")) == 1 << 30
+    assert workspace_bytes(get_target("generic-x86-64")) == 256 << 20
+
+
+@pytest.mark.parametrize(
+    ("version", "engine", "flags", "precision"),
+    [
+        ("8.2.1.8", "fp16", 1, ""),
+        ("8.2.1.8", "int8", 1, "FP16+INT8"),
+        ("8.5.2.2", "int8", 1, "FP16+INT8"),
+        ("10.3.0.30", "fp16", 2, ""),
+        ("10.3.0.30", "int8", 0, "FP16+INT8"),
+        ("11.4.1.1", "fp16", 0, ""),
+        ("11.4.1.1", "int8", 0, ""),
+    ],
+)
+def test_builds_through_each_api(
+    bundle: Path, version: str, engine: str, flags: int, precision: str
+) -> None:
+    set_target_version(bundle, ".".join(version.split(".")[:2]))
+    done = build(bundle, "--engine", engine, version=version)
+    assert done.returncode == 0, done.stderr
+    made = (bundle / "tensorrt" / f"model_{engine}.engine").read_text()
+    assert f"flags={flags} precision={precision} workspace={1 << 30}" in made
+    record = json.loads((bundle / "tensorrt" / f"model_{engine}.engine.json").read_text())
+    assert record["tensorrt"] == version
+    assert record["onnx_sha256"] == sha256_file(bundle / "onnx" / f"model_{engine}.onnx")
+    assert record["engine_sha256"] == sha256_file(bundle / "tensorrt" / f"model_{engine}.engine")
+    assert (bundle / "tensorrt" / "timing.cache").read_bytes() == b"+"
+
+
+def test_all_and_list(bundle: Path) -> None:
+    listed = build(bundle, "--list")
+    assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["fp16", "fp32", "int8"]
+    assert build(bundle, "--all").returncode == 0
+    made = sorted(p.name for p in (bundle / "tensorrt").glob("*.engine"))
+    assert made == ["model_fp16.engine", "model_fp32.engine", "model_int8.engine"]
+
+
+def no_engine(bundle: Path) -> bool:
+    return not [
+        p
+        for p in (bundle / "tensorrt").iterdir()
+        if "engine" in p.name and p.name != "build_engine.py"
+    ]
+
+
+def test_another_version_is_refused_unless_forced(bundle: Path) -> None:
+    done = build(bundle, version="8.5.2.2")
+    assert done.returncode == 6
+    assert "8.5.2.2" in done.stderr
+    assert "10.3" in done.stderr
+    assert no_engine(bundle)
+    assert build(bundle, "--any-version", "--engine", "int8", version="8.5.2.2").returncode == 0
+
+
+@pytest.mark.parametrize(("fail", "words"), [("parse", "Frobnicate"), ("build", "memory ran out")])
+def test_failures_of_tensorrt_are_told(bundle: Path, fail: str, words: str) -> None:
+    done = build(bundle, fail=fail)
+    assert done.returncode == 3
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert no_engine(bundle)
+
+
+def test_missing_changed_and_damaged_files_are_told(bundle: Path) -> None:
+    assert build(bundle, "--engine", "int4").returncode == 2
+    (bundle / "onnx" / "model_fp16.onnx").write_bytes(b"changed")
+    assert "changed after the export" in build(bundle).stderr
+    (bundle / "onnx" / "model_fp16.onnx").unlink()
+    missing = build(bundle)
+    assert missing.returncode == 7
+    assert "is missing" in missing.stderr
+    (bundle / "tensorrt" / "recipe.json").write_text("{")
+    assert build(bundle).returncode == 7
+    (bundle / "tensorrt" / "recipe.json").write_text('{"schema": "other"}')
+    assert build(bundle).returncode == 7
+
+
+def test_without_tensorrt_it_says_where_to_run(bundle: Path, tmp_path: Path) -> None:
+    done = build(bundle, version=None, path=str(tmp_path))
+    assert done.returncode == 6
+    assert "run this on the Jetson" in done.stderr
+
+
+@pytest.mark.parametrize("number", ["8201", "100300"])
+def test_trtexec_is_the_fallback(bundle: Path, tmp_path: Path, number: str) -> None:
+    folder = tmp_path / "bin with space"
+    folder.mkdir()
+    log = tmp_path / "argv.json"
+    program = folder / "trtexec"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "# STAND-IN for NVIDIA's trtexec: records its arguments\n"
+        "import json, sys\n"
+        f"print('&&&& RUNNING TensorRT.trtexec [TensorRT v{number}] # trtexec')\n"
+        "out = [a.split('=', 1)[1] for a in sys.argv if a.startswith('--saveEngine=')]\n"
+        "if out:\n"
+        "    open(out[0], 'w').write('STAND-IN')\n"
+        f"    json.dump(sys.argv[1:], open({str(log)!r}, 'w'))\n"
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    set_target_version(bundle, "8.2" if number == "8201" else "10.3")
+    done = build(bundle, "--engine", "int8", version=None, path=str(folder))
+    assert done.returncode == 0, done.stderr
+    argv = json.loads(log.read_text())
+    assert {"--fp16", "--int8"} <= set(argv)
+    workspace = "--workspace=1024" if number == "8201" else "--memPoolSize=workspace:1024"
+    assert workspace in argv
+    assert (bundle / "tensorrt" / "model_int8.engine").read_text() == "STAND-IN"
+    assert not list((bundle / "tensorrt").glob("*.part"))
+
+
+def test_a_bundle_in_a_folder_with_an_awkward_name(bundle: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "it's $(a) bundle; rm -rf"
+    shutil.copytree(bundle, odd, ignore=lambda d, names: {n for n in names if n.startswith("it")})
+    assert build(odd).returncode == 0
