@@ -16,7 +16,7 @@ FONT_FOLDERS = ("/usr/share/fonts/truetype", "/usr/share/fonts/opentype")
 # Symbol fonts draw no Latin letters.
 _NOT_LATIN = ("symbol", "dingbats", "emoji", "math")
 
-_WORDS = """
+_VOCABULARY = """
 the of and to in is that for it was on are as with his they at be this from have or by one had
 not but what all were when we there can an your which their said if do will each about how up out
 them then she many some so these would other into has more her two like him see time could no make
@@ -34,7 +34,8 @@ times story boys since white days ever paper hard near sentence better best acro
 others however sure means knew try told young miles sun ways thing whole hear example heard several
 change answer room sea against top turned learn point city play toward five using himself usually
 money seen car morning Invoice Total Amount Street Berlin London Order Number Quantity Price Date
-""".split()
+"""
+_WORDS = _VOCABULARY.split()
 
 
 @dataclass(frozen=True)

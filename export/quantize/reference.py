@@ -38,7 +38,8 @@ class Grid:
 def quantize_linear(values: NDArray[np.float32], grid: Grid) -> Integers:
     """q = saturate(round_half_even(x / scale) + zero_point), in float32 as ONNX defines it."""
     scaled = np.rint(values.astype(np.float32) / grid.scale).astype(np.float64)
-    return np.clip(scaled + grid.zero_point, grid.low, grid.high).astype(np.int64)
+    saturated: Integers = np.clip(scaled + grid.zero_point, grid.low, grid.high).astype(np.int64)
+    return saturated
 
 
 def dequantize_linear(integers: Integers, grid: Grid) -> NDArray[np.float32]:
@@ -49,7 +50,8 @@ def dequantize_linear(integers: Integers, grid: Grid) -> NDArray[np.float32]:
 def requantize(accumulator: Integers, multiplier: NDArray[np.float64], grid: Grid) -> Integers:
     """saturate(round_half_even(accumulator · multiplier) + zero_point)."""
     scaled = np.rint(accumulator.astype(np.float64) * multiplier)
-    return np.clip(scaled + grid.zero_point, grid.low, grid.high).astype(np.int64)
+    saturated: Integers = np.clip(scaled + grid.zero_point, grid.low, grid.high).astype(np.int64)
+    return saturated
 
 
 def conv(
@@ -87,7 +89,8 @@ def conv(
 
 def matmul(a: Integers, b: Integers, a_zero: int, b_zero: int) -> Integers:
     """Accumulator of a matrix product."""
-    return np.matmul(a - a_zero, b - b_zero)
+    product: Integers = np.matmul(a - a_zero, b - b_zero)
+    return product
 
 
 def add(a: Integers, a_grid: Grid, b: Integers, b_grid: Grid, y_grid: Grid) -> Integers:
