@@ -17,7 +17,15 @@ from typing import Any
 from edgec.export.errors import UsageError
 from edgec.models.preprocess import Preprocess
 
-FAMILIES: tuple[str, ...] = ("edgenext", "emo", "emov2", "mobilevit", "mobilevitv2")
+FAMILIES: tuple[str, ...] = (
+    "edgenext",
+    "efficientformer",
+    "efficientformerv2",
+    "emo",
+    "emov2",
+    "mobilevit",
+    "mobilevitv2",
+)
 
 
 @dataclass(frozen=True)

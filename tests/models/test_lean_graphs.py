@@ -11,6 +11,8 @@ from torch import nn
 from edgec.export.capture.torch_export import from_torch
 from edgec.export.rewrite.engine import run_stages
 from edgec.models import create_model
+from edgec.models.efficientformer import EfficientFormer
+from edgec.models.efficientformerv2 import EfficientFormerV2
 from edgec.models.mobilevit import MobileViT
 from edgec.models.mobilevitv2 import MobileViTv2Block
 from edgec.models.random_init import randomize
@@ -23,6 +25,18 @@ WASTEFUL = {
 
 # The published block types at a fraction of the depth: capture time grows with it.
 SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
+    "efficientformer": (
+        lambda: EfficientFormer((1, 2), (16, 24), 1, image=64, num_classes=10),
+        (3, 64, 64),
+        60,
+    ),
+    "efficientformerv2": (
+        lambda: EfficientFormerV2(
+            (16, 24), ((2,), (2,)), 1, heads=2, key=8, image=32, num_classes=10
+        ),
+        (3, 32, 32),
+        80,
+    ),
     "mobilevit": (
         lambda: MobileViT((16, 16), (24,), (32,), (1,), ratio=2, final=32, strides=(2, 2, 2)),
         (3, 64, 64),
@@ -31,7 +45,12 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
     "mobilevitv2": (lambda: MobileViTv2Block(16, 2), (16, 8, 8), 46),
 }
 # Nodes that the whole smallest member of each family may have.
-WHOLE = {"mobilevit_xxs": 375, "mobilevitv2_050": 237}
+WHOLE = {
+    "efficientformer_l1": 153,
+    "efficientformerv2_s0": 196,
+    "mobilevit_xxs": 375,
+    "mobilevitv2_050": 237,
+}
 
 
 def check(network: nn.Module, shape: tuple[int, int, int], max_nodes: int) -> None:
