@@ -18,7 +18,6 @@ from edgec.models.matching import load_strict
 from edgec.models.random_init import randomize
 from edgec.models.registry import ModelSpec
 
-
 SHIPPED = "edgec:"
 """Scheme of the addresses of checkpoints that come with edgec (``models/checkpoints/``)."""
 
