@@ -38,27 +38,8 @@ from edgec.export.rewrite import numerics
 from edgec.export.rewrite.engine import run_stages
 from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.rewrite.stats import graph_stats
+from edgec.models.random_init import randomize
 from edgec.models.registry import get_spec
-
-
-def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Fill every parameter and statistic so that no simplifier finds a zero or a one."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            continue
-        noise = torch.randn(tensor.shape, generator=generator)
-        if name.endswith("running_var"):
-            tensor.copy_(1 + 0.1 * noise.abs())
-        elif name.endswith(("gamma", "gamma_xca")):
-            tensor.copy_(0.1 * (1 + 0.1 * noise))
-        elif name.endswith("weight") and tensor.ndim > 1:
-            tensor.copy_(1.4 * noise / tensor[0].numel() ** 0.5)
-        elif name.endswith(("weight", "temperature")):
-            tensor.copy_(1 + 0.1 * noise)
-        else:
-            tensor.copy_(0.02 * noise)
-    return network.eval()
 
 
 def raw_export(network: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
@@ -126,7 +107,8 @@ def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
 def measure(name: str, threads: list[int], rounds: int) -> list[dict[str, Any]]:
     """One record per tool for one network."""
     shape = tuple(get_spec(name).input_shape)
-    network = randomise(models.create_model(name))
+    network = models.create_model(name)
+    randomize(network, seed=0)
     raw = raw_export(network, shape)
     graphs: dict[str, bytes] = {"raw": raw.SerializeToString()}
     seconds: dict[str, float] = {"raw": 0.0}

@@ -155,7 +155,9 @@ class Bundle:
         Raises:
             UsageError: there is no such artifact.
         """
-        runnable = [a for a in self.manifest.artifacts if a.format == "onnx" and a.status == "built"]
+        runnable = [
+            a for a in self.manifest.artifacts if a.format == "onnx" and a.status == "built"
+        ]
         for artifact in runnable:
             stem = PurePosixPath(artifact.path).name
             if name in (artifact.path, stem, artifact.precision) or (

@@ -61,8 +61,15 @@ def examine() -> list[Finding]:
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
     ok = sys.version_info >= (3, 11)
-    return Finding("python", "edgec itself", found, ">=3.11", "ok" if ok else "untested version",
-                   "install Python 3.11 or newer", True)
+    return Finding(
+        "python",
+        "edgec itself",
+        found,
+        ">=3.11",
+        "ok" if ok else "untested version",
+        "install Python 3.11 or newer",
+        True,
+    )
 
 
 def _requirements() -> list[str]:
@@ -80,19 +87,28 @@ def _requirements() -> list[str]:
 def _package(line: str, *, required: bool, purpose: str = "core", hint: str = "") -> Finding:
     match = re.match(r"[A-Za-z0-9_.-]+", line)
     assert match is not None
-    name, tested = match[0], line[match.end():].strip() or "any"
+    name, tested = match[0], line[match.end() :].strip() or "any"
     try:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Finding(name, purpose, None, tested, "missing",
-                       hint or f"pip install '{line}'", required)
+        return Finding(
+            name, purpose, None, tested, "missing", hint or f"pip install '{line}'", required
+        )
     ok = _within(found, tested)
-    return Finding(name, purpose, found, tested, "ok" if ok else "untested version",
-                   hint or f"pip install '{line}'", required)
+    return Finding(
+        name,
+        purpose,
+        found,
+        tested,
+        "ok" if ok else "untested version",
+        hint or f"pip install '{line}'",
+        required,
+    )
 
 
 def _within(version: str, tested: str) -> bool:
     """Whether `version` is in a range such as ``>=1.2,<2`` (only these comparisons occur)."""
+
     def parts(text: str) -> tuple[int, ...]:
         return tuple(int(n) for n in re.findall(r"\d+", text.split("+")[0])[:3])
 
@@ -114,19 +130,38 @@ def _cache_folder() -> Finding:
         with tempfile.TemporaryFile(dir=root):
             pass
         free = shutil.disk_usage(root).free
-        return Finding("cache folder", "weights, stages", f"{root}, {free >> 30} GiB free", "-",
-                       "ok" if free > 1 << 30 else "untested version", "free some space", True)
+        return Finding(
+            "cache folder",
+            "weights, stages",
+            f"{root}, {free >> 30} GiB free",
+            "-",
+            "ok" if free > 1 << 30 else "untested version",
+            "free some space",
+            True,
+        )
     except OSError as error:
-        return Finding("cache folder", "weights, stages", f"{root}: {error}", "-", "broken",
-                       "set EDGEC_CACHE_DIR to a folder that can be written", True)
+        return Finding(
+            "cache folder",
+            "weights, stages",
+            f"{root}: {error}",
+            "-",
+            "broken",
+            "set EDGEC_CACHE_DIR to a folder that can be written",
+            True,
+        )
 
 
 def _tensorrt() -> Finding:
     found = util.find_spec("tensorrt")
-    return Finding("tensorrt", "building engines (on the device)",
-                   "installed" if found else None, "8.2 to 10.x", "ok" if found else "missing",
-                   "not needed off the device; on a Jetson: apt-get install python3-libnvinfer",
-                   False)
+    return Finding(
+        "tensorrt",
+        "building engines (on the device)",
+        "installed" if found else None,
+        "8.2 to 10.x",
+        "ok" if found else "missing",
+        "not needed off the device; on a Jetson: apt-get install python3-libnvinfer",
+        False,
+    )
 
 
 def _program(name: str, purpose: str, hint: str) -> Finding:

@@ -48,7 +48,7 @@ def explain_os_errors(path: Path) -> Iterator[None]:
                 "no space left on the disk",
                 where=str(path),
                 why=str(error),
-                fix="free some space or choose another place with --out; nothing half-written is left",
+                fix="free some space or choose another --out; nothing half-written is left",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise MissingToolError(

@@ -11,12 +11,13 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgec.export.errors import InputError, UsageError
 from edgec.targets.schema import FORMATS, PRECISIONS, Target
 
-CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
+CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
+CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = ("minmax", "percentile", "entropy", "mse")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ExportOptions:
     weights: str | None = None
     calib: str | None = None
     calib_limit: int = 128
-    calib_method: str = "percentile"
+    calib_method: CalibrationMethod = "percentile"
     preprocess: str | None = None
     input_size: tuple[int, int] | None = None
     shapes: Mapping[str, tuple[int, ...]] | None = None
@@ -110,8 +111,11 @@ def resolve(
             values[name] = _PARSERS[name](value)
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(
-                "EC206", f"bad value {value!r} for {name.replace('_', '-')}", where=source,
-                why=str(error), fix="see `edgec export --help`",
+                "EC206",
+                f"bad value {value!r} for {name.replace('_', '-')}",
+                where=source,
+                why=str(error),
+                fix="see `edgec export --help`",
             ) from error
         origin[name] = source
 
@@ -122,7 +126,9 @@ def resolve(
         name = key.replace("-", "_")
         if name not in names:
             raise UsageError(
-                "EC207", f"unknown option {key!r} in {file}", where=f"{file} [export]",
+                "EC207",
+                f"unknown option {key!r} in {file}",
+                where=f"{file} [export]",
                 fix="options are named like the flags of `edgec export`",
             )
         put(name, value, str(file))
@@ -132,9 +138,7 @@ def resolve(
             put(name, environ[variable], f"environment {variable}")
     for name, value in flags.items():
         if name not in names:
-            raise UsageError(
-                "EC207", f"unknown option {name!r}", fix=f"one of {', '.join(names)}"
-            )
+            raise UsageError("EC207", f"unknown option {name!r}", fix=f"one of {', '.join(names)}")
         if value is not None:
             put(name, value, "command line")
     return Resolved(ExportOptions(**values), origin)
@@ -185,13 +189,18 @@ def _config_table(config: Path | None) -> tuple[dict[str, Any], Path]:
         data = tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(
-            "EC786", "cannot read the configuration file", where=str(file), why=str(error),
+            "EC786",
+            "cannot read the configuration file",
+            where=str(file),
+            why=str(error),
             fix="correct the TOML, or leave --config out",
         ) from error
     table = data.get("export", {})
     if not isinstance(table, dict):
         raise InputError(
-            "EC786", "the configuration file has no table [export]", where=str(file),
+            "EC786",
+            "the configuration file has no table [export]",
+            where=str(file),
             fix="write options below a line [export]",
         )
     return table, file

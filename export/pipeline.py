@@ -6,14 +6,12 @@ Each step is a function of data the step before returned; `run_job` reads as the
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 import edgec
 from edgec.export.budget import check_budgets
@@ -21,42 +19,23 @@ from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
 from edgec.export.data import CalibrationData, load_calibration, load_preprocess
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tensorrt.recipe import write_build_bundle
-from edgec.export.errors import AccuracyGateError, InternalError
+from edgec.export.errors import InternalError
 from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_file
-from edgec.export.labels import imagenet_labels, read_labels
+from edgec.export.golden import golden_feeds, write_golden
+from edgec.export.judge import Built, gate, judged
+from edgec.export.labels import read_labels, shipped_labels
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
-from edgec.export.quantize.calibrate import calibrate
-from edgec.export.quantize.float16 import to_float16
+from edgec.export.quantize.calibrate import Calibration, calibrate
+from edgec.export.quantize.float16 import float32_islands, to_float16
 from edgec.export.quantize.insert import quantize
-from edgec.export.quantize.kernels import count_integer_kernels
 from edgec.export.quantize.scheme import get_scheme
 from edgec.export.report import headline, make_report, text_report
-from edgec.export.rewrite.engine import run_stages
-from edgec.export.rewrite.stats import graph_stats
-from edgec.export.source import MASTER_OPSET, Captured, capture
+from edgec.export.rewrite.engine import RewriteReport, run_stages
+from edgec.export.rewrite.stats import GraphStats, graph_stats
+from edgec.export.source import Captured, capture
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
-from edgec.runtime.agreement import compare
-from edgec.runtime.onnx_runner import OnnxRunner
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-GOLDEN_SAMPLES = 2
-MIN_GATE_SAMPLES = 100
-"""Hold-out images below which one image weighs more than the default gate of one point."""
-DEFAULT_MAX_DROP = 1.0
-
-Feeds = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Built:
-    """A serialized ONNX artifact and its entry in the manifest."""
-
-    artifact: Artifact
-    data: bytes
 
 
 def compile_model(model: Any, *, target: str, **options: Any) -> Bundle:
@@ -95,7 +74,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         master = _copy(captured.graph)
         rewriting = run_stages(
             master,
-            target_opset=MASTER_OPSET,
+            target_opset=job.target.runtime.opset,
             skip=options.skip_passes,
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),
@@ -118,63 +97,25 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
                 method=options.calib_method,
                 on_progress=lambda done: tick(done, data.fit_count),
             )
-    golden = _golden_feeds(inputs, data, options.seed)
+    golden = golden_feeds(inputs, data, options.seed)
+    # float16 needs to know which values overflow, if only from two inputs
+    ranges = calibration
+    if ranges is None and "fp16" in job.precisions:
+        ranges = calibrate(master, golden)
     built: list[Built] = []
     for precision in job.precisions:
         with reporter.stage(f"build {precision}"):
-            graph = master
-            scheme = None
-            if precision == "fp16":
-                graph = to_float16(master, calibration=calibration)
-            elif precision == "int8":
-                assert calibration is not None and job.target.int8_scheme is not None
-                scheme = get_scheme(job.target.int8_scheme)
-                graph = quantize(master, calibration, scheme)
-            lowered = _lower(graph, job.target.runtime.opset, options.skip_passes)
-            name = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
-            content = serialize(lowered, f"edgec {edgec.__version__}")
-            artifact = Artifact(
-                path=name,
-                format="onnx",
-                precision=precision,
-                status="built",
-                scheme=None if scheme is None else f"int8 ({scheme.name})",
-                bytes=len(content),
-                sha256=sha256_bytes(content),
-            )
-            built.append(_checked(Built(artifact, content), built, captured, golden, data, job))
-    built = _gate(built, job, reporter)
-    stats = graph_stats(master)
-    graph_facts = {
-        "nodes_before": before.nodes,
-        "nodes": stats.nodes,
-        "operators": dict(sorted(stats.ops.items())),
-        "max_rank": stats.max_rank,
-        "macs": count_graph_macs(master).total,
-        "parameters": sum(
-            v.const_value.size
-            for v in master.graph.initializers.values()
-            if v.const_value is not None and v.const_value.dtype.is_floating_point()
-        ),
-        "activation_peak_bytes": activation_peak_bytes(master.graph),
-        "passes": [
-            {
-                "stage": record.stage,
-                "name": record.name,
-                "matches": record.matches,
-                "nodes_before": record.nodes_before,
-                "nodes_after": record.nodes_after,
-            }
-            for record in rewriting.passes
-        ],
-    }
-    check_budgets(options, [b.artifact for b in built], graph_facts, job.options.precision or "")
+            item = _build(precision, master, ranges, job)
+            built.append(judged(item, built, captured, golden, data, job))
+    built = gate(built, job, reporter)
+    facts = graph_facts(before, master, rewriting)
+    check_budgets(options, [b.artifact for b in built], facts, options.precision or "")
     artifacts = [b.artifact for b in built]
     with reporter.stage("write"), atomic_folder(job.out, overwrite=options.overwrite) as folder:
         (folder / "onnx").mkdir()
         for item in built:
             (folder / item.artifact.path).write_bytes(item.data)
-        _write_golden(folder / "golden", golden, built[0])
+        write_golden(folder / "golden", golden, built[0].data)
         if "tensorrt" in (options.formats or ()):
             write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs)
             artifacts.append(_tensorrt_artifact(job))
@@ -195,7 +136,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             files={},
         )
         # the manifest travels: no local paths, so equal inputs give equal bytes anywhere
-        report = make_report(manifest, graph_facts, reporter.warnings)
+        report = make_report(manifest, facts, reporter.warnings)
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
         files = {
@@ -215,7 +156,8 @@ def tensor_infos(graph: ir.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorI
     def info(value: ir.Value) -> TensorInfo:
         if value.shape is None or value.dtype is None or not value.shape.is_static():
             raise InternalError(
-                "EC180", f"{value.name!r} has no static shape after capture",
+                "EC180",
+                f"{value.name!r} has no static shape after capture",
                 fix="please report this with the model",
             )
         return TensorInfo(value.name or "", tuple(value.shape.numpy()), value.dtype.numpy().name)
@@ -226,16 +168,63 @@ def tensor_infos(graph: ir.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorI
     )
 
 
+def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) -> dict[str, Any]:
+    """What the report says about the float graph: size, operators, MACs, memory, passes."""
+    stats = graph_stats(master)
+    return {
+        "nodes_before": before.nodes,
+        "nodes": stats.nodes,
+        "operators": stats.operators,
+        "transposes": stats.transposes,
+        "reshapes": stats.reshapes,
+        "shape_arithmetic": stats.shape_arithmetic,
+        "max_rank": stats.max_rank,
+        "macs": count_graph_macs(master).total,
+        "parameters": sum(
+            v.const_value.size
+            for v in master.graph.initializers.values()
+            if v.const_value is not None and v.const_value.dtype.is_floating_point()
+        ),
+        "activation_peak_bytes": activation_peak_bytes(master.graph),
+        "passes": [
+            {
+                "stage": record.stage,
+                "name": record.name,
+                "matches": record.matches,
+                "nodes_before": record.nodes_before,
+                "nodes_after": record.nodes_after,
+            }
+            for record in rewriting.passes
+        ],
+    }
+
+
 def _copy(model: ir.Model) -> ir.Model:
     return ir.from_proto(ir.to_proto(model))
 
 
-def _lower(graph: ir.Model, opset: int, skip: tuple[str, ...]) -> ir.Model:
-    if opset == MASTER_OPSET:
-        return graph
-    lowered = _copy(graph)
-    run_stages(lowered, target_opset=opset, skip=skip)
-    return lowered
+def _build(precision: str, master: ir.Model, calibration: Calibration | None, job: Job) -> Built:
+    """The ONNX artifact of one precision."""
+    graph, scheme, kept = master, None, 0
+    if precision == "fp16":
+        graph = to_float16(master, calibration=calibration)
+        kept = len(float32_islands(graph))
+    elif precision == "int8":
+        assert calibration is not None
+        assert job.target.int8_scheme is not None
+        scheme = get_scheme(job.target.int8_scheme)
+        graph = quantize(master, calibration, scheme)
+    content = serialize(graph, f"edgec {edgec.__version__}")
+    artifact = Artifact(
+        path=f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx",
+        format="onnx",
+        precision=precision,
+        status="built",
+        scheme=None if scheme is None else f"int8 ({scheme.name})",
+        bytes=len(content),
+        sha256=sha256_bytes(content),
+    )
+    return Built(artifact, content, kept)
 
 
 def _labels(
@@ -244,110 +233,11 @@ def _labels(
     if job.options.labels is not None:
         return read_labels(Path(job.options.labels))
     spec = captured.spec
-    if spec is not None and len(outputs) == 1 and outputs[0].shape == (1, 1000):
-        return imagenet_labels()
+    if spec is not None:
+        labels = shipped_labels(spec.labels)
+        if len(outputs) == 1 and outputs[0].shape == (1, len(labels)):
+            return labels
     return None
-
-
-def _golden_feeds(
-    inputs: tuple[TensorInfo, ...], data: CalibrationData | None, seed: int
-) -> list[Feeds]:
-    """Real calibration items where there are some, else seeded noise."""
-    if data is not None:
-        return [dict(feed) for feed, _ in data.check_feeds(GOLDEN_SAMPLES)]
-    feeds = []
-    for index in range(GOLDEN_SAMPLES):
-        rng = np.random.default_rng([seed, index])
-        feeds.append({t.name: _noise(rng, t) for t in inputs})
-    return feeds
-
-
-def _noise(rng: np.random.Generator, tensor: TensorInfo) -> NDArray[Any]:
-    dtype = np.dtype(tensor.dtype)
-    if dtype.kind == "f":
-        return rng.standard_normal(tensor.shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, tensor.shape).astype(bool)
-    # small integers are valid for indices and counts alike
-    return rng.integers(0, 2, tensor.shape).astype(dtype)
-
-
-def _checked(
-    item: Built,
-    before: list[Built],
-    captured: Captured,
-    golden: list[Feeds],
-    data: CalibrationData | None,
-    job: Job,
-) -> Built:
-    """Run the artifact; compare the master with its source and the others with the master."""
-    runner = OnnxRunner(item.data)
-    checks: dict[str, Any] = {}
-    if not before:
-        source = OnnxRunner(serialize(captured.graph, ""))
-        found = compare(source.run, runner.run, [(feed, None) for feed in golden])
-        checks["vs_source"] = found.to_json()
-        checks["data"] = "golden inputs"
-    else:
-        master = OnnxRunner(before[0].data)
-        feeds: Iterable[tuple[Feeds, int | None]] = [(feed, None) for feed in golden]
-        kind = "golden inputs"
-        if item.artifact.precision == "int8" and data is not None:
-            # labels mean nothing to an untrained network: agreement is judged instead
-            blind = captured.weights.get("kind") == "random"
-            feeds = ((f, None if blind else label) for f, label in data.holdout_feeds())
-            kind = "held-out images" if data.holdout_count else "calibration images"
-        found = compare(master.run, runner.run, feeds)
-        checks["vs_fp32"] = found.to_json()
-        checks["drop"] = found.drop
-        checks["data"] = kind
-    if item.artifact.precision == "int8" and job.target.runtime.name == "onnxruntime":
-        checks["integer_kernels"] = count_integer_kernels(ir.from_proto(_proto(item.data)))
-    return replace(item, artifact=replace(item.artifact, checks=checks))
-
-
-def _gate(built: list[Built], job: Job, reporter: Reporter) -> list[Built]:
-    """Stop when int8 lost more than allowed."""
-    result = []
-    for item in built:
-        checks = item.artifact.checks
-        drop = checks.get("drop")
-        if item.artifact.precision != "int8" or drop is None:
-            result.append(item)
-            continue
-        samples = checks["vs_fp32"]["samples"]
-        limit = job.options.max_drop
-        held_out = checks["data"] == "held-out images"
-        if limit is None and (samples < MIN_GATE_SAMPLES or not held_out):
-            reporter.warn(
-                f"int8 differs from fp32 by {drop:.2f} points on {samples} {checks['data']}: too "
-                f"few held-out images for the default gate ({MIN_GATE_SAMPLES}); set --max-drop "
-                "to enforce one"
-            )
-            result.append(item)
-            continue
-        limit = DEFAULT_MAX_DROP if limit is None else limit
-        passed = drop <= limit
-        if not passed and not job.options.force:
-            raise AccuracyGateError(
-                "EC480",
-                f"int8 loses {drop:.2f} points on {samples} {checks['data']}, more than {limit}",
-                where=item.artifact.path,
-                why=f"measured against the fp32 graph: {checks['vs_fp32']}",
-                fix="give more or better calibration images (--calib, --calib-limit), another "
-                "--calib-method, a larger --max-drop, or keep it with --force",
-            )
-        gate = {"gate": "passed" if passed else "failed", "max_drop": limit}
-        result.append(replace(item, artifact=replace(item.artifact, checks=checks | gate)))
-    return result
-
-
-def _write_golden(folder: Path, golden: list[Feeds], master: Built) -> None:
-    folder.mkdir()
-    runner = OnnxRunner(master.data)
-    for index, feed in enumerate(golden):
-        np.savez(folder / f"inputs_{index}.npz", allow_pickle=False, **feed)
-        np.savez(folder / f"outputs_{index}.npz", allow_pickle=False, **runner.run(feed))
 
 
 def _tensorrt_artifact(job: Job) -> Artifact:
@@ -376,9 +266,3 @@ def _portable_options(job: Job) -> dict[str, dict[str, Any]]:
 def _tools() -> dict[str, str]:
     names = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "pillow")
     return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
-
-
-def _proto(data: bytes) -> Any:
-    import onnx
-
-    return onnx.load_model_from_string(data)

@@ -41,6 +41,12 @@ class Reporter:
         """A line for ``-v`` and the log."""
         self._line(text, show=self.verbose and not self.quiet)
 
+    def clear_line(self) -> None:
+        """Make room on the terminal for a progress bar of another kind."""
+        if self._tty and not self.quiet:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
     @contextmanager
     def stage(self, title: str) -> Iterator[Tick]:
         """A timed stage; yields a function ``tick(done, total)`` for work that can be counted."""

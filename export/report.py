@@ -101,9 +101,14 @@ def _checks(checks: dict[str, Any]) -> str:
             parts.append(f"agrees with fp32 on {against['top1_agreement']:.2f} %")
         if against["sqnr_db"] is not None:
             parts.append(f"SQNR {against['sqnr_db']:.1f} dB")
-        parts.append(f"({against['samples']} {checks['data']})")
+        if against["not_finite"]:
+            parts.append(f"NaN or infinity on {against['not_finite']}")
+        if parts:
+            parts[-1] += f" ({against['samples']} {checks['data']})"
     elif "vs_source" in checks:
         parts.append(f"max |Δ| to the source {checks['vs_source']['max_abs']:.2g}")
+    if checks.get("float32_nodes"):
+        parts.append(f"{checks['float32_nodes']} nodes stay in float32")
     integer = checks.get("integer_kernels")
     if integer:
         weighted = integer["weighted"].values()

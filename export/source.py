@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgec.export.cache import StageCache
 from edgec.export.errors import InputError, MissingToolError, UsageError
@@ -19,8 +21,17 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
+    from edgec.models.download import Progress
+    from edgec.models.weights import WeightsInfo
+
+Loaded = TypeVar("Loaded")
+
 MASTER_OPSET = 20
 """Opset of the float master graph; artifacts for older runtimes are converted down from it."""
+
+
+NO_WEIGHTS = ("EC221", "EC620", "EC621", "EC624")
+"""Errors that say that there are no weights to be had, rather than that the request is wrong."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,14 @@ class Captured:
 
 
 def describe(model: str) -> tuple[str, str]:
-    """Kind (``zoo``, ``onnx``, ``pt2``, ``factory``) and short name of a ``--model`` value.
+    """Kind (``zoo``, ``timm``, ``onnx``, ``pt2``, ``factory``) and short name of a model.
 
     Raises:
         InputError: it is a path, and no file is there.
         UsageError: it is neither a path nor a zoo name.
     """
+    if model.startswith("timm:"):
+        return "timm", _short(model.removeprefix("timm:"))
     path = Path(model)
     if path.suffix in (".onnx", ".pt2"):
         _must_exist(path)
@@ -81,6 +94,8 @@ def capture(
     kind, name = describe(model)
     if kind == "zoo":
         return _from_zoo(name, options, needs_accuracy=needs_accuracy, reporter=reporter)
+    if kind == "timm":
+        return _from_timm(model, name, options, needs_accuracy=needs_accuracy, reporter=reporter)
     if options.weights is not None:
         raise UsageError(
             "EC208",
@@ -122,24 +137,15 @@ def _from_zoo(
             preprocess=replace(spec.preprocess, size=options.input_size),
         )
     network = build(name)
-    try:
-        info = load_weights(
-            network, spec, options.weights or "pretrained", seed=options.seed
-        ).to_json()
-    except (MissingToolError, UsageError) as error:
-        # Without --weights, unreachable or unpublished weights need not stop a structural export;
-        # anything that is about accuracy must not go on with noise.
-        if options.weights is not None:
-            raise
-        if needs_accuracy:
-            error.fix = "give --weights PATH, or --weights random for a structural test"
-            raise
-        info = load_weights(network, spec, "random", seed=options.seed).to_json()
-        reporter.warn(
-            f"no published weights for {name} could be had ({error.what}): the parameters are "
-            "RANDOM; use --weights PATH for a network that can see"
-        )
-    key = StageCache.key("capture", spec=spec.to_json(), state=_state_hash(network), opset=MASTER_OPSET)
+
+    def load(weights: str) -> WeightsInfo:
+        with download_progress(name, reporter) as progress:
+            return load_weights(network, spec, weights, seed=options.seed, progress=progress)
+
+    info = _or_random(load, name, options, needs_accuracy=needs_accuracy, reporter=reporter)
+    key = StageCache.key(
+        "capture", spec=spec.to_json(), state=_state_hash(network), opset=MASTER_OPSET
+    )
     cache = StageCache(enabled=options.cache)
     graph = cache.load_graph(key)
     if graph is None:
@@ -155,7 +161,73 @@ def _from_zoo(
         "accuracy": [vars(a) for a in spec.accuracy],
         "input_shape": list(spec.input_shape),
     }
-    return Captured(graph, name, model, info, spec.preprocess, spec)
+    preprocess = replace(spec.preprocess_for(info.tag), size=spec.input_shape[1:])
+    return Captured(graph, name, model, _portable(info.to_json()), preprocess, spec)
+
+
+def _from_timm(
+    model: str, name: str, options: ExportOptions, *, needs_accuracy: bool, reporter: Reporter
+) -> Captured:
+    from edgec.export.capture import from_torch
+    from edgec.models import timm_bridge
+
+    asked = model.removeprefix(timm_bridge.PREFIX)
+
+    def load(weights: str) -> timm_bridge.TimmNetwork:
+        return timm_bridge.load(asked, weights, seed=options.seed, input_size=options.input_size)
+
+    found = _or_random(load, asked, options, needs_accuracy=needs_accuracy, reporter=reporter)
+    graph = from_torch(found.network, found.input_shape, opset=MASTER_OPSET)
+    facts = {
+        "source": "timm",
+        "name": name,
+        "title": asked,
+        "params": found.params,
+        "input_shape": list(found.input_shape),
+    }
+    return Captured(graph, name, facts, _portable(found.weights), found.preprocess)
+
+
+def _or_random(
+    load: Callable[[str], Loaded],
+    name: str,
+    options: ExportOptions,
+    *,
+    needs_accuracy: bool,
+    reporter: Reporter,
+) -> Loaded:
+    """Load published weights, or say loudly that there are none.
+
+    Without --weights, unreachable or unpublished weights need not stop a structural export;
+    anything that is about accuracy must not go on with noise.
+    """
+    try:
+        return load(options.weights or "pretrained")
+    except (MissingToolError, UsageError) as error:
+        if options.weights is not None or error.code not in NO_WEIGHTS:
+            raise
+        if needs_accuracy:
+            error.fix = "give --weights PATH, or --weights random for a structural test"
+            raise
+        reason = error.what
+    reporter.warn(
+        f"no published weights for {name} could be had ({reason}): the parameters are RANDOM; "
+        "use --weights PATH for a network that can see"
+    )
+    return load("random")
+
+
+@contextmanager
+def download_progress(name: str, reporter: Reporter) -> Iterator[Progress | None]:
+    """A progress bar for weights that have to be downloaded, unless the reporter is quiet."""
+    from edgec.models.download import terminal_progress
+
+    if reporter.quiet:
+        yield None
+        return
+    reporter.clear_line()
+    with terminal_progress(f"weights of {name}") as progress:
+        yield progress
 
 
 def _from_onnx(path: Path, name: str, options: ExportOptions) -> Captured:
@@ -194,6 +266,13 @@ def image_input(path: Path, size: tuple[int, int]) -> dict[str, tuple[int, ...]]
     )
 
 
+def _portable(weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights' facts for the manifest: of a local file only its name, which may travel."""
+    if weights["kind"] == "file":
+        return weights | {"source": Path(weights["source"]).name}
+    return weights
+
+
 def _from_module(network: nn.Module, options: ExportOptions) -> Captured:
     from torch import nn
 
@@ -215,7 +294,8 @@ def _factory_shape(options: ExportOptions) -> tuple[int, ...]:
     if options.shapes:
         if len(options.shapes) > 1:
             raise UsageError(
-                "EC211", "one input shape is needed, several were given",
+                "EC211",
+                "one input shape is needed, several were given",
                 fix="networks with several inputs: export them to .pt2 or .onnx first",
             )
         shape = next(iter(options.shapes.values()))

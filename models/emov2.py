@@ -6,12 +6,6 @@ holds four networks called EMO1, which are this architecture with other kernels 
 the window branch of the attention; they are not the EMO of ICCV 2023 (zhangzjn/EMO).
 
 Only inference is implemented: the paper's stochastic depth has no parameters and is left out.
-
-Attention here never exceeds rank 5 and holds no shape arithmetic. A window partition is one
-reshape, one transpose and one reshape, for every batch size, because channels stay in front of
-the pixels of a window: the tokens of a head lie as (channels, tokens) matrices. The two
-products then need one transposed operand each, which runtimes take as a flag of their matrix
-product (ONNX Runtime FusedMatMul, TFLite BATCH_MATMUL adj_x/adj_y, TensorRT kTRANSPOSE).
 """
 
 from __future__ import annotations
@@ -19,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgec.models.layers import channel_layer_norm, init_like_transformers, layer_scale
+from edgec.models.windows import pad_to_windows, window_attention
 
 # Every norm of the family, BatchNorm included, uses this instead of torch's 1e-5.
 EPS = 1e-6
@@ -143,45 +137,14 @@ class SpanningAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, expanded, H, W)."""
         height, width = x.shape[2:]
-        pad_bottom, pad_right = -height % self.window, -width % self.window
-        if pad_bottom or pad_right:
-            x = F.pad(x, (0, pad_right, 0, pad_bottom))
+        x = pad_to_windows(x, self.window)
         query, key = self.qk(x)
         value = self.v(x)
-        out = self._attend(query, key, value, close=False)
+        out = window_attention(query, key, value, self.window, self.heads, close=False)
         if self.branches == "hybrid":
-            out = self._attend(query, key, value, close=True) + out
-        if pad_bottom or pad_right:
-            out = out[:, :, :height, :width]
-        return out
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *, close: bool) -> Tensor:
-        q, k, v = (self._windows(t, close=close) for t in (query, key, value))
-        weights = torch.softmax(q.transpose(2, 3) @ k, dim=-1)
-        return self._merge(v @ weights.transpose(2, 3), value.shape, close=close)
-
-    def _windows(self, x: Tensor, *, close: bool) -> Tensor:
-        """Cut (N, C, H, W) into (windows * N, heads, C / heads, window * window)."""
-        n, channels, height, width = x.shape
-        rows, columns = height // self.window, width // self.window
-        matrix = (rows * columns * n, self.heads, channels // self.heads, self.window**2)
-        if rows == columns == 1:
-            return x.reshape(matrix)
-        if close:
-            pixels = x.reshape(n * channels, rows, self.window, columns, self.window)
-            return pixels.permute(1, 3, 0, 2, 4).reshape(matrix)
-        pixels = x.reshape(n * channels, self.window, rows, self.window, columns)
-        return pixels.permute(2, 4, 0, 1, 3).reshape(matrix)
-
-    def _merge(self, x: Tensor, shape: Sequence[int], *, close: bool) -> Tensor:
-        """Inverse of `_windows` for a map of the given shape."""
-        n, channels, height, width = shape
-        rows, columns = height // self.window, width // self.window
-        if rows == columns == 1:
-            return x.reshape(n, channels, height, width)
-        pixels = x.reshape(rows, columns, n * channels, self.window, self.window)
-        order = (2, 0, 3, 1, 4) if close else (2, 3, 0, 4, 1)
-        return pixels.permute(order).reshape(n, channels, height, width)
+            near = window_attention(query, key, value, self.window, self.heads, close=True)
+            out = near + out
+        return out[:, :, :height, :width] if out.shape[2:] != (height, width) else out
 
 
 class LayerScale2d(nn.Module):

@@ -79,7 +79,7 @@ def load_strict(
             f"the weights do not fit {spec.name}",
             where=where,
             why=str(mismatch),
-            fix=_advice(spec, shapes(adapted)),
+            fix=_advice(spec, shapes(tensors)),
         )
     bad = [key for key, value in adapted.items() if not _finite(value)]
     if bad:
@@ -132,6 +132,11 @@ def _advice(spec: ModelSpec, given: Shapes) -> str:
         with torch.device("meta"):
             expected = shapes(build(name).state_dict())
         renamed = _adapt(candidate.family, given)[0]
+        # counters of training steps say nothing about the architecture, and may be left out
+        expected, renamed = (
+            {k: v for k, v in found.items() if not k.endswith("num_batches_tracked")}
+            for found in (expected, renamed)
+        )
         fitting = sum(expected.get(key) == shape for key, shape in renamed.items())
         score = fitting / len(expected.keys() | renamed.keys())
         if score > best_score:

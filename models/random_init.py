@@ -1,9 +1,9 @@
 """Random parameters that keep a network's signal alive, for structural exports and tests.
 
-A factory's own initialisation is made for training: with convolutions of standard deviation 0.02 and
-layer scales of 1e-6 the logits of an untrained EMOv2 are about 1e-32, and any comparison of such
-outputs passes. These draws keep activations near unit variance (He et al., arXiv 1502.01852), and
-no bias, scale or running statistic is at its neutral value, where a simplifier could drop it.
+A factory's own initialisation is made for training: with convolutions of standard deviation 0.02
+and layer scales of 1e-6 the logits of an untrained EMOv2 are about 1e-32, and any comparison of
+such outputs passes. These draws keep activations near unit variance (He et al., arXiv 1502.01852),
+and no bias, scale or running statistic is at its neutral value, where a simplifier could drop it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,15 @@ from typing import Any
 from edgec.export.errors import UsageError
 from edgec.models.preprocess import Preprocess
 
-FAMILIES: tuple[str, ...] = ("edgenext", "emov2")
+FAMILIES: tuple[str, ...] = (
+    "edgenext",
+    "efficientformer",
+    "efficientformerv2",
+    "emo",
+    "emov2",
+    "mobilevit",
+    "mobilevitv2",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class ModelSpec:
         macs: multiply-accumulates of convolutions, linears and matrix products at `input_shape`.
         weight_keys: where the authors' training checkpoints keep the weights they evaluate, in
             order of preference (a file that is a bare state dict has none of them).
+        labels: file of class names in ``models/labels/``, without ``.txt``.
     """
 
     name: str
@@ -88,6 +97,7 @@ class ModelSpec:
     accuracy: tuple[Accuracy, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     weight_keys: tuple[str, ...] = ()
+    labels: str = "imagenet-1k"
     notes: str = ""
 
     def checkpoint(self, tag: str | None = None) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,10 @@ from edgec.models.download import Progress, download, forget
 from edgec.models.matching import load_strict
 from edgec.models.random_init import randomize
 from edgec.models.registry import ModelSpec
+
+
+SHIPPED = "edgec:"
+"""Scheme of the addresses of checkpoints that come with edgec (``models/checkpoints/``)."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,17 @@ def load_weights(
         kind = "pretrained"
         checkpoint = spec.checkpoint(source.partition(":")[2] or None)
         source, tag = checkpoint.url, checkpoint.tag
-        fetched = download(
-            source,
-            cache_dir=cache_dir,
-            sha256=checkpoint.sha256,
-            git_blob=checkpoint.git_blob,
-            progress=progress,
-        )
-        path, verified = fetched.path, fetched.verified
+        if source.startswith(SHIPPED):
+            path, verified = shipped_checkpoint(source), True
+        else:
+            fetched = download(
+                source,
+                cache_dir=cache_dir,
+                sha256=checkpoint.sha256,
+                git_blob=checkpoint.git_blob,
+                progress=progress,
+            )
+            path, verified = fetched.path, fetched.verified
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
         kind = "url"
         path = download(source, cache_dir=cache_dir, progress=progress).path
@@ -99,6 +107,12 @@ def load_weights(
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return WeightsInfo(source, kind, sha256, tag, verified, "; ".join((*state.notes, *notes)))
+
+
+def shipped_checkpoint(url: str) -> Path:
+    """Path of a checkpoint that is part of this package, from ``edgec:NAME.safetensors``."""
+    folder = resources.files("edgec.models").joinpath("checkpoints")
+    return Path(str(folder.joinpath(url.removeprefix(SHIPPED))))
 
 
 def _random(network: nn.Module, seed: int) -> WeightsInfo:

@@ -18,7 +18,7 @@ def activation_peak_bytes(graph: ir.Graph) -> int:
     """
     nodes = list(graph)
     end = len(nodes)
-    last: dict[ir.Value, int] = {value: 0 for value in graph.inputs}
+    last: dict[ir.Value, int] = dict.fromkeys(graph.inputs, 0)
     for index, node in enumerate(nodes):
         for value in node.inputs:
             if value is not None and value.const_value is None:
@@ -51,4 +51,5 @@ def _bytes(value: ir.Value) -> int:
     size = 1
     for dim in value.shape.numpy():
         size *= dim
-    return size * value.dtype.itemsize if value.dtype.itemsize >= 1 else (size + 1) // 2
+    # 4-bit types are packed two to a byte
+    return (size * value.dtype.bitwidth + 7) // 8

@@ -29,6 +29,8 @@ class Agreement:
         sqnr_db: signal to quantization noise ratio over all outputs, 10 log10(Σr² / Σ(r-x)²);
             None when both are equal.
         correct, correct_reference: top-1 in percent on labelled data.
+        not_finite: number of inputs for which only the other version gave NaN or infinity; the
+            numbers above leave these out.
     """
 
     samples: int
@@ -38,6 +40,7 @@ class Agreement:
     sqnr_db: float | None
     correct: float | None = None
     correct_reference: float | None = None
+    not_finite: int = 0
 
     @property
     def drop(self) -> float | None:
@@ -56,6 +59,7 @@ class Agreement:
             "sqnr_db": _round(self.sqnr_db, 2),
             "top1": _round(self.correct, 3),
             "top1_reference": _round(self.correct_reference, 3),
+            "not_finite": self.not_finite,
         }
 
 
@@ -69,13 +73,16 @@ def compare(
         other: the version to judge; same input and output names.
         feeds: pairs of (inputs by name, label or None).
     """
-    samples = same = right = right_reference = labelled = 0
+    samples = same = right = right_reference = labelled = not_finite = 0
     max_abs = signal = noise = 0.0
     cosine = 1.0
     classifier = True
     for feed, label in feeds:
         a, b = reference(feed), other(feed)
         samples += 1
+        if _finite(a) and not _finite(b):
+            not_finite += 1
+            continue
         for name, value in a.items():
             x = np.asarray(value, dtype=np.float64).ravel()
             y = np.asarray(b[name], dtype=np.float64).ravel()
@@ -107,7 +114,12 @@ def compare(
         sqnr_db=10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None,
         correct=100.0 * right / labelled if labelled else None,
         correct_reference=100.0 * right_reference / labelled if labelled else None,
+        not_finite=not_finite,
     )
+
+
+def _finite(outputs: Mapping[str, NDArray[Any]]) -> bool:
+    return all(bool(np.isfinite(np.asarray(value)).all()) for value in outputs.values())
 
 
 def _round(value: float | None, digits: int) -> float | None:

@@ -121,7 +121,10 @@ def _golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
         outputs = dict(np.load(folder / "outputs_0.npz", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise InputError(
-            "EC794", "the bundle's golden data cannot be read", where=str(folder), why=str(error),
+            "EC794",
+            "the bundle's golden data cannot be read",
+            where=str(folder),
+            why=str(error),
             fix="export the bundle again",
         ) from error
     return feeds, outputs

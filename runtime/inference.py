@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,20 +87,27 @@ def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArr
     path = Path(data)
     if path.suffix in (".npy", ".npz"):
         try:
-            loaded = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with path.open("rb") as stream:
+                loaded = np.load(stream, allow_pickle=False)
+                if not isinstance(loaded, np.ndarray):
+                    loaded = dict(loaded)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
-                "EC790", "cannot read the array file", where=str(path), why=str(error),
+                "EC790",
+                "cannot read the array file",
+                where=str(path),
+                why=str(error),
                 fix="write it with numpy.save / numpy.savez, without pickled objects",
             ) from error
         if isinstance(loaded, np.ndarray):
             yield from _arrays(manifest, loaded, f"{path.name} ")
         else:
-            yield path.name, {name: loaded[name] for name in loaded.files}
+            yield path.name, loaded
         return
     if manifest.preprocess is None or len(manifest.inputs) != 1:
         raise InputError(
-            "EC791", "this network cannot be fed with images",
+            "EC791",
+            "this network cannot be fed with images",
             why="its preprocessing is not known, or it has several inputs",
             fix="export with --preprocess FILE.json, or give --input FILE.npy/.npz",
         )
@@ -121,7 +129,10 @@ def load_image(file: Path, manifest: Manifest) -> NDArray[np.float32]:
             return manifest.preprocess(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
-            "EC792", "cannot read the image", where=str(file), why=str(error),
+            "EC792",
+            "cannot read the image",
+            where=str(file),
+            why=str(error),
             fix="check that the file exists and is a whole JPEG, PNG, BMP or WebP image",
         ) from error
 
@@ -132,7 +143,9 @@ def _image_files(path: Path) -> list[Path]:
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(
-            "EC793", "the folder holds no images", where=str(path),
+            "EC793",
+            "the folder holds no images",
+            where=str(path),
             fix=f"image files end in {' '.join(IMAGE_SUFFIXES)}",
         )
     return files

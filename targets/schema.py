@@ -23,7 +23,7 @@ class Fact:
     """One number or word about a device.
 
     Attributes:
-        value: in the unit that the fact's name ends with (``_bytes``, ``_mhz``, ``_gb_s``), or a word.
+        value: in the unit that the fact's name ends with (``_bytes``, ``_mhz``, …), or a word.
         source: document, page or repository it was read from.
     """
 
@@ -136,9 +136,7 @@ class Target:
             if not str(entry["source"]).strip():
                 raise wrong(f"fact {key!r} has no source", "name the document, or drop the fact")
             facts[key] = Fact(**entry)
-        precisions = tuple(
-            among("precisions", p, PRECISIONS) for p in take("precisions", list)
-        )
+        precisions = tuple(among("precisions", p, PRECISIONS) for p in take("precisions", list))
         scheme = take("int8_scheme", str, optional=True) or None
         if scheme is not None:
             among("int8_scheme", scheme, INT8_SCHEMES)

@@ -37,7 +37,7 @@ def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def tiny_network(*, classes: int = 10, size: int = 16, opset: int = 17, seed: int = 0):
-    """Conv s2 + Relu, depthwise conv + Relu with residual, pooling, Gemm: trained-like random weights."""
+    """Conv s2 + Relu, depthwise Conv + Relu with residual, pooling, Gemm; no weight is special."""
     rng = np.random.default_rng(seed)
 
     def tensor(name: str, *shape: int) -> onnx.TensorProto:
@@ -70,9 +70,7 @@ def tiny_network(*, classes: int = 10, size: int = 16, opset: int = 17, seed: in
             tensor("b2", classes),
         ],
     )
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8
-    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +134,9 @@ def cli(root: Path) -> Cli:
     command = [str(script)] if script.exists() else [sys.executable, "-m", "edgec"]
 
     def run(
-        *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
         timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
         merged = {**os.environ, "NO_COLOR": "1", **(env or {})}

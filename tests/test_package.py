@@ -25,8 +25,13 @@ def test_links_resolve_into_the_checkout(root: Path) -> None:
 def test_public_names_are_exactly_these() -> None:
     for name in edgec.__all__:
         assert getattr(edgec, name) is not None
-    public = {n for n in vars(edgec) if not n.startswith("_")} - {"annotations", "Any", "Path",
-                                                                  "TYPE_CHECKING", "export"}
+    public = {n for n in vars(edgec) if not n.startswith("_")} - {
+        "annotations",
+        "Any",
+        "Path",
+        "TYPE_CHECKING",
+        "export",
+    }
     assert public <= set(edgec.__all__) | {"runtime", "profiles"}
 
 
@@ -117,14 +122,27 @@ def test_installed_wheel_and_editable_install_import_the_package(
         (site / "parent.pth").write_text(here + "\n")
         python = place / "bin" / "python"
         subprocess.run(
-            [python, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet",
-             "--disable-pip-version-check", *arguments],
+            [
+                python,
+                "-m",
+                "pip",
+                "install",
+                "--no-deps",
+                "--no-index",
+                "--quiet",
+                "--disable-pip-version-check",
+                *arguments,
+            ],
             check=True,
             cwd=tmp_path,
         )
         where = subprocess.run(
-            [python, "-c", "import edgec.export, edgec.targets as t; "
-             "print(edgec.export.__file__, len(t.list_targets()))"],
+            [
+                python,
+                "-c",
+                "import edgec.export, edgec.targets as t; "
+                "print(edgec.export.__file__, len(t.list_targets()))",
+            ],
             capture_output=True,
             text=True,
             check=True,
@@ -149,3 +167,32 @@ def test_mypy_strict_finds_nothing(root: Path) -> None:
         [sys.executable, "-m", "mypy"], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_pytest_runs_in_a_bare_clone(root: Path, tmp_path: Path) -> None:
+    """A clone that was never installed: pytest's `pythonpath` finds the package by itself."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", root, clone], check=True)
+    (clone / "tests" / "test_where.py").write_text(
+        "import edgec\n\n\ndef test_where():\n    print(edgec.__file__)\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-s",
+            "-p",
+            "no:cacheprovider",
+            "tests/targets",
+            "tests/test_where.py",
+        ],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert str(clone / ".src" / "edgec" / "__init__.py") in done.stdout

@@ -57,8 +57,9 @@ def compile(model: Any, *, target: str, **options: Any) -> Bundle:
     """Compile a network for a target and return the written bundle.
 
     Args:
-        model: what `edgec export --model` takes (zoo name, path to .onnx/.pt2, ``file.py:factory``),
-            or a `torch.nn.Module` in eval mode (then ``input_shape=(C, H, W)`` is required).
+        model: what `edgec export --model` takes (zoo name, path of .onnx or .pt2,
+            ``file.py:factory``), or a `torch.nn.Module` in eval mode, with
+            ``input_shape=(C, H, W)``.
         target: target name or alias, e.g. ``"jetson"``.
         **options: fields of `edgec.export.options.ExportOptions`, e.g. ``calib="images/"``,
             ``precision="int8"``, ``out="build/mynet"``.
@@ -72,7 +73,7 @@ def compile(model: Any, *, target: str, **options: Any) -> Bundle:
 
 
 def load(path: str | Path) -> Bundle:
-    """Open an existing bundle folder; its manifest is read and checked, no artifact is loaded yet."""
+    """Open a bundle folder: its manifest is read and checked, no artifact is loaded yet."""
     from edgec.export.bundle import Bundle
 
     return Bundle.open(Path(path))

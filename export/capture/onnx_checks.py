@@ -82,7 +82,7 @@ def _not_onnx(path: Path, data: bytes, why: str) -> InputError:
     )
 
 
-def _bad_graph(path: Path, what: str, why: str | None = None) -> InputError:
+def bad_graph(path: Path, what: str, why: str | None = None) -> InputError:
     return InputError(
         "EC742",
         what,
@@ -130,7 +130,9 @@ def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
     try:
         external = [t for t in _tensors(proto) if t.data_location == onnx.TensorProto.EXTERNAL]
     except RecursionError as error:
-        raise _bad_graph(path, "subgraphs are nested too deeply") from error
+        raise bad_graph(path, "subgraphs are nested too deeply") from error
+    if not proto.graph.output:
+        raise bad_graph(path, "the graph has no outputs")
     for tensor in external:
         fields = {entry.key: entry.value for entry in tensor.external_data}
         location = fields.get("location", "")
@@ -184,33 +186,33 @@ def check_proto(proto: onnx.ModelProto, path: Path) -> None:
             _check_tensor(tensor, path)
         _check_order(proto.graph, set(), path, 0)
     except RecursionError as error:
-        raise _bad_graph(path, "subgraphs are nested too deeply") from error
+        raise bad_graph(path, "subgraphs are nested too deeply") from error
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, EncodeError, ValueError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise _bad_graph(
+        raise bad_graph(
             path, "the graph breaks ONNX's rules", lines[0][:300] if lines else None
         ) from error
     if any(t.data_type == onnx.TensorProto.UNDEFINED for t in proto.graph.initializer):
-        raise _bad_graph(path, "an initializer has no data type")
+        raise bad_graph(path, "an initializer has no data type")
 
 
 def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
     """Declared size and stored size agree."""
     where = f"tensor {tensor.name!r}"
     if any(d < 0 for d in tensor.dims):
-        raise _bad_graph(path, f"{where} has a negative dimension")
+        raise bad_graph(path, f"{where} has a negative dimension")
     count = math.prod(tensor.dims)
     try:
         dtype = ir.DataType(tensor.data_type)
         bits = 0 if dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED) else dtype.bitwidth
     except (ValueError, TypeError) as error:
-        raise _bad_graph(path, f"{where} has the unknown data type {tensor.data_type}") from error
+        raise bad_graph(path, f"{where} has the unknown data type {tensor.data_type}") from error
     if count * bits // 8 > MAX_BYTES:
-        raise _bad_graph(path, f"{where} claims {count} elements")
+        raise bad_graph(path, f"{where} claims {count} elements")
     if tensor.HasField("raw_data") and len(tensor.raw_data) != (count * bits + 7) // 8:
-        raise _bad_graph(
+        raise bad_graph(
             path,
             f"{where} holds {len(tensor.raw_data)} bytes",
             f"{list(tensor.dims)} of {dtype.name} need {(count * bits + 7) // 8}",
@@ -219,7 +221,7 @@ def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
         try:
             onnx.numpy_helper.to_array(tensor)
         except Exception as error:
-            raise _bad_graph(path, f"{where} cannot be read", str(error)[:300]) from error
+            raise bad_graph(path, f"{where} cannot be read", str(error)[:300]) from error
 
 
 def _check_order(graph: onnx.GraphProto, outer: set[str], path: Path, depth: int) -> None:
@@ -235,20 +237,20 @@ def _check_order(graph: onnx.GraphProto, outer: set[str], path: Path, depth: int
             if not name or name in known:
                 continue
             if name not in produced:
-                raise _bad_graph(path, f"{label} reads {name!r}, which nothing defines")
+                raise bad_graph(path, f"{label} reads {name!r}, which nothing defines")
             if _depends_on_itself(graph, node):
-                raise _bad_graph(path, f"the graph has a cycle through {label}")
-            raise _bad_graph(path, f"{label} reads {name!r} before it is computed")
+                raise bad_graph(path, f"the graph has a cycle through {label}")
+            raise bad_graph(path, f"{label} reads {name!r} before it is computed")
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 _check_order(inner, known, path, depth + 1)
         for name in node.output:
             if name and name in known:
-                raise _bad_graph(path, f"{name!r} is defined twice, again by {label}")
+                raise bad_graph(path, f"{name!r} is defined twice, again by {label}")
             known.add(name)
     for value in graph.output:
         if value.name not in known:
-            raise _bad_graph(path, f"nothing computes the output {value.name!r}")
+            raise bad_graph(path, f"nothing computes the output {value.name!r}")
 
 
 def _depends_on_itself(graph: onnx.GraphProto, start: onnx.NodeProto) -> bool:

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from edgec.export.capture import OPSET
-from edgec.export.capture.onnx_checks import check_proto, check_values, read_proto
+from edgec.export.capture.onnx_checks import bad_graph, check_proto, check_values, read_proto
 from edgec.export.capture.onnx_convert import to_master_opset
 from edgec.export.errors import InternalError, UnsupportedError, UsageError
 from edgec.export.rewrite import numerics
@@ -227,7 +227,8 @@ def verify_conversion(proto: onnx.ModelProto, model: ir.Model, path: Path) -> No
     """The master graph computes what the graph in the file computes.
 
     Raises:
-        UnsupportedError: ONNX Runtime cannot execute the file's graph.
+        InputError: the file's graph contradicts itself, e.g. in the channels of a convolution.
+        UnsupportedError: ONNX Runtime lacks an operator of the file's graph.
         InternalError: the numbers differ.
     """
     if not numerics.is_deterministic(model):
@@ -237,11 +238,15 @@ def verify_conversion(proto: onnx.ModelProto, model: ir.Model, path: Path) -> No
         want = numerics.run(numerics.onnx_bytes(proto), feeds)
     except Exception as error:
         custom = custom_operators(model)
+        reason = str(error).splitlines()[0][:300]
+        if not custom and "NOT_IMPLEMENTED" not in reason:
+            # every operator is known, so it is the graph that contradicts itself
+            raise bad_graph(path, "the graph cannot be executed", reason) from error
         raise UnsupportedError(
             "EC343",
             "ONNX Runtime cannot execute the model",
             where=f"{path}: {', '.join(custom)}" if custom else str(path),
-            why=str(error).splitlines()[0][:300],
+            why=reason,
             fix="Replace the operators ONNX Runtime lacks.",
         ) from error
     try:

@@ -21,6 +21,7 @@ from edgec.export.cli import (
 )
 from edgec.export.cli.output import print_json, version_callback
 from edgec.export.errors import EdgecError, InterruptedByUser
+from edgec.export.explain import catalogue
 
 EXIT_CODES = """\
 Exit codes: 0 ok, 1 bug in edgec, 2 usage, 3 unsupported model or operator, 4 accuracy gate,
@@ -42,9 +43,11 @@ for verb in VERBS:
 
 
 @app.callback()
-def _root(version: bool = typer.Option(
-    False, "--version", callback=version_callback, is_eager=True, help="Print the version."
-)) -> None:
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=version_callback, is_eager=True, help="Print the version."
+    ),
+) -> None:
     """Compile vision networks for edge devices: PyTorch or ONNX in, checked artifacts out."""
 
 
@@ -66,6 +69,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _fail(error: EdgecError, *, as_json: bool) -> None:
+    entry = catalogue().get(error.code)
+    if error.fix is None and entry is not None:
+        error.fix = entry.fix
     if as_json:
         print_json("edgec.error/1", {"error": error.to_json()})
     print(f"error: {error}", file=sys.stderr)

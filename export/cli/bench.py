@@ -13,7 +13,9 @@ from edgec.export.errors import UsageError
 
 def register(app: typer.Typer) -> None:
     """Add the verb to `app`."""
-    app.command("bench", epilog="Example: edgec bench build/mynet --device local --threads 2")(bench)
+    app.command("bench", epilog="Example: edgec bench build/mynet --device local --threads 2")(
+        bench
+    )
 
 
 def bench(
@@ -37,7 +39,9 @@ def bench(
 
     if device != "local":
         raise UsageError(
-            "EC213", f"no way to reach device {device!r}", fix="this version measures --device local"
+            "EC213",
+            f"no way to reach device {device!r}",
+            fix="this version measures --device local",
         )
     opened = edgec.load(bundle)
     names = artifact or [
@@ -46,9 +50,7 @@ def bench(
     chosen = [opened.artifact(name) for name in names]
     reporter = Reporter(1, quiet=quiet)
     with reporter.stage(f"measure {len(chosen)} artifacts") as tick:
-        record = bench_local(
-            opened, chosen, threads=threads, runs=runs, warmup=warmup, tick=tick
-        )
+        record = bench_local(opened, chosen, threads=threads, runs=runs, warmup=warmup, tick=tick)
     if save is not None:
         atomic_write(save, dump_json(record).encode())
     if json:
@@ -56,8 +58,10 @@ def bench(
         return
     base = record["results"][0]["latency"]["median_ms"]
     machine = record["environment_before"]
-    print(f"onnxruntime {machine['onnxruntime']} on {machine['cpu']}, {threads} thread(s), "
-          f"load {machine['load_1min']}")
+    print(
+        f"onnxruntime {machine['onnxruntime']} on {machine['cpu']}, {threads} thread(s), "
+        f"load {machine['load_1min']}"
+    )
     print_table(
         ("artifact", "min ms", "median ms", "p90 ms", "vs first", "max |Δ| to golden"),
         [

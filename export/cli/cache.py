@@ -26,9 +26,7 @@ def info(json: Json = False) -> None:
 
 
 def clear(
-    part: Annotated[
-        str | None, typer.Option(help="Only this part: stages or weights.")
-    ] = None,
+    part: Annotated[str | None, typer.Option(help="Only this part: stages or weights.")] = None,
     json: Json = False,
 ) -> None:
     """Delete cached files; they come back when they are needed."""

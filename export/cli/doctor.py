@@ -31,8 +31,14 @@ def doctor(
         print_table(
             ("what", "for", "found", "tested", "status", "hint"),
             [
-                (f.what, f.purpose, f.found or "-", f.tested, f.status,
-                 "" if f.status == "ok" else f.hint)
+                (
+                    f.what,
+                    f.purpose,
+                    f.found or "-",
+                    f.tested,
+                    f.status,
+                    "" if f.status == "ok" else f.hint,
+                )
                 for f in findings
             ],
         )

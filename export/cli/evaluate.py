@@ -20,7 +20,8 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            "--data", "-d",
+            "--data",
+            "-d",
             help="Folder or .zip with one folder per class, or .npz; unlabelled data also works.",
         ),
     ],
@@ -40,8 +41,10 @@ def evaluate(
     if json:
         print_json("edgec.eval/1", record)
         return
-    print(f"{record['count']} images of {record['source']}"
-          f"{'' if record['labelled'] else ' (no labels: agreement only)'}")
+    print(
+        f"{record['count']} images of {record['source']}"
+        f"{'' if record['labelled'] else ' (no labels: agreement only)'}"
+    )
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
@@ -49,8 +52,13 @@ def evaluate(
     print_table(
         ("artifact", "top-1", "top-5", "agreement", "SQNR dB"),
         [
-            (r["artifact"], number(r["top1"]), number(r["top5"]), number(r["agreement"]),
-             number(r["sqnr_db"]))
+            (
+                r["artifact"],
+                number(r["top1"]),
+                number(r["top5"]),
+                number(r["agreement"]),
+                number(r["sqnr_db"]),
+            )
             for r in record["results"]
         ],
     )

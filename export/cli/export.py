@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgec.export.cli.output import Json, Quiet, Verbose, print_json
+from edgec.export.cli.output import Json, Quiet, Verbose, print_json, print_table
 
 
 def register(app: typer.Typer) -> None:
@@ -15,26 +15,40 @@ def register(app: typer.Typer) -> None:
     app.command("export", epilog="Example: edgec export --model emov2_5m --target jetson")(export)
 
 
+def print_passes(value: bool) -> None:
+    """Print every rewrite pass with what it changes (``--list-passes``)."""
+    if not value:
+        return
+    from edgec.export.rewrite.engine import list_passes
+
+    print_table(
+        ("stage", "pass", "what it changes"), [(p.stage, p.name, p.change) for p in list_passes()]
+    )
+    raise typer.Exit
+
+
 def export(
     model: Annotated[
         str,
         typer.Option(
-            "--model", "-m", help="Zoo name, path of .onnx or .pt2, or FILE.py:FACTORY.",
+            "--model",
+            "-m",
+            help="Zoo name, path of .onnx or .pt2, or FILE.py:FACTORY.",
             show_default=False,
         ),
     ],
     target: Annotated[
         str,
-        typer.Option("--target", "-t", help="Target name, alias or .toml file.", show_default=False),
+        typer.Option(
+            "--target", "-t", help="Target name, alias or .toml file.", show_default=False
+        ),
     ],
     precision: Annotated[
         str | None, typer.Option(help="fp32, fp16 or int8. [default: the target's]")
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(
-            help="PATH (.pth .pt .safetensors .npz), URL, pretrained[:TAG] or random."
-        ),
+        typer.Option(help="PATH (.pth .pt .safetensors .npz), URL, pretrained[:TAG] or random."),
     ] = None,
     calib: Annotated[
         str | None, typer.Option(help="Calibration images: folder, .zip or .npz.")
@@ -43,7 +57,7 @@ def export(
         int | None, typer.Option(help="Use at most this many of them. [default: 128]")
     ] = None,
     calib_method: Annotated[
-        str | None, typer.Option(help="minmax, percentile or entropy. [default: percentile]")
+        str | None, typer.Option(help="minmax, percentile, entropy or mse. [default: percentile]")
     ] = None,
     preprocess: Annotated[
         str | None,
@@ -82,6 +96,15 @@ def export(
     dump_passes: Annotated[
         str | None, typer.Option(help="Folder for the graph before and after each pass.")
     ] = None,
+    list_passes: Annotated[
+        bool,
+        typer.Option(
+            "--list-passes",
+            callback=print_passes,
+            is_eager=True,
+            help="Print the rewrite passes in order and stop.",
+        ),
+    ] = False,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="Folder to write. [default: build/…]")
     ] = None,
@@ -165,5 +188,7 @@ def export(
     print(f"  edgec eval {bundle.path} --data FOLDER_OF_CLASSES")
     print(f"  edgec bench {bundle.path} --device local")
     if any(a.format == "tensorrt" for a in bundle.manifest.artifacts):
-        print(f"  scp -r {bundle.path} DEVICE: && ssh DEVICE python3 "
-              f"{bundle.path.name}/tensorrt/build_engine.py")
+        print(
+            f"  scp -r {bundle.path} DEVICE: && ssh DEVICE python3 "
+            f"{bundle.path.name}/tensorrt/build_engine.py"
+        )

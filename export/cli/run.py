@@ -46,8 +46,10 @@ def run(
             continue
         for name, array in result.outputs.items():
             values = array.ravel()[:6]
-            print(f"  {name} {list(array.shape)} {array.dtype}: "
-                  f"{', '.join(f'{float(v):.5g}' for v in values)}{', …' if array.size > 6 else ''}")
+            print(
+                f"  {name} {list(array.shape)} {array.dtype}: "
+                f"{', '.join(f'{float(v):.5g}' for v in values)}{', …' if array.size > 6 else ''}"
+            )
 
 
 def _to_json(result: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def list_(json: Json = False) -> None:
                 ", ".join(t.aliases),
                 f"{t.runtime.name} {t.runtime.version}",
                 str(t.runtime.opset),
-                ", ".join(sorted(t.precisions, key=lambda p, t=t: p != t.default_precision)),
+                ", ".join(dict.fromkeys((t.default_precision, *t.precisions))),
                 ", ".join(t.formats),
             )
             for t in found
@@ -61,10 +61,13 @@ def show(
     alias = f" (you asked for its alias {name!r})" if name in target.aliases else ""
     print(f"{target.name}{alias}: {target.title}")
     runtime = target.runtime
-    print(f"  {'runtime':<20} {runtime.name} {runtime.version}, opset {runtime.opset}"
-          f"  [{runtime.source}]")
-    print(f"  {'precisions':<20} {', '.join(target.precisions)}; "
-          f"default {target.default_precision}")
+    print(
+        f"  {'runtime':<20} {runtime.name} {runtime.version}, opset {runtime.opset}"
+        f"  [{runtime.source}]"
+    )
+    print(
+        f"  {'precisions':<20} {', '.join(target.precisions)}; default {target.default_precision}"
+    )
     print(f"  {'formats':<20} {', '.join(target.formats)}")
     for key, fact in target.facts.items():
         print(f"  {key:<20} {fact.value}  [{fact.source}]")

@@ -232,9 +232,16 @@ class InsertQDQPass(ir.passes.InPlacePass):
                 scales, zeros = np.array(scalar, np.float32), np.array(zero, scheme.dtype)
             else:
                 grid, scales = quantize_weight(
-                    number, weight.axis, rule=self.weight_rule, floor=floors.get(weight.tensor)
+                    number,
+                    weight.axis,
+                    rule=self.weight_rule,
+                    pair_safe=weight.pair_safe,
+                    floor=floors.get(weight.tensor),
                 )
                 zeros = np.zeros(scales.shape, np.int8)
+                if self.plan.scheme.weight == "uint8":
+                    grid = (grid.astype(np.int16) + 128).astype(np.uint8)
+                    zeros = np.full(scales.shape, 128, np.uint8)
             name = weight.tensor + suffix
             output = self._dequantized_constant(node, name, grid, scales, zeros, weight.axis)
             self._stored[key] = output, scales

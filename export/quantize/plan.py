@@ -9,6 +9,7 @@ The rules, in the order in which they are applied:
 2. A tensor written by an integer kernel is quantized at its source and all consumers read the
    quantized value: the float value does not exist at run time. An absorbed activation (ReLU
    after Conv) moves this point behind itself.
+   Kernels that can write either type write integers if one of their readers is integer.
 3. A tensor written by a float operator is quantized only on the edges that an integer node
    reads; other consumers keep the exact value.
 4. A same-scale operator between quantized input and integer consumer passes the parameters on.
@@ -58,7 +59,8 @@ class Quantizer:
 class Weight:
     """A constant that becomes integers: int8 with `axis` scales, or (axis None) one scale.
 
-    `operand` marks constants of the activation's kind (integer type of activations).
+    `operand` marks constants of the activation's kind (integer type of activations);
+    `pair_safe` is the scheme's, except where the kernel needs no care.
     """
 
     node: str
@@ -66,6 +68,7 @@ class Weight:
     tensor: str
     axis: int | None
     operand: bool = False
+    pair_safe: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,12 +135,9 @@ class _Planner:
         for node in integer:
             if node.op_type in self.scheme.kernels:
                 self._write(node)
-        # opportunistic kernels depend on what is quantized before them: forward order
-        for node in self.nodes:
-            if node in members or not self._may_join(node):
-                continue
-            members.add(node)
-            self._write(node)
+        # Each of the two steps can enable the other, and both only add.
+        while self._write_for_integer_readers(members) or self._join(members):
+            pass
         needed = self._needed(members)
         for node in self.nodes:
             if node.op_type in self.scheme.same_scale:
@@ -177,12 +177,13 @@ class _Planner:
     def _may_join(self, node: ir.Node) -> bool:
         if not self._has_kernel(node) or node.op_type not in self.scheme.opportunistic:
             return False
-        if not any(self._effective_source(v) for v in node.inputs):
-            self.left_float[str(node.name)] = "no input is quantized"
-            return False
         reason = self._obstacle(node)
+        if not reason and not any(self._effective_source(v) for v in node.inputs):
+            reason = "no input is quantized"
         if reason:
             self.left_float[str(node.name)] = reason
+        else:
+            self.left_float.pop(str(node.name), None)
         return not reason
 
     def _effective_source(self, value: ir.Value | None) -> bool:
@@ -235,6 +236,30 @@ class _Planner:
         for value in node.outputs:
             written = self._behind_absorbed(value)
             self.source[written] = written
+
+    def _join(self, members: set[ir.Node]) -> bool:
+        """Let opportunistic kernels follow what is quantized before them, in forward order."""
+        before = len(members)
+        for node in self.nodes:
+            if node not in members and self._may_join(node):
+                members.add(node)
+                self._write(node)
+        return len(members) > before
+
+    def _write_for_integer_readers(self, members: set[ir.Node]) -> bool:
+        """Rule 2 for kernels that could write float, but have an integer reader."""
+        if not self.scheme.one_output_type:
+            return False
+        before = len(self.source)
+        needed = self._needed(members)
+        for node in self.nodes:
+            if node not in members or node.op_type not in self.scheme.float_output:
+                continue
+            add = _bias_add(node) if node.op_type == "MatMul" else None
+            output = (node if add is None else add[0]).outputs[0]
+            if output in needed and output not in self.source:
+                self.source[output] = output
+        return len(self.source) > before
 
     def _behind_absorbed(self, value: ir.Value) -> ir.Value:
         uses = list(value.uses())
@@ -353,6 +378,7 @@ class _Planner:
                     str(value.name),
                     axis,
                     operand=not kernel or index == 0,
+                    pair_safe=self.scheme.pair_safe and not _is_depthwise(node, weight.shape),
                 )
             )
         return result
@@ -392,6 +418,11 @@ def _bias_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:
         return None
     bias = constant_of(add.inputs[index])
     return (add, index) if bias is not None and bias.shape == (weight.shape[1],) else None
+
+
+def _is_depthwise(node: ir.Node, shape: tuple[int, ...]) -> bool:
+    """One filter per channel: these kernels multiply in 32 bits."""
+    return node.op_type == "Conv" and shape[1] == 1 and _int_attribute(node, "group", 1) == shape[0]
 
 
 def weight_axis(node: ir.Node, index: int, rank: int) -> int | None:

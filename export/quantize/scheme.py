@@ -53,12 +53,18 @@ class QuantScheme:
             symmetric grids leave out -128.
         symmetric: activations have zero point 0 (int8) and a range symmetric about zero.
         per_channel: weights have a scale per output channel; otherwise one per tensor.
+        weight: integer type of weights; uint8 stores the same symmetric integers plus 128.
+        pair_safe: limit weights so that the sum of two u8·s8 products fits 16 bits. x86 without
+            VNNI multiplies with vpmaddubsw, which saturates there silently (ONNX Runtime
+            documentation, "Quantize ONNX models", S8S8/U8S8 and reduce_range).
         integer_bias: biases of Conv and Gemm become int32 with scale s_x·s_w. False leaves them
             float.
         kernels: operators with an integer kernel that also *writes* integers: inputs and output
             are quantized, and every consumer reads the quantized value.
         float_output: operators with a kernel that reads integers and writes float; only the
             inputs are quantized.
+        one_output_type: a kernel of `float_output` writes either float or integers, for all its
+            readers: if an integer kernel is among them, the output is quantized for all.
         opportunistic: operators of `kernels` that are worth quantizing only when an input
             already is (they move or merge data but bring no integer arithmetic themselves).
         same_scale: operators whose output reuses the quantization parameters of their input.
@@ -79,9 +85,12 @@ class QuantScheme:
     activation: IntegerType
     symmetric: bool
     per_channel: bool = True
+    weight: IntegerType = "int8"
+    pair_safe: bool = False
     integer_bias: bool = True
     kernels: frozenset[str] = frozenset()
     float_output: frozenset[str] = frozenset()
+    one_output_type: bool = False
     opportunistic: frozenset[str] = frozenset()
     same_scale: frozenset[str] = DATA_MOVEMENT
     absorbed: frozenset[str] = frozenset()
@@ -114,10 +123,12 @@ class QuantScheme:
 _UNIT = (0.0, 1.0)
 _BOUNDS = {"Softmax": _UNIT, "Sigmoid": _UNIT, "HardSigmoid": _UNIT}
 
+# Right on every x86: without VNNI, full 8-bit weights silently saturate in 16 bits.
 ORT_X86 = QuantScheme(
     name="ort-x86",
     activation="uint8",
     symmetric=False,
+    pair_safe=True,
     kernels=frozenset(
         {
             "Conv",
@@ -131,13 +142,17 @@ ORT_X86 = QuantScheme(
         }
     ),
     float_output=frozenset({"MatMul", "Gemm"}),
+    one_output_type=True,
     opportunistic=frozenset({"Sigmoid", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"}),
     absorbed=frozenset({"Relu", "Clip"}),
     bounds=_BOUNDS,
 )
 
+# For machines known to have AVX512-VNNI or AVX-VNNI, whose products are exact.
+ORT_X86_VNNI = replace(ORT_X86, name="ort-x86-vnni", pair_safe=False)
+
 # The same kernels with signed activations, which Arm's dot product instructions prefer.
-ORT_ARM = replace(ORT_X86, name="ort-arm", activation="int8")
+ORT_ARM = replace(ORT_X86, name="ort-arm", activation="int8", pair_safe=False)
 
 TENSORRT = QuantScheme(
     name="tensorrt",
@@ -152,7 +167,7 @@ TENSORRT = QuantScheme(
     bounds=_BOUNDS,
 )
 
-SCHEMES: Mapping[str, QuantScheme] = {s.name: s for s in (ORT_X86, ORT_ARM, TENSORRT)}
+SCHEMES: Mapping[str, QuantScheme] = {s.name: s for s in (ORT_X86, ORT_X86_VNNI, ORT_ARM, TENSORRT)}
 
 
 def get_scheme(name: str) -> QuantScheme:

@@ -55,6 +55,7 @@ def quantize_weight(
     axis: int | None,
     *,
     rule: WeightRule = "absmax",
+    pair_safe: bool = False,
     floor: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Integers and scales of a weight tensor.
@@ -65,6 +66,8 @@ def quantize_weight(
         rule: ``"absmax"`` uses the largest magnitude; ``"mse"`` searches, per channel, the share
             of it with the least squared error (weights inside the clip are finer, the few
             outside saturate).
+        pair_safe: no two integers of a channel with the same sign add up to more than 128, so
+            255·(w1 + w2) fits int16 in whatever order a kernel pairs them.
         floor: least admissible scale per channel (see `scale_floor`).
 
     Returns:
@@ -78,6 +81,8 @@ def quantize_weight(
     rows = _rows(weight, axis)
     peak = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
     scale = _mse_scale(rows, peak) if rule == "mse" else peak / WEIGHT_MAX
+    if pair_safe:
+        scale = np.maximum(scale, _largest_pair(rows) / WEIGHT_MAX)
     scale = np.where(peak > 0.0, np.maximum(scale, MIN_SCALE), 1.0)
     if floor is not None:
         # a channel without weights serves its bias alone: the floor sets its scale
@@ -111,6 +116,18 @@ def _rows(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
     if axis is None:
         return weight.reshape(1, -1)
     return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+
+
+def _largest_pair(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Per row, the largest magnitude that two weights of the same sign add up to.
+
+    Divided by 127 it bounds the rounded sum by 128: rounding adds less than one.
+    """
+    positive = np.maximum(rows, 0.0).astype(np.float64)
+    negative = np.maximum(-rows, 0.0).astype(np.float64)
+    count = min(2, rows.shape[1])
+    pairs = [np.sort(side, axis=1)[:, -count:].sum(axis=1) for side in (positive, negative)]
+    return np.maximum(pairs[0], pairs[1])
 
 
 def _mse_scale(rows: NDArray[np.float32], peak: NDArray[np.float64]) -> NDArray[np.float64]:

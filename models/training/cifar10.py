@@ -18,6 +18,7 @@ import math
 import sys
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def load_data(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     images = np.stack(
         [
             np.asarray(Image.open(io.BytesIO(jpeg[start:stop].tobytes())).convert("RGB"))
-            for start, stop in zip(offsets[:-1], offsets[1:], strict=True)
+            for start, stop in pairwise(offsets)
         ]
     )
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -85,14 +86,17 @@ class Trainer:
         self.size = spec.input_shape[1:]
         self.mean = torch.tensor(spec.preprocess.mean).view(3, 1, 1)
         self.std = torch.tensor(spec.preprocess.std).view(3, 1, 1)
-        self.network = build(name).to(device, memory_format=torch.channels_last)
+        self.network = build(name).to(device)
         # layer scales start at 1e-6 for hundreds of epochs of ImageNet; short runs need them awake
         with torch.no_grad():
             for key, parameter in self.network.named_parameters():
                 if "gamma" in key.rpartition(".")[2]:
                     parameter.fill_(0.1)
-        self.average = build(name).to(device, memory_format=torch.channels_last)
+        self.average = build(name).to(device)
         self.average.load_state_dict(self.network.state_dict())
+        # convolutions train nearly twice as fast on a CPU with channels innermost
+        for network in (self.network, self.average):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = parameter_groups(self.network, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
         self.epoch = 0
@@ -124,7 +128,7 @@ class Trainer:
             target = labels[batch].to(self.device)
             loss = F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
             self.optimizer.step()
             self._update_average(self.epoch * steps + step)
@@ -212,11 +216,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--minutes", type=float, help="stop cleanly after so long; run again to go on")
+    parser.add_argument(
+        "--minutes", type=float, help="stop cleanly after so long; run again to go on"
+    )
     for field, default in asdict(Recipe()).items():
-        parser.add_argument(
-            f"--{field.replace('_', '-')}", type=type(default), default=default
-        )
+        parser.add_argument(f"--{field.replace('_', '-')}", type=type(default), default=default)
     options = parser.parse_args(argv)
     recipe = Recipe(**{field: getattr(options, field) for field in asdict(Recipe())})
     torch.set_flush_denormal(True)

@@ -64,8 +64,12 @@ def test_a_link_or_file_is_never_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(errno.ENOSPC, "EC680"), (errno.EDQUOT, "EC680"), (errno.EACCES, "EC681"),
-     (errno.EROFS, "EC681")],
+    [
+        (errno.ENOSPC, "EC680"),
+        (errno.EDQUOT, "EC680"),
+        (errno.EACCES, "EC681"),
+        (errno.EROFS, "EC681"),
+    ],
 )
 def test_a_full_or_read_only_disk_is_one_clear_error(
     tmp_path: Path, number: int, code: str

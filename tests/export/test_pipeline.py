@@ -43,13 +43,14 @@ def x86(tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path_fac
 def test_the_bundle_holds_what_the_manifest_says(jetson: Bundle) -> None:
     built = {a.path: a for a in jetson.manifest.artifacts}
     assert set(built) == {
-        "onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_int8.onnx", "tensorrt"
+        "onnx/model.onnx",
+        "onnx/model_fp16.onnx",
+        "onnx/model_int8.onnx",
+        "tensorrt",
     }
     assert built["tensorrt"].status == "bundle"
     assert not list(jetson.path.rglob("*.engine"))
-    on_disk = {
-        p.relative_to(jetson.path).as_posix() for p in jetson.path.rglob("*") if p.is_file()
-    }
+    on_disk = {p.relative_to(jetson.path).as_posix() for p in jetson.path.rglob("*") if p.is_file()}
     assert on_disk == set(jetson.manifest.files) | {"manifest.json", "log.txt"}
     for name, digest in jetson.manifest.files.items():
         assert sha256_file(jetson.path / name) == digest
@@ -94,7 +95,10 @@ def test_provenance_of_calibration_is_kept(x86: Bundle) -> None:
     assert (data["count"], data["used"], data["held_out"]) == (40, 30, 10)
     assert len(data["sha256"]) == 64
     assert data["preprocess"]["mean"] == [0.5, 0.5, 0.5] or data["preprocess"]["mean"] == (
-        0.5, 0.5, 0.5)
+        0.5,
+        0.5,
+        0.5,
+    )
 
 
 def test_golden_outputs_come_from_the_master(x86: Bundle) -> None:
@@ -149,9 +153,7 @@ def test_run_takes_images_folders_arrays_and_files(
     np.testing.assert_array_equal(named.outputs["logits"], x86.run(array)[0].outputs["logits"])
 
 
-def test_a_changed_artifact_is_noticed(
-    tiny_onnx: Path, tmp_path: Path
-) -> None:
+def test_a_changed_artifact_is_noticed(tiny_onnx: Path, tmp_path: Path) -> None:
     bundle = edgec.compile(str(tiny_onnx), target="x86", out=str(tmp_path / "b"))
     file = bundle.path / "onnx" / "model.onnx"
     file.write_bytes(file.read_bytes() + b"x")
@@ -186,8 +188,12 @@ def test_the_accuracy_gate_stops_and_force_marks(
     tiny_onnx: Path, misleading_calibration: Path, preprocess_json: Path, tmp_path: Path
 ) -> None:
     options = {
-        "target": "x86", "precision": "int8", "calib": str(misleading_calibration),
-        "max_drop": 0.0, "preprocess": str(preprocess_json), "out": str(tmp_path / "b"),
+        "target": "x86",
+        "precision": "int8",
+        "calib": str(misleading_calibration),
+        "max_drop": 0.0,
+        "preprocess": str(preprocess_json),
+        "out": str(tmp_path / "b"),
     }
     with pytest.raises(AccuracyGateError, match="points"):
         edgec.compile(str(tiny_onnx), **options)
@@ -212,8 +218,9 @@ def test_budgets_that_fit_pass(tiny_onnx: Path, tmp_path: Path) -> None:
 def test_a_torch_module_compiles(tmp_path: Path) -> None:
     from torch import nn
 
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-                            nn.Flatten(), nn.Linear(4, 5)).eval()
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    ).eval()
     bundle = edgec.compile(
         network, target="jetson-nano", input_shape=(3, 16, 16), out=str(tmp_path / "b")
     )

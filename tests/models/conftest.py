@@ -51,10 +51,11 @@ def golden_shapes(golden_name: str) -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture(scope="session")
 def fill() -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
-    """Function from a state dict to one of the same keys with the golden weights."""
+    """Function from a state dict and a case to one of the same keys with the golden weights."""
 
-    def fill(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: _tensor(key, value) for key, value in state.items()}
+    def fill(state: Mapping[str, Tensor], case: Mapping[str, Any]) -> dict[str, Tensor]:
+        gain = case.get("gain", 1.4)
+        return {key: _tensor(key, value, gain) for key, value in state.items()}
 
     return fill
 
@@ -70,9 +71,9 @@ def image() -> Callable[..., Tensor]:
     return image
 
 
-def _tensor(key: str, like: Tensor) -> Tensor:
-    if not like.is_floating_point():  # num_batches_tracked
-        return torch.zeros(like.shape, dtype=like.dtype)
+def _tensor(key: str, like: Tensor, gain: float) -> Tensor:
+    if not like.is_floating_point():  # num_batches_tracked, and index tables, which stay
+        return like if like.ndim else torch.zeros_like(like, device="cpu")
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
     n = generator.standard_normal(like.shape or (1,)).reshape(like.shape)
     last = key.rsplit(".", 1)[-1]
@@ -85,7 +86,7 @@ def _tensor(key: str, like: Tensor) -> Tensor:
     elif last == "temperature" or (last == "weight" and n.ndim == 1):
         value = 1 + 0.1 * n
     elif last == "weight":
-        value = 1.4 * n / np.sqrt(n.size / n.shape[0])
+        value = gain * n / np.sqrt(n.size / n.shape[0])
     else:
         value = 0.02 * n
     return torch.from_numpy(value.astype(np.float32))

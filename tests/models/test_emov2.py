@@ -87,8 +87,9 @@ def test_window_changes_the_output_but_not_the_weights() -> None:
         assert not torch.allclose(small(x), large(x), atol=1e-3)
 
 
-def test_every_norm_has_the_eps_of_the_authors() -> None:
-    norms = [m for m in create_model("emov2_1m").modules() if hasattr(m, "eps")]
+@pytest.mark.parametrize("name", ["emov2_1m", "emo_1m"])
+def test_every_norm_has_the_eps_of_the_authors(name: str) -> None:
+    norms = [m for m in create_model(name).modules() if hasattr(m, "eps")]
     assert {type(m) for m in norms} == {nn.BatchNorm2d, nn.LayerNorm}
     assert {m.eps for m in norms} == {1e-6}
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edgec.models.edgenext import EdgeNeXt
+from edgec.models.emo import EMO
 from edgec.models.emov2 import EMOv2
 
 # torch.onnx warns about its own use of torch.utils._pytree
@@ -29,6 +30,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
         224,
         5,
     ),
+    "emo": (lambda: EMO((1, 1, 2, 2), (16, 16, 32, 40), (2, 2, 3, 4), (16, 16, 16, 20)), 224, 5),
     "edgenext": (lambda: EdgeNeXt((1, 1, 1, 1), (16, 16, 24, 32), 4), 128, 4),
     "edgenext_bn_hs": (
         lambda: EdgeNeXt((1, 1, 1, 1), (16, 16, 24, 32), 4, batch_norm=True),

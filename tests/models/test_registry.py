@@ -21,8 +21,14 @@ def test_names() -> None:
     sizes = ("1m", "2m", "5m", "20m", "50m")
     assert set(ZOO) >= {f"emov2_{size}" for size in sizes}
     assert set(ZOO) >= {f"emov2_{s}_{px}" for s in sizes[:3] for px in (256, 512)}
+    assert set(ZOO) >= {f"emo_{size}" for size in ("1m", "2m", "5m", "6m")}
     assert set(ZOO) >= {f"edgenext_{s}" for s in ("xx_small", "x_small", "small", "base")}
     assert set(ZOO) >= {f"edgenext_{s}_bn_hs" for s in ("xx_small", "x_small", "small")}
+    assert set(ZOO) >= {f"efficientformer_{size}" for size in ("l1", "l3", "l7")}
+    assert set(ZOO) >= {f"efficientformerv2_{size}" for size in ("s0", "s1", "s2", "l")}
+    assert set(ZOO) >= {f"mobilevit_{size}" for size in ("xxs", "xs", "s")}
+    assert set(ZOO) >= {f"mobilevitv2_{width:03}" for width in range(50, 201, 25)}
+    assert set(ZOO) >= {f"mobilevitv2_{width}_384" for width in (150, 175, 200)}
 
 
 def test_unknown_name_lists_the_nearest() -> None:
@@ -53,7 +59,7 @@ def test_checkpoints(name: str) -> None:
         url = urlsplit(checkpoint.url)
         assert url.scheme == "https"
         assert Path(url.path).suffix in (".pth", ".safetensors")
-        if "/data/raw/" in checkpoint.url:  # a file inside a repository, pinned by its commit
+        if "/raw/" in checkpoint.url:  # a file inside a repository, pinned by its commit
             assert checkpoint.git_blob is not None
             assert len(checkpoint.git_blob) == 40
 

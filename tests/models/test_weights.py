@@ -199,8 +199,9 @@ def test_pretrained_that_does_not_exist(network: nn.Module) -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
     """An http server on the loopback interface, and the folder it shows."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "site"
     folder.mkdir()
 

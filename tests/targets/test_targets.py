@@ -14,8 +14,13 @@ SHIPPED = list_targets()
 
 
 def test_the_promised_targets_are_there() -> None:
-    assert {"jetson-orin-nano-jp6.2", "jetson-nano-jp4.6", "raspberry-pi-5", "raspberry-pi-4",
-            "generic-x86-64"} <= set(SHIPPED)
+    assert {
+        "jetson-orin-nano-jp6.2",
+        "jetson-nano-jp4.6",
+        "raspberry-pi-5",
+        "raspberry-pi-4",
+        "generic-x86-64",
+    } <= set(SHIPPED)
     assert get_target("jetson").name == "jetson-orin-nano-jp6.2"
 
 

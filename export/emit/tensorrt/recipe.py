@@ -58,9 +58,7 @@ def make_recipe(
     engines = []
     for precision in target.precisions:
         # weakly typed TensorRT takes fp16 from a flag; the fp32 file keeps its choice open
-        source = by_precision.get(
-            "fp32" if precision == "fp16" and not typed else precision
-        )
+        source = by_precision.get("fp32" if precision == "fp16" and not typed else precision)
         if source is None or (precision == "fp16" and "fp16" not in by_precision):
             continue
         flags = {"fp32": [], "fp16": ["FP16"], "int8": ["FP16", "INT8"]}[precision]

@@ -22,8 +22,12 @@ def bundle(tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path_
     """An int8 bundle to run verbs on."""
     out = tmp_path_factory.mktemp("verbs") / "bundle"
     edgec.compile(
-        str(tiny_onnx), target="x86", precision="int8", calib=str(image_folder),
-        preprocess=str(preprocess_json), out=str(out),
+        str(tiny_onnx),
+        target="x86",
+        precision="int8",
+        calib=str(image_folder),
+        preprocess=str(preprocess_json),
+        out=str(out),
     )
     return out
 
@@ -43,9 +47,16 @@ def test_every_verb_has_help_with_an_example(main) -> None:
 def test_json_is_one_object_with_schema_and_version(main, bundle: Path, image_folder: Path) -> None:
     image = image_folder / "0" / "0.png"
     for arguments in (
-        ("models", "list"), ("models", "show", "emov2_5m"), ("targets", "list"),
-        ("targets", "show", "jetson"), ("explain",), ("explain", "EC201"), ("doctor",),
-        ("cache", "info"), ("run", bundle, "--input", image), ("bench", bundle, "--runs", "50", "-q"),
+        ("models", "list"),
+        ("models", "show", "emov2_5m"),
+        ("targets", "list"),
+        ("targets", "show", "jetson"),
+        ("explain",),
+        ("explain", "EC201"),
+        ("doctor",),
+        ("cache", "info"),
+        ("run", bundle, "--input", image),
+        ("bench", bundle, "--runs", "50", "-q"),
         ("eval", bundle, "--data", image_folder, "-q"),
     ):
         code, out, _ = main(*arguments, "--json")
@@ -115,6 +126,7 @@ def test_cache_can_be_cleared(main) -> None:
 
 # Exit codes through the console script, in a process of its own.
 
+
 def test_exit_0_and_outputs_are_separate(cli, tiny_onnx: Path, tmp_path: Path) -> None:
     done = cli("export", "-m", tiny_onnx, "-t", "jetson", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -142,8 +154,11 @@ def test_exit_1_is_a_bug_with_what_reproduces_it(
     )
     done = subprocess.run(
         [sys.executable, "broken.py", "export", "-m", str(tiny_onnx), "-t", "jetson"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root / ".src")},
-        capture_output=True, text=True, check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root / ".src")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1, done.stderr
     assert "name-values" in done.stderr
@@ -161,7 +176,15 @@ def test_exit_2_usage(cli, tmp_path: Path) -> None:
 
 def test_exit_3_unsupported(cli, tiny_onnx: Path, tmp_path: Path) -> None:
     done = cli(
-        "export", "-m", tiny_onnx, "-t", "jetson-nano", "--precision", "int8", "--calib", ".",
+        "export",
+        "-m",
+        tiny_onnx,
+        "-t",
+        "jetson-nano",
+        "--precision",
+        "int8",
+        "--calib",
+        ".",
         cwd=tmp_path,
     )
     assert done.returncode == 3
@@ -172,8 +195,20 @@ def test_exit_4_accuracy_gate(
     cli, tiny_onnx: Path, misleading_calibration: Path, preprocess_json: Path, tmp_path: Path
 ) -> None:
     done = cli(
-        "export", "-m", tiny_onnx, "-t", "x86", "--precision", "int8", "--preprocess",
-        preprocess_json, "--calib", misleading_calibration, "--max-drop", "0", cwd=tmp_path,
+        "export",
+        "-m",
+        tiny_onnx,
+        "-t",
+        "x86",
+        "--precision",
+        "int8",
+        "--preprocess",
+        preprocess_json,
+        "--calib",
+        misleading_calibration,
+        "--max-drop",
+        "0",
+        cwd=tmp_path,
     )
     assert done.returncode == 4, done.stderr
     assert not (tmp_path / "build").exists() or not list((tmp_path / "build").iterdir())
@@ -187,7 +222,13 @@ def test_exit_5_budget(cli, tiny_onnx: Path, tmp_path: Path) -> None:
 
 def test_exit_6_missing_server(cli, tmp_path: Path) -> None:
     done = cli(
-        "export", "-m", "emov2_1m", "-t", "jetson", "--weights", "http://127.0.0.1:9/x.pth",
+        "export",
+        "-m",
+        "emov2_1m",
+        "-t",
+        "jetson",
+        "--weights",
+        "http://127.0.0.1:9/x.pth",
         cwd=tmp_path,
     )
     assert done.returncode == 6, done.stderr
@@ -210,9 +251,24 @@ def test_exit_130_interrupted_during_calibration(
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "calib.npz", images=rng.integers(0, 256, (30000, 16, 16, 3), np.uint8))
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgec", "export", "-m", str(tiny_onnx), "-t", "x86",
-         "--precision", "int8", "--calib", "calib.npz", "--calib-limit", "30000",
-         "--preprocess", str(preprocess_json)],
+        [
+            sys.executable,
+            "-m",
+            "edgec",
+            "export",
+            "-m",
+            str(tiny_onnx),
+            "-t",
+            "x86",
+            "--precision",
+            "int8",
+            "--calib",
+            "calib.npz",
+            "--calib-limit",
+            "30000",
+            "--preprocess",
+            str(preprocess_json),
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(root / ".src")},
         stdout=subprocess.PIPE,
@@ -226,7 +282,7 @@ def test_exit_130_interrupted_during_calibration(
     time.sleep(1.0)
     assert process.poll() is None, "calibration ended before the signal"
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
     build = tmp_path / "build"
@@ -236,7 +292,10 @@ def test_exit_130_interrupted_during_calibration(
 def test_a_closed_pipe_is_no_error(root: Path) -> None:
     done = subprocess.run(
         f"{sys.executable} -m edgec explain | head -1",
-        shell=True, capture_output=True, text=True, check=False,
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(root / ".src")},
     )
     assert done.stdout.startswith("code")

@@ -42,18 +42,28 @@ def bundle(tmp_path: Path, tiny_onnx: Path) -> Path:
 
 
 def build(
-    bundle: Path, *arguments: str, version: str | None = "10.3.0.30", fail: str = "",
+    bundle: Path,
+    *arguments: str,
+    version: str | None = "10.3.0.30",
+    fail: str = "",
     path: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     if version is not None:
-        env |= {"PYTHONPATH": str(STANDIN), "STANDIN_TRT_VERSION": version,
-                "STANDIN_TRT_FAIL": fail}
+        env |= {
+            "PYTHONPATH": str(STANDIN),
+            "STANDIN_TRT_VERSION": version,
+            "STANDIN_TRT_FAIL": fail,
+        }
     if path is not None:
         env["PATH"] = path
     return subprocess.run(
         [sys.executable, str(bundle / "tensorrt" / "build_engine.py"), *arguments],
-        capture_output=True, text=True, env=env, check=False, timeout=60,
+        capture_output=True,
+        text=True,
+        env=env,
+        check=False,
+        timeout=60,
     )
 
 
@@ -68,7 +78,9 @@ def test_the_script_keeps_to_python_3_6(root: Path) -> None:
     source = (root / "export/emit/tensorrt/device/build_engine.py").read_text("utf-8")
     tree = ast.parse(source, feature_version=(3, 6))
     imported = {
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
         for alias in node.names
     }
     assert imported <= set(sys.stdlib_module_names) | {"tensorrt"}
@@ -89,7 +101,9 @@ def test_recipes_follow_the_version(bundle: Path) -> None:
     nano = make_recipe(get_target("jetson-nano"), [fp32, fp16], INPUTS, OUTPUTS)
     first = nano["engines"][0]
     assert (first["name"], first["onnx"], first["flags"]) == (
-        "fp16", "../onnx/model.onnx", ["FP16"]
+        "fp16",
+        "../onnx/model.onnx",
+        ["FP16"],
     )
     assert not first["strongly_typed"]
 
@@ -136,8 +150,11 @@ def test_all_and_list(bundle: Path) -> None:
 
 
 def no_engine(bundle: Path) -> bool:
-    return not [p for p in (bundle / "tensorrt").iterdir() if "engine" in p.name
-                and p.name != "build_engine.py"]
+    return not [
+        p
+        for p in (bundle / "tensorrt").iterdir()
+        if "engine" in p.name and p.name != "build_engine.py"
+    ]
 
 
 def test_another_version_is_refused_unless_forced(bundle: Path) -> None:
@@ -149,9 +166,7 @@ def test_another_version_is_refused_unless_forced(bundle: Path) -> None:
     assert build(bundle, "--any-version", "--engine", "int8", version="8.5.2.2").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("fail", "words"), [("parse", "Frobnicate"), ("build", "memory ran out")]
-)
+@pytest.mark.parametrize(("fail", "words"), [("parse", "Frobnicate"), ("build", "memory ran out")])
 def test_failures_of_tensorrt_are_told(bundle: Path, fail: str, words: str) -> None:
     done = build(bundle, fail=fail)
     assert done.returncode == 3

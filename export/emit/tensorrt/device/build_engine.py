@@ -10,10 +10,11 @@ Usage:
 Needs Python 3.6 or newer and the device's own TensorRT (its Python module, or trtexec).
 An engine works only on the GPU type and the TensorRT version that built it.
 
-Exit codes: 0 built, 2 wrong usage, 3 TensorRT cannot build this network, 6 TensorRT is missing or of
-another version than the recipe was made for, 7 a file of the bundle is missing or changed,
+Exit codes: 0 built, 2 wrong usage, 3 TensorRT cannot build this network, 6 TensorRT is missing or
+of another version than the recipe was made for, 7 a file of the bundle is missing or changed,
 130 interrupted.
 """
+
 # This file runs on JetPack 4.6, whose Python is 3.6: no newer syntax.
 import argparse
 import hashlib
@@ -54,7 +55,7 @@ def sha256(path):
 def read_recipe():
     path = os.path.join(HERE, "recipe.json")
     try:
-        with open(path, "r", encoding="utf-8") as stream:
+        with open(path, encoding="utf-8") as stream:
             recipe = json.load(stream)
     except (OSError, ValueError) as error:
         raise Failure(7, "cannot read %s: %s" % (path, error), "copy the whole bundle again")
@@ -95,7 +96,7 @@ def device_record(version):
     record = {"tensorrt": version, "machine": platform.machine(), "device": None, "l4t": None}
     for key, path in (("device", "/proc/device-tree/model"), ("l4t", "/etc/nv_tegra_release")):
         try:
-            with open(path, "r") as stream:
+            with open(path) as stream:
                 record[key] = stream.readline().strip("\0\n ")
         except OSError:
             pass
@@ -227,8 +228,11 @@ def build_with_trtexec(program, engine, recipe, anyway):
     if not digits.isdigit():
         raise Failure(6, "%s does not tell its version" % program, "install python3-libnvinfer")
     number = int(digits)
-    version = (number // 10000, number // 100 % 100) if number >= 100000 else (
-        number // 1000, number // 100 % 10)
+    version = (
+        (number // 10000, number // 100 % 100)
+        if number >= 100000
+        else (number // 1000, number // 100 % 10)
+    )
     check_version("%d.%d" % version, recipe, anyway)
     path = onnx_path(engine)
     temporary = os.path.join(HERE, engine["engine"] + ".part")
@@ -240,7 +244,7 @@ def build_with_trtexec(program, engine, recipe, anyway):
         if status != 0 or not os.path.isfile(temporary):
             fix = "see its messages above"
             if status in (137, -9):
-                fix = "the system killed it for memory: close the desktop, add swap, or lower workspace_bytes"
+                fix = "killed for memory: close the desktop, add swap, or lower workspace_bytes"
             raise Failure(3, "trtexec ended with status %d" % status, fix)
         with open(temporary, "rb") as stream:
             data = stream.read()

@@ -1,0 +1,119 @@
+"""Judging artifacts: each one is run and compared, and int8 has to pass the accuracy gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from edgec.export.bundle import Artifact
+from edgec.export.data import CalibrationData
+from edgec.export.emit.onnx_file import serialize
+from edgec.export.errors import AccuracyGateError
+from edgec.export.golden import Feeds
+from edgec.export.plan import Job
+from edgec.export.progress import Reporter
+from edgec.export.quantize.kernels import count_integer_kernels
+from edgec.export.source import Captured
+from edgec.runtime.agreement import compare
+from edgec.runtime.onnx_runner import OnnxRunner
+
+MIN_GATE_SAMPLES = 100
+"""Hold-out images below which one image weighs more than the default gate of one point."""
+DEFAULT_MAX_DROP = 1.0
+
+
+@dataclass(frozen=True)
+class Built:
+    """A serialized ONNX artifact, its entry in the manifest, and nodes left in float32."""
+
+    artifact: Artifact
+    data: bytes
+    float32_nodes: int
+
+
+def judged(
+    item: Built,
+    before: list[Built],
+    captured: Captured,
+    golden: list[Feeds],
+    data: CalibrationData | None,
+    job: Job,
+) -> Built:
+    """Run the artifact; compare the master with its source and the others with the master."""
+    runner = OnnxRunner(item.data)
+    checks: dict[str, Any] = {}
+    if not before:
+        source = OnnxRunner(serialize(captured.graph, ""))
+        found = compare(source.run, runner.run, [(feed, None) for feed in golden])
+        checks["vs_source"] = found.to_json()
+        checks["data"] = "golden inputs"
+    else:
+        master = OnnxRunner(before[0].data)
+        feeds: Iterable[tuple[Feeds, int | None]] = [(feed, None) for feed in golden]
+        kind = "golden inputs"
+        if item.artifact.precision == "int8" and data is not None:
+            # labels mean nothing to an untrained network: agreement is judged instead
+            blind = captured.weights.get("kind") == "random"
+            feeds = ((f, None if blind else label) for f, label in data.holdout_feeds())
+            kind = "held-out images" if data.holdout_count else "calibration images"
+        found = compare(master.run, runner.run, feeds)
+        checks["vs_fp32"] = found.to_json()
+        checks["drop"] = found.drop
+        checks["data"] = kind
+        if found.not_finite and not job.options.force:
+            raise AccuracyGateError(
+                "EC481",
+                f"{item.artifact.precision} gives NaN or infinity on {found.not_finite} of "
+                f"{found.samples} {kind}, where fp32 does not",
+                where=item.artifact.path,
+                why="a value left the range of the number format",
+                fix="calibrate on typical images (--calib), so that ranges are known, choose "
+                "--precision fp32, or keep it with --force",
+            )
+    if item.artifact.precision == "fp16":
+        checks["float32_nodes"] = item.float32_nodes
+    if item.artifact.precision == "int8" and job.target.runtime.name == "onnxruntime":
+        checks["integer_kernels"] = count_integer_kernels(
+            ir.from_proto(onnx.load_model_from_string(item.data))
+        )
+    return replace(item, artifact=replace(item.artifact, checks=checks))
+
+
+def gate(built: list[Built], job: Job, reporter: Reporter) -> list[Built]:
+    """Stop when int8 lost more than allowed."""
+    result = []
+    for item in built:
+        checks = item.artifact.checks
+        drop = checks.get("drop")
+        if item.artifact.precision != "int8" or drop is None:
+            result.append(item)
+            continue
+        samples = checks["vs_fp32"]["samples"]
+        limit = job.options.max_drop
+        held_out = checks["data"] == "held-out images"
+        if limit is None and (samples < MIN_GATE_SAMPLES or not held_out):
+            reporter.warn(
+                f"int8 differs from fp32 by {drop:.2f} points on {samples} {checks['data']}: too "
+                f"few held-out images for the default gate ({MIN_GATE_SAMPLES}); set --max-drop "
+                "to enforce one"
+            )
+            result.append(item)
+            continue
+        limit = DEFAULT_MAX_DROP if limit is None else limit
+        passed = drop <= limit
+        if not passed and not job.options.force:
+            raise AccuracyGateError(
+                "EC480",
+                f"int8 loses {drop:.2f} points on {samples} {checks['data']}, more than {limit}",
+                where=item.artifact.path,
+                why=f"measured against the fp32 graph: {checks['vs_fp32']}",
+                fix="give more or better calibration images (--calib, --calib-limit), another "
+                "--calib-method, a larger --max-drop, or keep it with --force",
+            )
+        gate = {"gate": "passed" if passed else "failed", "max_drop": limit}
+        result.append(replace(item, artifact=replace(item.artifact, checks=checks | gate)))
+    return result

@@ -1,0 +1,81 @@
+"""Captured and rewritten, the networks keep their numbers and need no wasteful operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from torch import nn
+
+from edgec.export.capture.torch_export import from_torch
+from edgec.export.rewrite.engine import run_stages
+from edgec.models import create_model
+from edgec.models.efficientformer import EfficientFormer
+from edgec.models.efficientformerv2 import EfficientFormerV2
+from edgec.models.mobilevit import MobileViT
+from edgec.models.mobilevitv2 import MobileViTv2Block
+from edgec.models.random_init import randomize
+
+# Copies, index arithmetic and spelled-out norms: what the networks are written to avoid.
+WASTEFUL = {
+    *("Shape", "Gather", "GatherND", "GatherElements", "Range", "Mod", "Where", "Expand", "Pad"),
+    *("ConstantOfShape", "Split", "Slice", "Tile", "CumSum", "Pow", "Sqrt", "BatchNormalization"),
+}
+
+# The published block types at a fraction of the depth: capture time grows with it.
+SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
+    "efficientformer": (
+        lambda: EfficientFormer((1, 2), (16, 24), 1, image=64, num_classes=10),
+        (3, 64, 64),
+        60,
+    ),
+    "efficientformerv2": (
+        lambda: EfficientFormerV2(
+            (16, 24), ((2,), (2,)), 1, heads=2, key=8, image=32, num_classes=10
+        ),
+        (3, 32, 32),
+        80,
+    ),
+    "mobilevit": (
+        lambda: MobileViT((16, 16), (24,), (32,), (1,), ratio=2, final=32, strides=(2, 2, 2)),
+        (3, 64, 64),
+        93,
+    ),
+    "mobilevitv2": (lambda: MobileViTv2Block(16, 2), (16, 8, 8), 46),
+}
+# Nodes that the whole smallest member of each family may have.
+WHOLE = {
+    "efficientformer_l1": 153,
+    "efficientformerv2_s0": 196,
+    "mobilevit_xxs": 375,
+    "mobilevitv2_050": 237,
+}
+
+
+def check(network: nn.Module, shape: tuple[int, int, int], max_nodes: int) -> None:
+    randomize(network, 0)
+    model = from_torch(network, shape)  # compares with torch
+    report = run_stages(model, target_opset=20)  # compares after every pass
+    assert report.verified
+    operators = Counter(node.op_type for node in model.graph)
+    assert not WASTEFUL & set(operators), operators
+    assert report.nodes_after <= max_nodes, operators
+    for node in model.graph:
+        for value in node.outputs:
+            assert value.shape is not None
+            assert len(value.shape) <= 4, f"{node.op_type} of {node.metadata_props}"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_one_of_each_block(name: str) -> None:
+    build, shape, max_nodes = SMALL[name]
+    check(build().eval(), shape, max_nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHOLE)
+def test_smallest_of_each_family(name: str) -> None:
+    network = create_model(name)
+    size = 256 if name.startswith("mobilevit") else 224
+    check(network, (3, size, size), WHOLE[name])
