@@ -79,23 +79,16 @@ def _without_annotations(
     model: ir.Model, seeded: dict[str, onnx.ValueInfoProto]
 ) -> onnx.ModelProto:
     """The model as protobuf, without inner shapes and without the data of large initializers."""
-    large = {}
-    constants = set()
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            constants.add(value.name)
-            if value.const_value is not None and value.const_value.nbytes > _SMALL:
-                large[value] = value.const_value
-                value.const_value = None  # serialized as an annotation only
-    try:
-        proto: onnx.ModelProto = ir.to_proto(model)
-    finally:
-        for value, tensor in large.items():
-            value.const_value = tensor
+    proto: onnx.ModelProto = ir.to_proto(model)
+    constants: set[str] = set()
     pending = [proto.graph]
     while pending:
         inner = pending.pop()
+        small = [t for t in inner.initializer if t.ByteSize() <= _SMALL]
+        constants |= {t.name for t in inner.initializer}
         kept = [v for v in inner.value_info if v.name in constants]
+        del inner.initializer[:]
+        inner.initializer.extend(small)
         del inner.value_info[:]
         inner.value_info.extend(kept)
         for node in inner.node:

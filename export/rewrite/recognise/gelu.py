@@ -1,104 +1,125 @@
-"""GELU, spelled out with Erf or Tanh (Hendrycks and Gimpel, 2016), becomes Gelu."""
+"""GELU, spelled out with Erf or Tanh (Hendrycks and Gimpel, 2016), becomes Gelu.
+
+Matched by hand from the Erf or Tanh outwards: seven commutative operators in three associations
+would make some six hundred patterns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript.rewriter import MatchResult, RewriteRule, RewriteRuleClassBase
 
-from edgec.export.rewrite.base import PatternPass
-from edgec.export.rewrite.graph import scalar
-
-
-def _near(value: ir.Value, target: float) -> bool:
-    number = scalar(value)
-    return number is not None and bool(np.isclose(number, target, rtol=1e-3))
-
-
-def _product_with_half(op: Any, x: Any, total: Any, half: Any, association: int) -> Any:
-    """0.5·x·total in the three associations; the rule set adds the commuted forms."""
-    if association == 0:
-        return op.Mul(op.Mul(x, total), half)
-    if association == 1:
-        return op.Mul(op.Mul(x, half), total)
-    return op.Mul(x, op.Mul(total, half))
+from edgec.export.rewrite.base import RewritePass
+from edgec.export.rewrite.graph import (
+    Builder,
+    is_op,
+    remove_dead,
+    replace_value,
+    scalar,
+    shape_of,
+    sole_user,
+)
 
 
-class _ErfGelu(RewriteRuleClassBase):
-    """0.5·x·(1 + erf(x/√2)), the argument written as a division or as a product."""
+class RecogniseGelu(RewritePass):
+    """0.5·x·(1 + erf(x/√2)) and 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), however associated.
 
-    def __init__(self, association: int, divides: bool) -> None:
-        super().__init__(f"erf_gelu_{association}_{'div' if divides else 'mul'}")
-        self.association = association
-        self.divides = divides
-
-    def pattern(self, op: Any, x: Any, root: Any, one: Any, half: Any) -> Any:
-        argument = op.Div(x, root) if self.divides else op.Mul(x, root)
-        total = op.Add(op.Erf(argument), one)
-        return _product_with_half(op, x, total, half, self.association)
-
-    def check(
-        self, op: Any, x: ir.Value, root: ir.Value, one: ir.Value, half: ir.Value
-    ) -> MatchResult:
-        result = MatchResult()
-        if not _near(root, 2**0.5 if self.divides else 2**-0.5):
-            return result.fail("the argument of Erf is not x/√2", root)
-        if scalar(one) != 1.0 or scalar(half) != 0.5:
-            return result.fail("the constants are not 1 and 0.5")
-        return result
-
-    def rewrite(self, op: Any, x: ir.Value, **_: Any) -> Any:
-        return op.Gelu(x)
-
-
-class _TanhGelu(RewriteRuleClassBase):
-    """0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), the cube as a power or as products."""
-
-    def __init__(self, association: int, power: bool) -> None:
-        super().__init__(f"tanh_gelu_{association}_{'pow' if power else 'mul'}")
-        self.association = association
-        self.power = power
-
-    def pattern(self, op: Any, x: Any, three: Any, c: Any, root: Any, one: Any, half: Any) -> Any:
-        cube = op.Pow(x, three) if self.power else op.Mul(x, op.Mul(x, x))
-        inner = op.Mul(op.Add(x, op.Mul(cube, c)), root)
-        total = op.Add(op.Tanh(inner), one)
-        return _product_with_half(op, x, total, half, self.association)
-
-    def check(
-        self,
-        op: Any,
-        c: ir.Value,
-        root: ir.Value,
-        one: ir.Value,
-        half: ir.Value,
-        three: ir.Value | None = None,
-        **_: Any,
-    ) -> MatchResult:
-        result = MatchResult()
-        if three is not None and scalar(three) != 3.0:
-            return result.fail("the power is not 3", three)
-        if not _near(c, 0.044715) or not _near(root, (2 / np.pi) ** 0.5):
-            return result.fail("the constants are not those of the tanh approximation")
-        if scalar(one) != 1.0 or scalar(half) != 0.5:
-            return result.fail("the constants are not 1 and 0.5")
-        return result
-
-    def rewrite(self, op: Any, x: ir.Value, **_: Any) -> Any:
-        return op.Gelu(x, approximate="tanh")
-
-
-class RecogniseGelu(PatternPass):
-    """Every association and order of operands of the erf and tanh forms."""
+    Refuses other constants (beyond float rounding) and an Erf or Tanh that something else reads.
+    """
 
     name = "recognise-gelu"
     change = "0.5·x·(1 + Erf(x/√2)) or its tanh form → Gelu"
-    anchors = ("Erf", "Tanh")
 
-    @staticmethod
-    def rules() -> Sequence[RewriteRule]:
-        forms = [(a, b) for a in range(3) for b in (False, True)]
-        return [*(_ErfGelu.rule(*f) for f in forms), *(_TanhGelu.rule(*f) for f in forms)]
+    def rewrite(self, graph: ir.Graph) -> int:
+        count = 0
+        for node in graph:
+            x = _erf_argument(node) or _tanh_argument(node)
+            last = None if x is None else _product(node, x)
+            if x is None or last is None:
+                continue
+            attributes = {"approximate": "tanh"} if node.op_type == "Tanh" else {}
+            output = last.outputs[0]
+            result = Builder(last).op(
+                "Gelu", [x], shape=shape_of(output), dtype=output.dtype, **attributes
+            )
+            replace_value(output, result)
+            remove_dead([last])
+            count += 1
+        return count
+
+
+def _near(number: float | None, target: float) -> bool:
+    return number is not None and bool(np.isclose(number, target, rtol=1e-3))
+
+
+def _operands(value: ir.Value | None, op_type: str) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Both orders of the operands of the commutative operator that computes `value`."""
+    node = None if value is None else value.producer()
+    if node is not None and is_op(node, op_type) and len(node.inputs) == 2:
+        left, right = node.inputs
+        if left is not None and right is not None:
+            yield left, right
+            yield right, left
+
+
+def _erf_argument(node: ir.Node) -> ir.Value | None:
+    """x if `node` is Erf(x/√2)."""
+    if not is_op(node, "Erf") or node.inputs[0] is None:
+        return None
+    inner = node.inputs[0].producer()
+    if inner is not None and is_op(inner, "Div") and _near(scalar(inner.inputs[1]), 2**0.5):
+        return inner.inputs[0]
+    for x, factor in _operands(node.inputs[0], "Mul"):
+        if _near(scalar(factor), 2**-0.5):
+            return x
+    return None
+
+
+def _tanh_argument(node: ir.Node) -> ir.Value | None:
+    """x if `node` is Tanh(√(2/π)·(x + 0.044715·x³))."""
+    if not is_op(node, "Tanh"):
+        return None
+    for total, root in _operands(node.inputs[0], "Mul"):
+        if not _near(scalar(root), (2 / np.pi) ** 0.5):
+            continue
+        for x, bent in _operands(total, "Add"):
+            for cube, factor in _operands(bent, "Mul"):
+                if _near(scalar(factor), 0.044715) and _is_cube(cube, x):
+                    return x
+    return None
+
+
+def _is_cube(value: ir.Value, x: ir.Value) -> bool:
+    node = value.producer()
+    if node is not None and is_op(node, "Pow"):
+        return node.inputs[0] is x and scalar(node.inputs[1]) == 3.0
+    return any(
+        one is x and left is x and right is x
+        for one, square in _operands(value, "Mul")
+        for left, right in _operands(square, "Mul")
+    )
+
+
+def _product(node: ir.Node, x: ir.Value) -> ir.Node | None:
+    """The node that completes 0.5·x·(1 + f), f being the result of `node`."""
+    add = sole_user(node.outputs[0])
+    if add is None or not is_op(add, "Add"):
+        return None
+    if not any(scalar(other) == 1.0 for _, other in _operands(add.outputs[0], "Add")):
+        return None
+    total = add.outputs[0]
+    first = sole_user(total)
+    if first is None or not is_op(first, "Mul"):
+        return None
+    other = first.inputs[1] if first.inputs[0] is total else first.inputs[0]
+    if any(v is x and scalar(half) == 0.5 for v, half in _operands(other, "Mul")):
+        return first
+    second = sole_user(first.outputs[0])
+    if second is None or not is_op(second, "Mul"):
+        return None
+    last = second.inputs[1] if second.inputs[0] is first.outputs[0] else second.inputs[0]
+    if (other is x and scalar(last) == 0.5) or (scalar(other) == 0.5 and last is x):
+        return second
+    return None
