@@ -127,7 +127,8 @@ def _largest_pair(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     negative = np.maximum(-rows, 0.0).astype(np.float64)
     count = min(2, rows.shape[1])
     pairs = [np.sort(side, axis=1)[:, -count:].sum(axis=1) for side in (positive, negative)]
-    return np.maximum(pairs[0], pairs[1])
+    largest: NDArray[np.float64] = np.maximum(pairs[0], pairs[1])
+    return largest
 
 
 def _mse_scale(rows: NDArray[np.float32], peak: NDArray[np.float64]) -> NDArray[np.float64]:
