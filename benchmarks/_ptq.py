@@ -20,6 +20,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edgec.export.quantize.bias_correction import correct_biases
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.kernels import count_integer_kernels, emulation_options
@@ -68,13 +69,15 @@ def edgec(
     percentile: float = 99.99,
     *,
     emulated: bool = False,
+    corrected: bool = False,
     **options: Any,
 ) -> Variant:
-    """edgec's quantizer with a scheme and a calibration rule."""
+    """edgec's quantizer with a scheme, a calibration rule and optional bias correction."""
 
-    def make(calibration: Calibration, _: Sequence[Feed]) -> bytes:
+    def make(calibration: Calibration, feeds: Sequence[Feed]) -> bytes:
         chosen = calibration.with_method(method, percentile)
-        return serialize(quantize(model, chosen, scheme, **options))
+        source = correct_biases(model, feeds, scheme, **options) if corrected else model
+        return serialize(quantize(source, chosen, scheme, **options))
 
     return Variant(name, make, emulated)
 
