@@ -1,29 +1,24 @@
 """Activation statistics in one streaming pass, and the ranges chosen from them.
 
-The network runs in ONNX Runtime with the tensors of interest exposed as outputs. Each sample's
-activations are folded into histograms and dropped, so memory is bounded by one sample plus a
-constant per tensor. Nothing is written to disk.
+Each sample's activations are folded into histograms and dropped, so memory is bounded by one sample
+plus a constant per tensor. Nothing is written to disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgec.export.errors import InputError, UnsupportedError, UsageError
-from edgec.export.quantize.graph import input_specs, module_of, prepared_copy
+from edgec.export.errors import InputError, UsageError
+from edgec.export.quantize.graph import module_of
 from edgec.export.quantize.histogram import Histogram
 from edgec.export.quantize.ranges import Method, Range, check_method, choose_range
-
-# Bytes of activations fetched per run; a larger set is fetched in several runs per sample.
-FETCH_BYTES = 1 << 30
+from edgec.export.quantize.stream import FETCH_BYTES, run_activations
 
 
 @dataclass(frozen=True)
@@ -132,157 +127,26 @@ def calibrate(
         KeyboardInterrupt: passed through; there is nothing to clean up.
     """
     check_method(method, percentile)
-    model = prepared_copy(model)  # with every value's type
-    available = activation_names(model)
-    wanted = available if tensors is None else _select(available, tensors)
-    session = _session(model, wanted)
-    inputs = input_specs(model)
-    groups = _fetch_groups(model, [t for t in wanted if t not in inputs], fetch_bytes)
-    histograms = {name: Histogram() for name in wanted}
+    histograms: dict[str, Histogram] = {}
     samples = 0
-    for feed in feeds:
-        checked = _check_feed(feed, inputs, samples)
-        for name in wanted:
-            if name in checked:
-                _observe(model, histograms, name, checked[name], samples)
-        for group in groups:
-            try:
-                values = session.run(group, checked)
-            except Exception as error:  # ORT raises its own unrelated classes
-                raise InputError(
-                    "EC763",
-                    "the network failed to run on a calibration sample",
-                    where=f"calibration sample {samples}",
-                    why=str(error),
-                ) from error
-            for name, value in zip(group, values, strict=True):
-                _observe(model, histograms, name, value, samples)
-            del values
-        samples += 1
-        if on_progress is not None:
-            on_progress(samples)
-    if samples == 0:
-        raise InputError(
-            "EC760",
-            "calibration got no samples",
-            why="the data source yielded nothing",
-            fix="give a folder, zip or npz that holds at least one image",
-        )
+    for sample, values in run_activations(model, feeds, tensors, fetch_bytes=fetch_bytes):
+        for name, value in values.items():
+            _observe(model, histograms.setdefault(name, Histogram()), name, value, sample)
+        if on_progress is not None and sample >= samples:
+            on_progress(sample + 1)
+        samples = sample + 1
     return Calibration(histograms, method=method, percentile=percentile, samples=samples)
-
-
-def activation_names(model: ir.Model) -> list[str]:
-    """Float32 tensors of the main graph that depend on an input, in graph order."""
-    names = [
-        v.name
-        for v in model.graph.inputs
-        if v.name and v.dtype == ir.DataType.FLOAT and v.name not in model.graph.initializers
-    ]
-    varying = {v for v in model.graph.inputs if v.name not in model.graph.initializers}
-    for node in model.graph:
-        if not any(v in varying for v in node.inputs if v is not None):
-            continue
-        for value in node.outputs:
-            varying.add(value)
-            if value.name and value.dtype == ir.DataType.FLOAT:
-                names.append(value.name)
-    return names
-
-
-def _select(available: Sequence[str], tensors: Collection[str]) -> list[str]:
-    unknown = sorted(set(tensors) - set(available))
-    if unknown:
-        raise UsageError(
-            "EC263",
-            f"no float32 activation is called {unknown[0]!r}",
-            why=f"{len(unknown)} of {len(tensors)} names are not in the graph",
-        )
-    return [name for name in available if name in tensors]
-
-
-def _session(model: ir.Model, outputs: Sequence[str]) -> ort.InferenceSession:
-    proto = ir.to_proto(model)
-    present = {o.name for o in proto.graph.output} | {i.name for i in proto.graph.input}
-    proto.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in outputs
-        if name not in present
-    )
-    options = ort.SessionOptions()
-    # One thread: the order of float additions, and with it every scale, must not depend on
-    # the machine's core count.
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise InputError(
-            "EC763",
-            "ONNX Runtime cannot load the network for calibration",
-            why=str(error),
-            fix="check the model with `edgec check`",
-        ) from error
-
-
-def _fetch_groups(model: ir.Model, names: Sequence[str], limit: int) -> list[list[str]]:
-    size = {}
-    for node in model.graph:
-        for value in node.outputs:
-            shape = value.shape
-            dims = [d for d in shape if isinstance(d, int)] if shape is not None else []
-            size[value.name] = 4 * int(np.prod(dims, dtype=np.int64))
-    groups: list[list[str]] = []
-    held = 0
-    for name in names:
-        if not groups or held + size[name] > limit:
-            groups.append([])
-            held = 0
-        groups[-1].append(name)
-        held += size[name]
-    return groups
-
-
-def _check_feed(
-    feed: Mapping[str, NDArray[Any]], inputs: Mapping[str, Any], index: int
-) -> dict[str, NDArray[Any]]:
-    where = f"calibration sample {index}"
-    missing = sorted(set(inputs) - set(feed))
-    if missing:
-        raise InputError(
-            "EC761",
-            f"no value for input {missing[0]!r}",
-            where=where,
-            why=f"the sample has {', '.join(sorted(feed)) or 'nothing'}",
-        )
-    unknown = sorted(set(feed) - set(inputs))
-    if unknown:
-        raise InputError(
-            "EC761",
-            f"the network has no input {unknown[0]!r}",
-            where=where,
-            fix=f"its inputs are {', '.join(inputs)}",
-        )
-    checked = {}
-    for name, spec in inputs.items():
-        array = np.asarray(feed[name])
-        problem = spec.mismatch(array)
-        if problem:
-            raise InputError("EC761", f"input {name!r}: {problem}", where=where)
-        checked[name] = array
-    return checked
 
 
 def _observe(
     model: ir.Model,
-    histograms: Mapping[str, Histogram],
+    histogram: Histogram,
     name: str,
     values: NDArray[Any],
     sample: int,
 ) -> None:
     try:
-        histograms[name].update(cast("NDArray[np.float32]", values))
+        histogram.update(cast("NDArray[np.float32]", values))
     except ValueError as error:
         bad = int(np.size(values) - np.count_nonzero(np.isfinite(values)))
         raise InputError(
@@ -292,17 +156,3 @@ def _observe(
             why="the float network itself overflows or divides by zero on this sample",
             fix="check preprocessing and weights; `edgec run` on the float model shows the output",
         ) from error
-
-
-def require_float32(model: ir.Model) -> None:
-    """Raise UnsupportedError EC360 if the graph computes in another float type."""
-    for node in model.graph:
-        for value in node.outputs:
-            if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
-                raise UnsupportedError(
-                    "EC360",
-                    f"the graph computes in {value.dtype.name.lower()}",
-                    where=f"{node.op_type} {node.name}",
-                    why="quantization and conversion to float16 start from float32",
-                    fix="export the network in float32",
-                )

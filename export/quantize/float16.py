@@ -19,8 +19,14 @@ import onnx.defs
 import onnx_ir as ir
 
 from edgec.export.errors import UnsupportedError
-from edgec.export.quantize.calibrate import Calibration, require_float32
-from edgec.export.quantize.graph import MODULE_KEY, constant_of, opset_of, prepared_copy
+from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.graph import (
+    MODULE_KEY,
+    constant_of,
+    opset_of,
+    prepared_copy,
+    require_float32,
+)
 from edgec.export.quantize.scheme import DATA_MOVEMENT
 
 REASON_KEY = "edgec.float32_because"

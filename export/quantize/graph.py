@@ -112,3 +112,17 @@ def is_excluded(node: ir.Node, exclude: Collection[str]) -> bool:
         return True
     path = node.metadata_props.get(MODULE_KEY, "")
     return any(path == entry or path.startswith(entry + ".") for entry in exclude)
+
+
+def require_float32(model: ir.Model) -> None:
+    """Raise UnsupportedError EC360 if the graph computes in another float type."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
+                raise UnsupportedError(
+                    "EC360",
+                    f"the graph computes in {value.dtype.name.lower()}",
+                    where=f"{node.op_type} {node.name}",
+                    why="quantization and conversion to float16 start from float32",
+                    fix="export the network in float32",
+                )

@@ -9,13 +9,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgec.export.errors import UnsupportedError, UsageError
-from edgec.export.quantize.calibrate import Calibration, require_float32
+from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.graph import (
     MODULE_KEY,
     constant_of,
     is_excluded,
     opset_of,
     prepared_copy,
+    require_float32,
 )
 from edgec.export.quantize.plan import Bias, Quantizer, QuantPlan, Weight, plan_quantization
 from edgec.export.quantize.ranges import Range

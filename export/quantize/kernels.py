@@ -52,6 +52,7 @@ def count_integer_kernels(model: ir.Model) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         path = Path(folder) / "optimized.onnx"
         options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
         options.optimized_model_filepath = str(path)
         # EXTENDED has every QDQ fusion; ALL would only add CPU-specific memory layouts
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

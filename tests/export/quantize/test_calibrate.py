@@ -12,9 +12,10 @@ import onnxruntime as ort
 import pytest
 
 from edgec.export.errors import InputError, UnsupportedError, UsageError
-from edgec.export.quantize.calibrate import Calibration, activation_names, calibrate
+from edgec.export.quantize.calibrate import Calibration, calibrate
 from edgec.export.quantize.graph import input_specs
 from edgec.export.quantize.ranges import Range
+from edgec.export.quantize.stream import activation_names
 
 
 def all_values(model: ir.Model, feeds) -> dict[str, np.ndarray]:
@@ -28,6 +29,7 @@ def all_values(model: ir.Model, feeds) -> dict[str, np.ndarray]:
         onnx.helper.make_tensor_value_info(n, 1, None) for n in names if n not in present
     )
     options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(proto.SerializeToString(), options)
     outputs = [o.name for o in session.get_outputs()]
