@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,15 @@ class Mismatch:
         return "; ".join(parts)
 
 
+@runtime_checkable
+class Adapting(Protocol):
+    """A network that can use weights of another architecture, such as its supernet."""
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Its own state dict from `state`, and notes on what was done; or `state` unchanged."""
+        ...
+
+
 def compare(expected: Shapes, given: Shapes) -> Mismatch:
     """Compare two state dicts by key and shape; misshaped keys are listed with both shapes."""
     return Mismatch(
@@ -64,10 +73,13 @@ def load_strict(
     may be absent, because it has no part in inference and older files lack it.
 
     Raises:
-        InputError: keys or shapes differ (EC723), or values are not finite (EC724). The network
-            is unchanged then.
+        InputError: keys or shapes differ (EC723), values are not finite (EC724), or the weights
+            are a supernet's that does not hold the network (EC729). The network is unchanged then.
     """
     adapted, notes = _adapt(spec.family, tensors)
+    if isinstance(network, Adapting):
+        adapted, more = network.adapt_state(adapted)
+        notes = (*notes, *more)
     own = network.state_dict()
     for key, value in own.items():
         if key.endswith("num_batches_tracked") and key not in adapted:

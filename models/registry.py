@@ -23,6 +23,7 @@ FAMILIES: tuple[str, ...] = (
     "efficientformerv2",
     "emo",
     "emov2",
+    "mcuformer",
     "mobilevit",
     "mobilevitv2",
 )

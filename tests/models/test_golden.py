@@ -97,5 +97,6 @@ def test_every_registered_network_is_covered(golden_names: frozenset[str]) -> No
 
     covered = [architecture(registry_name(golden)) for golden in golden_names]
     for name in list_models():
-        if not name.endswith("_cifar10"):  # ours, published nowhere else
+        # ours, published nowhere else; or subnets, covered by test_mcuformer.py
+        if not name.endswith("_cifar10") and get_spec(name).family != "mcuformer":
             assert architecture(name) in covered, name
