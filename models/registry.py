@@ -25,6 +25,7 @@ FAMILIES: tuple[str, ...] = (
     "emo",
     "emov2",
     "mcuformer",
+    "mobileformer",
     "mobilevit",
     "mobilevitv2",
 )
