@@ -185,13 +185,6 @@ def array_of(value: ir.Value | None) -> NDArray[Any] | None:
     return array if array.dtype.kind in "iufb" else array.astype(np.float32)
 
 
-def name_of(place: ir.Node | ir.Value | None) -> str | None:
-    """Name to show: a node without one goes by its first named output."""
-    if place is None or isinstance(place, ir.Value) or place.name:
-        return None if place is None else place.name
-    return next((v.name for v in place.outputs if v.name), None)
-
-
 def finding(code: str, hit: Hit) -> Finding:
     """The finding of a rule's hit."""
     node = hit.place if isinstance(hit.place, ir.Node) else None
@@ -199,7 +192,7 @@ def finding(code: str, hit: Hit) -> Finding:
         code=code,
         message=hit.message,
         fix=hit.fix,
-        node=name_of(hit.place),
+        node=None if hit.place is None else hit.place.name,
         op_type=None if node is None else node.op_type,
         module=module_of(node),
     )

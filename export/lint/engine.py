@@ -77,6 +77,9 @@ def lint(
         ) from error
     copy = model.clone()
     common.InlinePass()(copy)
+    for node in copy.graph.all_nodes():
+        # findings need names that the user can look up in the file
+        node.name = node.name or next((v.name for v in node.outputs if v.name), None)
     infer_shapes(copy)
     context = Context(copy, target, selected.table)
     findings = [

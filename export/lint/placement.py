@@ -18,7 +18,6 @@ from edgec.export.lint.base import (
     Hit,
     input_at,
     is_standard,
-    name_of,
     producer,
     readers,
 )
@@ -71,7 +70,7 @@ def before_activation(context: Context) -> Iterator[Hit]:
             assert origin is not None
             yield Hit(
                 node,
-                f"Q/DQ stands between {origin.op_type} {name_of(origin)!r} and {node.op_type}, "
+                f"Q/DQ stands between {origin.op_type} {origin.name!r} and {node.op_type}, "
                 "which can then not be one kernel",
                 f"quantize behind {node.op_type} instead",
             )
