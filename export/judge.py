@@ -45,7 +45,7 @@ def judged(
 ) -> Built:
     """Run the artifact; compare the master with its source and the others with the master."""
     runner = OnnxRunner(item.data, emulate=made_for_elsewhere(item.artifact.scheme))
-    checks: dict[str, Any] = {}
+    checks: dict[str, Any] = dict(item.artifact.checks)
     if not before:
         source = OnnxRunner(serialize(captured.graph, ""))
         found = compare(source.run, runner.run, [(feed, None) for feed in golden])
