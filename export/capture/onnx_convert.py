@@ -31,6 +31,14 @@ def to_master_opset(proto: onnx.ModelProto, path: Path) -> ir.Model:
         UnsupportedError: the opset is too old or an operator cannot be converted.
     """
     version = opset_of(proto)
+    if version > onnx.defs.onnx_opset_version():
+        raise UnsupportedError(
+            "EC344",
+            f"opset {version} is newer than the installed onnx",
+            where=str(path),
+            why=f"onnx {onnx.__version__} knows opsets up to {onnx.defs.onnx_opset_version()}",
+            fix="Update onnx and onnxruntime, or export the model at opset 20.",
+        )
     if version < OLDEST:
         raise UnsupportedError(
             "EC344",
