@@ -1,4 +1,7 @@
-"""The catalogue behind ``edgec explain``: one entry per error code, kept in ``codes/*.toml``."""
+"""The catalogues behind ``edgec explain``: one entry per code.
+
+Error codes are kept in ``codes/*.toml``, the rules of ``edgec check`` in ``lint/rules.toml``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class Entry:
 
 @cache
 def catalogue() -> dict[str, Entry]:
-    """All entries by code, sorted."""
+    """All error codes, sorted."""
     entries = {}
     for file in resources.files("edgec.export").joinpath("codes").iterdir():
         if file.name.endswith(".toml"):
@@ -39,13 +42,21 @@ def catalogue() -> dict[str, Entry]:
     return dict(sorted(entries.items()))
 
 
+@cache
+def rule_catalogue() -> dict[str, Entry]:
+    """All rules of ``edgec check`` by code, in the order of the file."""
+    file = resources.files("edgec.export").joinpath("lint", "rules.toml")
+    data = tomllib.loads(file.read_text("utf-8"))
+    return {code: Entry(code=code, **fields) for code, fields in data.items()}
+
+
 def explain(code: str) -> Entry:
-    """The entry of `code` (any letter case).
+    """The entry of an error code or a rule (any letter case).
 
     Raises:
         UsageError: no such code.
     """
-    entry = catalogue().get(code.upper())
+    entry = catalogue().get(code.upper()) or rule_catalogue().get(code.upper())
     if entry is None:
         raise UsageError(
             "EC202", f"unknown code {code!r}", fix="`edgec explain` without a code lists them all"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_fi
 from edgec.export.golden import golden_feeds, write_golden
 from edgec.export.judge import Built, gate, judged
 from edgec.export.labels import read_labels, shipped_labels
+from edgec.export.lint.engine import lint, refuse_errors
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
+from edgec.export.quantize.bias_correction import correct_biases
 from edgec.export.quantize.calibrate import Calibration, calibrate
 from edgec.export.quantize.float16 import float32_islands, to_float16
 from edgec.export.quantize.insert import quantize
@@ -61,7 +64,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         EdgecError: one of its subclasses; no partial bundle is left.
     """
     options = job.options
-    reporter.stages = 4 + (options.calib is not None) + len(job.precisions)
+    reporter.stages = 3 + (options.calib is not None) + len(job.precisions)
     with reporter.stage("capture"):
         captured = capture(
             job.model, options, needs_accuracy=options.calib is not None, reporter=reporter
@@ -105,7 +108,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
     built: list[Built] = []
     for precision in job.precisions:
         with reporter.stage(f"build {precision}"):
-            item = _build(precision, master, ranges, job)
+            item = _build(precision, master, ranges, data, job, reporter)
             built.append(judged(item, built, captured, golden, data, job))
     built = gate(built, job, reporter)
     facts = graph_facts(before, master, rewriting)
@@ -203,8 +206,15 @@ def _copy(model: ir.Model) -> ir.Model:
     return ir.from_proto(ir.to_proto(model))
 
 
-def _build(precision: str, master: ir.Model, calibration: Calibration | None, job: Job) -> Built:
-    """The ONNX artifact of one precision."""
+def _build(
+    precision: str,
+    master: ir.Model,
+    calibration: Calibration | None,
+    data: CalibrationData | None,
+    job: Job,
+    reporter: Reporter,
+) -> Built:
+    """The ONNX artifact of one precision, checked against the rules of the target's runtime."""
     graph, scheme, kept = master, None, 0
     if precision == "fp16":
         graph = to_float16(master, calibration=calibration)
@@ -212,17 +222,28 @@ def _build(precision: str, master: ir.Model, calibration: Calibration | None, jo
     elif precision == "int8":
         assert calibration is not None
         assert job.target.int8_scheme is not None
+        assert data is not None
         scheme = get_scheme(job.target.int8_scheme)
-        graph = quantize(master, calibration, scheme)
+        if job.options.bias_correction:
+            graph = correct_biases(master, data.fit_feeds(), scheme)
+        graph = quantize(graph, calibration, scheme)
+    path = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
+    report = lint(graph, job.target)
+    refuse_errors(report, path, job.target)
+    for code, findings in groupby(report.of("warning"), key=lambda found: found.code):
+        first, *more = findings
+        others = f" (and {len(more)} more places)" if more else ""
+        reporter.warn(f"{path}: {code} {first.where}: {first.message}{others}")
     content = serialize(graph, f"edgec {edgec.__version__}")
     artifact = Artifact(
-        path=f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx",
+        path=path,
         format="onnx",
         precision=precision,
         status="built",
         scheme=None if scheme is None else f"int8 ({scheme.name})",
         bytes=len(content),
         sha256=sha256_bytes(content),
+        checks={"lint": report.counts()},
     )
     return Built(artifact, content, kept)
 

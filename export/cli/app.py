@@ -11,6 +11,7 @@ import typer
 from edgec.export.cli import (
     bench,
     cache,
+    check,
     doctor,
     evaluate,
     explain,
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-VERBS = (models, targets, export, run, evaluate, bench, explain, doctor, cache)
+VERBS = (models, targets, check, export, run, evaluate, bench, explain, doctor, cache)
 for verb in VERBS:
     verb.register(app)
 

@@ -1,4 +1,4 @@
-"""``edgec explain``: what an error code means and how to fix it."""
+"""``edgec explain``: what an error code or a rule of the lint means and how to fix it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     code: Annotated[
-        str | None, typer.Argument(help="The code, e.g. EC220; all codes without it.")
+        str | None, typer.Argument(help="The code, e.g. EC220 or E101; all without it.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Say what a code means, with cause, example and fix."""
-    from edgec.export.explain import catalogue
+    from edgec.export.explain import catalogue, rule_catalogue
     from edgec.export.explain import explain as look_up
 
     if code is None:
-        entries = list(catalogue().values())
+        entries = [*catalogue().values(), *rule_catalogue().values()]
         if json:
             print_json("edgec.codes/1", {"codes": [e.to_json() for e in entries]})
         else:

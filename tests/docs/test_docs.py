@@ -55,6 +55,7 @@ def test_every_verb_is_in_the_readme(root: Path) -> None:
     for verb in (
         "models",
         "targets",
+        "check",
         "export",
         "run",
         "eval",

@@ -14,7 +14,18 @@ import pytest
 
 import edgec
 
-VERBS = ("models", "targets", "export", "run", "eval", "bench", "explain", "doctor", "cache")
+VERBS = (
+    "models",
+    "targets",
+    "check",
+    "export",
+    "run",
+    "eval",
+    "bench",
+    "explain",
+    "doctor",
+    "cache",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +51,7 @@ def test_every_verb_has_help_with_an_example(main) -> None:
         code, out, _ = main(verb, "--help")
         assert code == 0
         assert "Usage" in out
-    for verb in ("export", "run", "eval", "bench", "explain", "doctor"):
+    for verb in ("check", "export", "run", "eval", "bench", "explain", "doctor"):
         assert "Example: edgec" in main(verb, "--help")[1]
 
 

@@ -1,0 +1,33 @@
+"""All rules, in the order in which findings are reported."""
+
+from __future__ import annotations
+
+from edgec.export.lint import forms, operators, placement, quantizers, restrictions, tensors
+from edgec.export.lint.base import Rule
+
+_TENSORRT = ("tensorrt",)
+
+RULES: tuple[Rule, ...] = (
+    Rule("E101", operators.unsupported_operator),
+    Rule("E102", operators.opset_out_of_range),
+    Rule("E103", tensors.rank_too_high, _TENSORRT),
+    Rule("E104", tensors.data_type),
+    Rule("E105", operators.custom_operator),
+    Rule("E106", tensors.open_dimension, _TENSORRT),
+    Rule("E107", restrictions.broken_restriction, _TENSORRT),
+    Rule("E201", quantizers.nonzero_zero_point, _TENSORRT),
+    Rule("E202", quantizers.unsigned, _TENSORRT),
+    Rule("E203", quantizers.integer_bias, _TENSORRT),
+    Rule("E204", quantizers.per_channel_activation, _TENSORRT),
+    Rule("E205", quantizers.weight_axis, _TENSORRT),
+    Rule("E206", quantizers.bad_scale, _TENSORRT),
+    Rule("E207", quantizers.stray_constant, _TENSORRT),
+    Rule("W208", placement.double_pair, _TENSORRT),
+    Rule("W209", placement.before_activation, _TENSORRT),
+    Rule("W210", placement.single_arm, _TENSORRT),
+    Rule("W211", placement.island, _TENSORRT),
+    Rule("W301", forms.layer_norm_in_float16, _TENSORRT),
+    Rule("W302", forms.sum_in_float16, _TENSORRT),
+    Rule("I401", forms.layer_norm_written_out),
+    Rule("I402", forms.gelu_written_out),
+)

@@ -1,0 +1,139 @@
+"""Tensors: rank, data type, open dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from edgec.export.lint.base import DEQUANTIZE, QUANTIZE, Context, Hit, input_at
+from edgec.targets.operators.table import DEFAULT_DOMAINS
+
+MAX_RANK = 8
+"""TensorRT's ``Dims::MAX_DIMS`` (NvInferRuntimeBase.h)."""
+
+NATIVE_INT64 = (9,)
+"""First TensorRT version that does not cast int64 to int32 (onnx-tensorrt docs/Changelog.md)."""
+
+# Types that these take say nothing about what flows through the network.
+_UNCHECKED = frozenset(
+    {
+        "Constant",
+        "ConstantOfShape",
+        "Cast",
+        "CastLike",
+        "Range",
+        "Shape",
+        "Size",
+        "If",
+        "Loop",
+        "Scan",
+        QUANTIZE,
+        DEQUANTIZE,
+    }
+)
+_TENSORRT_NEVER = frozenset("double int16 uint16 uint32 uint64 string complex64 complex128".split())
+
+
+def rank_too_high(context: Context) -> Iterator[Hit]:
+    """E103: TensorRT holds no tensor of more than eight dimensions."""
+    for value in context.values:
+        if value.shape is not None and len(value.shape) > MAX_RANK:
+            yield Hit(
+                value.producer() or value,
+                f"{value.name!r} has {len(value.shape)} dimensions; {context.runtime} holds at "
+                f"most {MAX_RANK}",
+                "merge dimensions that move together; `edgec export` does so for window partitions",
+            )
+
+
+def data_type(context: Context) -> Iterator[Hit]:
+    """E104: a data type that the runtime, or its operator, does not take."""
+    if context.table.runtime == "tensorrt":
+        yield from _tensorrt_boundary(context)
+    for node in context.nodes:
+        yield from _node_type(context, node)
+
+
+def open_dimension(context: Context) -> Iterator[Hit]:
+    """E106: an input with open dimensions, for which an engine needs an optimization profile."""
+    for value in context.model.graph.inputs:
+        if value.name in context.model.graph.initializers or not isinstance(
+            value.type, ir.TensorType | None
+        ):
+            continue
+        if value.shape is None:
+            shape = "an unknown shape"
+        elif value.shape.is_static():
+            continue
+        else:
+            shape = f"the open shape ({', '.join(str(d) for d in value.shape)})"
+        yield Hit(
+            value,
+            f"input {value.name!r} has {shape}; {context.runtime} builds no engine without an "
+            "optimization profile",
+            f"fix it at export: --shape {value.name}=1,3,224,224",
+        )
+
+
+def type_name(value: ir.Value | None) -> str | None:
+    """Data type in lower case, None where it is not known."""
+    return None if value is None or value.dtype is None else value.dtype.name.lower()
+
+
+def _tensorrt_boundary(context: Context) -> Iterator[Hit]:
+    old = context.target.runtime.version_tuple < NATIVE_INT64
+    graph = context.model.graph
+    for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
+        for value in values:
+            dtype = type_name(value)
+            if value.name in graph.initializers:
+                continue
+            if dtype in _TENSORRT_NEVER or (old and dtype == "int64"):
+                why = "is cast to int32" if dtype == "int64" else "is not supported"
+                yield Hit(
+                    value,
+                    f"{kind} {value.name!r} is {dtype}, which {why} in {context.runtime}",
+                    f"give the network an {'int32' if 'int' in str(dtype) else 'float32'} {kind}",
+                )
+
+
+def _node_type(context: Context, node: ir.Node) -> Iterator[Hit]:
+    first = input_at(node, 0)
+    dtype = type_name(first)
+    tensorrt = context.table.runtime == "tensorrt"
+    if tensorrt:
+        wide = next((t for v in node.outputs if (t := type_name(v)) in _TENSORRT_NEVER), None)
+        if wide is not None:
+            yield Hit(
+                node,
+                f"{node.op_type} computes in {wide}, which {context.runtime} does not support",
+                "compute in float32 (or int32)",
+            )
+            return
+    if dtype is None or node.op_type in _UNCHECKED or (dtype in _TENSORRT_NEVER and tensorrt):
+        return
+    row = context.table.find(node.domain, node.op_type)
+    if row is None or node.domain not in DEFAULT_DOMAINS:
+        return
+    allowed = row.types_at(context.version_of(node))
+    if not allowed or dtype in allowed:
+        return
+    if tensorrt and dtype == "int64" and "int32" in allowed | _shape_types(context, node):
+        return
+    if tensorrt and context.is_constant(first):
+        return
+    if not tensorrt and dtype == "float16":
+        # ONNX Runtime puts Casts around what it has no half-precision kernel for
+        return
+    yield Hit(
+        node,
+        f"{node.op_type} of {context.runtime} takes {', '.join(sorted(allowed))}, not {dtype}",
+        "cast before and after it, or compute in float32",
+    )
+
+
+def _shape_types(context: Context, node: ir.Node) -> frozenset[str]:
+    """Shape arithmetic on int64 vectors is evaluated when the engine is built, in any type."""
+    small = all(v.shape is not None and len(v.shape) <= 1 for v in node.outputs)
+    return frozenset({"int32"}) if small else frozenset()

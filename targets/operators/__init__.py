@@ -1,0 +1,1 @@
+"""Operator tables: what each runtime version executes, as generated data."""

@@ -1,0 +1,175 @@
+"""Reads the operator tables and picks the one that stands for a runtime version.
+
+A table is a TOML file beside this module, written by ``make_tensorrt.py`` from the parser's
+documentation or by ``make_onnxruntime.py`` from an installed package; none is written by hand.
+Data types carry ONNX's names in lower case (``float``, ``float16``, ``int64``, …).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One registered implementation of an operator.
+
+    Attributes:
+        since: first operator version it covers.
+        until: last one; None for a kernel whose range is open.
+        types: data types of the first input; empty where the input is no tensor.
+    """
+
+    since: int
+    until: int | None
+    types: frozenset[str]
+
+    def covers(self, version: int) -> bool:
+        """Whether it executes the operator as defined in `version`.
+
+        An open range means "this definition until a newer one exists", so it matches exactly
+        (onnxruntime/core/framework/kernel_registry.cc).
+        """
+        return version == self.since or (
+            self.until is not None and self.since < version <= self.until
+        )
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What a runtime version does with one operator.
+
+    Attributes:
+        supported: False for operators listed as not implemented.
+        types: data types of its tensors, where the table has no kernels.
+        restrictions: conditions in words, where the source states some.
+        kernels: implementations by operator version; empty where the source does not tell.
+        function: has no kernel of its own but a definition in other operators, which the runtime
+            inlines.
+    """
+
+    supported: bool = True
+    types: frozenset[str] = frozenset()
+    restrictions: str = ""
+    kernels: tuple[Kernel, ...] = ()
+    function: bool = False
+
+    def executes(self, version: int) -> bool:
+        """Whether the runtime takes the operator as defined in ai.onnx `version`."""
+        if not self.supported:
+            return False
+        return self.function or not self.kernels or any(k.covers(version) for k in self.kernels)
+
+    def types_at(self, version: int) -> frozenset[str]:
+        """Data types taken at operator `version`; empty where unknown or anything goes."""
+        if self.function:
+            return frozenset()
+        if not self.kernels:
+            return self.types
+        found = [k.types for k in self.kernels if k.covers(version)]
+        return frozenset().union(*found) if all(found) else frozenset()
+
+
+@dataclass(frozen=True)
+class OperatorTable:
+    """All operators of one runtime version.
+
+    Attributes:
+        runtime: ``"tensorrt"`` or ``"onnxruntime"``.
+        version: the version that the source describes.
+        opset: newest ai.onnx opset.
+        oldest_opset: oldest one.
+        source: repository, branch and licence, or package.
+        operators: name → operator; other domains as ``domain::name``.
+    """
+
+    runtime: str
+    version: str
+    opset: int
+    oldest_opset: int
+    source: str
+    operators: dict[str, Operator]
+
+    def find(self, domain: str, name: str) -> Operator | None:
+        """The row of an operator, or None if the table does not mention it."""
+        return self.operators.get(name if domain in DEFAULT_DOMAINS else f"{domain}::{name}")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A table, and what to say about how well it fits.
+
+    Attributes:
+        note: empty when the table describes exactly the version asked for.
+    """
+
+    table: OperatorTable
+    note: str
+
+
+def table_versions(runtime: str) -> list[str]:
+    """Versions of `runtime` with a table, oldest first."""
+    return [table.version for table in _tables() if table.runtime == runtime]
+
+
+def select_table(runtime: str, version: str) -> Selected:
+    """The newest table that is not newer than `version`; the oldest one if all are newer.
+
+    Raises:
+        KeyError: there is no table for this runtime at all.
+    """
+    tables = [table for table in _tables() if table.runtime == runtime]
+    if not tables:
+        raise KeyError(runtime)
+    older = [table for table in tables if _key(table.version) <= _key(version)]
+    table = older[-1] if older else tables[0]
+    if _key(table.version) == _key(version)[: len(_key(table.version))]:
+        return Selected(table, "")
+    relation = "newest table not newer than" if older else "oldest table, which is newer than"
+    return Selected(table, f"operator table {runtime} {table.version}: the {relation} {version}")
+
+
+def _key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+@cache
+def _tables() -> tuple[OperatorTable, ...]:
+    files = resources.files("edgec.targets").joinpath("operators").iterdir()
+    tables = [
+        parse_table(tomllib.loads(file.read_text("utf-8")))
+        for file in files
+        if file.name.endswith(".toml")
+    ]
+    return tuple(sorted(tables, key=lambda table: (table.runtime, _key(table.version))))
+
+
+def parse_table(data: dict[str, Any]) -> OperatorTable:
+    """Build a table from parsed TOML."""
+    operators = {}
+    for name, row in data["operators"].items():
+        kernels = tuple(
+            Kernel(k["since"], k.get("until"), frozenset(k["types"]))
+            for k in row.get("kernels", ())
+        )
+        operators[name] = Operator(
+            supported=row.get("supported", True),
+            types=frozenset(row.get("types", ())),
+            restrictions=row.get("restrictions", ""),
+            kernels=kernels,
+            function=row.get("function", False),
+        )
+    return OperatorTable(
+        runtime=data["runtime"],
+        version=data["version"],
+        opset=data["opset"],
+        oldest_opset=data["oldest_opset"],
+        source=data["source"],
+        operators=operators,
+    )
