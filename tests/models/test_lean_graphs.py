@@ -62,18 +62,26 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
 # MCUFormer: one for the patches among the queries, two among the weights of attention, one before
 # the mean. Mobile-Former: the first token, once per block and once in the classifier.
 SLICES = {"mcuformer": 4, "mobileformer": 2}
-# Nodes that the whole smallest member of each family may have.
+# Nodes that the whole smallest member of each family may have, some Slice (as above), and the rank:
+# the rewrite stage may keep rank 5 where fewer transposes would move more bytes.
 WHOLE = {
-    "efficientformer_l1": 153,
-    "efficientformerv2_s0": 196,
-    "mcuformer_t_e": 800,
-    "mobile_former_26m": 698,
-    "mobilevit_xxs": 375,
-    "mobilevitv2_050": 237,
+    "efficientformer_l1": (153, 0, 4),
+    "efficientformerv2_s0": (196, 0, 4),
+    "mcuformer_t_e": (710, 37, 4),
+    "mobile_former_26m": (700, 9, 4),
+    "mobilevit_xxs": (380, 0, 5),
+    "mobilevitv2_050": (245, 0, 5),
 }
 
 
-def check(network: nn.Module, shape: tuple[int, int, int], max_nodes: int, slices: int = 0) -> None:
+def check(
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    max_nodes: int,
+    *,
+    slices: int,
+    max_rank: int = 4,
+) -> None:
     randomize(network, 0)
     model = from_torch(network, shape)  # compares with torch
     report = run_stages(model, target_opset=20)  # compares after every pass
@@ -85,18 +93,19 @@ def check(network: nn.Module, shape: tuple[int, int, int], max_nodes: int, slice
     for node in model.graph:
         for value in node.outputs:
             assert value.shape is not None
-            assert len(value.shape) <= 4, f"{node.op_type} of {node.metadata_props}"
+            assert len(value.shape) <= max_rank, f"{node.op_type} of {node.metadata_props}"
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_one_of_each_block(name: str) -> None:
     build, shape, max_nodes = SMALL[name]
-    check(build().eval(), shape, max_nodes, SLICES.get(name, 0))
+    check(build().eval(), shape, max_nodes, slices=SLICES.get(name, 0))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_smallest_of_each_family(name: str) -> None:
     network = create_model(name)
-    slices = {"mcuformer_t_e": 37, "mobile_former_26m": 9}.get(name, 0)
-    check(network, get_spec(name).input_shape, WHOLE[name], slices)
+    max_nodes, slices, max_rank = WHOLE[name]
+    shape = get_spec(name).input_shape
+    check(network, shape, max_nodes, slices=slices, max_rank=max_rank)
