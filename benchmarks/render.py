@@ -53,9 +53,10 @@ def render() -> str:
         if not file.is_file():
             continue
         data = json.loads(file.read_text("utf-8"))
-        records = data["records"]
+        records = data.get("records") or data["rows"]
         shown = columns or tuple(dict.fromkeys(key for record in records for key in record))
-        environment = ", ".join(f"{k} {_cell(v)}" for k, v in data["environment"].items())
+        facts = data.get("environment") or data["facts"]
+        environment = ", ".join(f"{k} {_cell(v)}" for k, v in facts.items())
         parts += [
             f"## {title}",
             f"`benchmarks/{name}.py` ({environment})",

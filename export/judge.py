@@ -19,7 +19,7 @@ from edgec.export.progress import Reporter
 from edgec.export.quantize.kernels import count_integer_kernels
 from edgec.export.source import Captured
 from edgec.runtime.agreement import compare
-from edgec.runtime.onnx_runner import OnnxRunner
+from edgec.runtime.onnx_runner import OnnxRunner, made_for_elsewhere
 
 MIN_GATE_SAMPLES = 100
 """Hold-out images below which one image weighs more than the default gate of one point."""
@@ -44,7 +44,7 @@ def judged(
     job: Job,
 ) -> Built:
     """Run the artifact; compare the master with its source and the others with the master."""
-    runner = OnnxRunner(item.data)
+    runner = OnnxRunner(item.data, emulate=made_for_elsewhere(item.artifact.scheme))
     checks: dict[str, Any] = dict(item.artifact.checks)
     if not before:
         source = OnnxRunner(serialize(captured.graph, ""))

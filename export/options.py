@@ -31,6 +31,7 @@ class ExportOptions:
         calib: folder, zip or npz of calibration images (or tensors); None quantizes nothing.
         calib_limit: how many images at most, drawn with `seed`.
         calib_method: how activation ranges are chosen.
+        bias_correction: shift biases so that rounded weights keep the mean output of each channel.
         preprocess: JSON file with the fields of `edgec.models.preprocess.Preprocess`, for networks
             that bring none.
         input_size: (height, width) for image networks.
@@ -49,7 +50,8 @@ class ExportOptions:
     weights: str | None = None
     calib: str | None = None
     calib_limit: int = 128
-    calib_method: CalibrationMethod = "percentile"
+    calib_method: CalibrationMethod = "mse"
+    bias_correction: bool = True
     preprocess: str | None = None
     input_size: tuple[int, int] | None = None
     shapes: Mapping[str, tuple[int, ...]] | None = None
@@ -251,6 +253,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "calib": str,
     "calib_limit": _positive,
     "calib_method": _one_of(*CALIBRATION_METHODS),
+    "bias_correction": _flag,
     "preprocess": str,
     "input_size": parse_size,
     "shapes": parse_shapes,

@@ -28,6 +28,7 @@ from edgec.export.labels import read_labels, shipped_labels
 from edgec.export.lint.engine import lint, refuse_errors
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
+from edgec.export.quantize.bias_correction import correct_biases
 from edgec.export.quantize.calibrate import Calibration, calibrate
 from edgec.export.quantize.float16 import float32_islands, to_float16
 from edgec.export.quantize.insert import quantize
@@ -63,7 +64,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         EdgecError: one of its subclasses; no partial bundle is left.
     """
     options = job.options
-    reporter.stages = 4 + (options.calib is not None) + len(job.precisions)
+    reporter.stages = 3 + (options.calib is not None) + len(job.precisions)
     with reporter.stage("capture"):
         captured = capture(
             job.model, options, needs_accuracy=options.calib is not None, reporter=reporter
@@ -107,7 +108,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
     built: list[Built] = []
     for precision in job.precisions:
         with reporter.stage(f"build {precision}"):
-            item = _build(precision, master, ranges, job, reporter)
+            item = _build(precision, master, ranges, data, job, reporter)
             built.append(judged(item, built, captured, golden, data, job))
     built = gate(built, job, reporter)
     facts = graph_facts(before, master, rewriting)
@@ -209,6 +210,7 @@ def _build(
     precision: str,
     master: ir.Model,
     calibration: Calibration | None,
+    data: CalibrationData | None,
     job: Job,
     reporter: Reporter,
 ) -> Built:
@@ -220,8 +222,11 @@ def _build(
     elif precision == "int8":
         assert calibration is not None
         assert job.target.int8_scheme is not None
+        assert data is not None
         scheme = get_scheme(job.target.int8_scheme)
-        graph = quantize(master, calibration, scheme)
+        if job.options.bias_correction:
+            graph = correct_biases(master, data.fit_feeds(), scheme)
+        graph = quantize(graph, calibration, scheme)
     path = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
     report = lint(graph, job.target)
     refuse_errors(report, path, job.target)

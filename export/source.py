@@ -15,7 +15,7 @@ from edgec.export.files import sha256_bytes, sha256_file
 from edgec.export.options import ExportOptions
 from edgec.export.progress import Reporter
 from edgec.models.preprocess import Preprocess
-from edgec.models.registry import ModelSpec, get_spec, list_models
+from edgec.models.registry import ModelSpec, config_spec, get_spec, list_models
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -57,7 +57,7 @@ class Captured:
 
 
 def describe(model: str) -> tuple[str, str]:
-    """Kind (``zoo``, ``timm``, ``onnx``, ``pt2``, ``factory``) and short name of a model.
+    """Kind (``zoo``, ``config``, ``timm``, ``onnx``, ``pt2``, ``factory``) and short name.
 
     Raises:
         InputError: it is a path, and no file is there.
@@ -69,6 +69,9 @@ def describe(model: str) -> tuple[str, str]:
     if path.suffix in (".onnx", ".pt2"):
         _must_exist(path)
         return path.suffix[1:], _short(path.stem)
+    if path.suffix == ".json":
+        _must_exist(path)
+        return "config", _short(path.stem)
     file, colon, function = model.rpartition(":")
     if colon and file.endswith(".py"):
         _must_exist(Path(file))
@@ -92,8 +95,12 @@ def capture(
     if not isinstance(model, str):
         return _from_module(model, options)
     kind, name = describe(model)
-    if kind == "zoo":
-        return _from_zoo(name, options, needs_accuracy=needs_accuracy, reporter=reporter)
+    if kind in ("zoo", "config"):
+        from edgec.models.factory import build, build_config
+
+        spec = get_spec(name) if kind == "zoo" else config_spec(Path(model))
+        network = build(name) if kind == "zoo" else build_config(Path(model))
+        return _from_zoo(spec, network, options, needs_accuracy=needs_accuracy, reporter=reporter)
     if kind == "timm":
         return _from_timm(model, name, options, needs_accuracy=needs_accuracy, reporter=reporter)
     if options.weights is not None:
@@ -119,13 +126,17 @@ def capture(
 
 
 def _from_zoo(
-    name: str, options: ExportOptions, *, needs_accuracy: bool, reporter: Reporter
+    spec: ModelSpec,
+    network: nn.Module,
+    options: ExportOptions,
+    *,
+    needs_accuracy: bool,
+    reporter: Reporter,
 ) -> Captured:
     from edgec.export.capture import from_torch
-    from edgec.models.factory import build
     from edgec.models.weights import load_weights
 
-    spec = get_spec(name)
+    name = spec.name
     if options.shapes:
         raise UsageError(
             "EC209", "--shape applies to networks of your own", fix="use --input-size for the zoo"
@@ -136,7 +147,6 @@ def _from_zoo(
             input_shape=(spec.input_shape[0], *options.input_size),
             preprocess=replace(spec.preprocess, size=options.input_size),
         )
-    network = build(name)
 
     def load(weights: str) -> WeightsInfo:
         with download_progress(name, reporter) as progress:

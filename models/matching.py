@@ -133,8 +133,11 @@ def _advice(spec: ModelSpec, given: Shapes) -> str:
     """What to do about weights that do not fit `spec`: the network they belong to, if any."""
     best, best_score, best_mismatch = spec, -1.0, Mismatch((), (), ())
     seen: set[tuple[str, str, str]] = set()
+    foreign: set[str] = set()  # families whose first network has hardly a key in common
     for name in [spec.name, *list_models()]:
         candidate = get_spec(name)
+        if candidate.family in foreign:
+            continue
         # names that differ in the input size alone hold the same weights
         options = {k: v for k, v in candidate.arguments.items() if k != "window"}
         identity = (candidate.family, candidate.factory, repr(options))
@@ -149,6 +152,8 @@ def _advice(spec: ModelSpec, given: Shapes) -> str:
             {k: v for k, v in found.items() if not k.endswith("num_batches_tracked")}
             for found in (expected, renamed)
         )
+        if len(expected.keys() & renamed.keys()) < 0.1 * len(renamed):
+            foreign.add(candidate.family)
         fitting = sum(expected.get(key) == shape for key, shape in renamed.items())
         score = fitting / len(expected.keys() | renamed.keys())
         if score > best_score:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from edgec.export.errors import UsageError
@@ -24,6 +25,7 @@ FAMILIES: tuple[str, ...] = (
     "emo",
     "emov2",
     "mcuformer",
+    "mobileformer",
     "mobilevit",
     "mobilevitv2",
 )
@@ -157,6 +159,28 @@ def get_spec(name: str) -> ModelSpec:
             + "`edgec models list` shows all names",
         )
     return specs[name]
+
+
+def config_spec(path: Path) -> ModelSpec:
+    """Facts about the MCUFormer subnet that a JSON file describes (none are published).
+
+    Raises:
+        InputError: the file cannot be read (EC727) or describes no subnet (EC728).
+    """
+    from edgec.models.mcuformer_config import load_config
+
+    config = load_config(path)
+    family = get_spec("mcuformer_t_a")
+    return replace(
+        family,
+        name=path.stem,
+        title=f"MCUFormer subnet of {path.name}",
+        input_shape=(3, config.img, config.img),
+        preprocess=replace(family.preprocess, size=(config.img, config.img)),
+        num_classes=config.num_classes,
+        params=0,
+        macs=0,
+    )
 
 
 @cache

@@ -15,7 +15,7 @@ import numpy as np
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import InputError
 from edgec.runtime.environment import environment
-from edgec.runtime.onnx_runner import OnnxRunner
+from edgec.runtime.onnx_runner import OnnxRunner, made_for_elsewhere
 
 SCHEMA = "edgec.bench/1"
 MIN_RUNS = 50
@@ -106,6 +106,7 @@ def bench_local(
                 "sha256": artifact.sha256,
                 "precision": artifact.precision,
                 "bytes": artifact.bytes,
+                "made_for_elsewhere": made_for_elsewhere(artifact.scheme),
                 "latency": Latency(tuple(slot)).to_json(),
                 "output_check": check,
             }

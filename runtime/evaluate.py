@@ -10,7 +10,7 @@ import numpy as np
 from edgec.export.bundle import Bundle
 from edgec.export.datasets.images import open_images
 from edgec.export.errors import InputError
-from edgec.runtime.onnx_runner import OnnxRunner
+from edgec.runtime.onnx_runner import OnnxRunner, made_for_elsewhere
 
 
 def evaluate_bundle(
@@ -44,7 +44,10 @@ def evaluate_bundle(
             fix="export with --preprocess FILE.json",
         )
     artifacts = [a for a in manifest.artifacts if a.format == "onnx" and a.status == "built"]
-    runners = [OnnxRunner(bundle.file(a), threads=threads) for a in artifacts]
+    runners = [
+        OnnxRunner(bundle.file(a), threads=threads, emulate=made_for_elsewhere(a.scheme))
+        for a in artifacts
+    ]
     images = open_images(data, limit=limit)
     name = manifest.inputs[0].name
     classifier = len(manifest.outputs) == 1 and len(manifest.outputs[0].shape) == 2

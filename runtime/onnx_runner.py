@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,22 @@ _DTYPES = {
 }
 
 
+def made_for_elsewhere(scheme: str | None) -> bool:
+    """Whether an int8 graph's quantization scheme belongs to other hardware than this CPU.
+
+    Judged with this CPU's integer kernels such a graph would show their faults, not its own: on x86
+    without VNNI products of 8-bit weights saturate at 16 bit (ONNX Runtime documentation, "Quantize
+    ONNX models", reduce_range), which a GPU or an Arm core does not do.
+
+    Args:
+        scheme: as in the manifest, e.g. ``"int8 (ort-x86)"``; None for float artifacts.
+    """
+    if scheme is None:
+        return False
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return "ort-arm" not in scheme if arm else "ort-x86" not in scheme
+
+
 class OnnxRunner:
     """One inference session.
 
@@ -34,23 +51,21 @@ class OnnxRunner:
         model: path or serialized model.
         threads: threads inside an operator; spinning is off, because spinning threads on shared
             cores make latencies bimodal.
-        profile: prefix of a profile file that ONNX Runtime writes on `end_profiling`.
+        emulate: run Q/DQ as written, integers rounded and arithmetic in float, instead of with this
+            CPU's integer kernels; see `made_for_elsewhere`.
 
     Raises:
         UnsupportedError: ONNX Runtime cannot load or prepare the model.
     """
 
-    def __init__(
-        self, model: Path | bytes, *, threads: int = 1, profile: str | None = None
-    ) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int = 1, emulate: bool = False) -> None:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if profile is not None:
-            settings.enable_profiling = True
-            settings.profile_file_prefix = profile
+        if emulate:
+            settings.add_session_config_entry("session.disable_quant_qdq", "1")
         source = model if isinstance(model, bytes) else str(model)
         try:
             self.session = ort.InferenceSession(

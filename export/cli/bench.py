@@ -62,6 +62,9 @@ def bench(
         f"onnxruntime {machine['onnxruntime']} on {machine['cpu']}, {threads} thread(s), "
         f"load {machine['load_1min']}"
     )
+    elsewhere = [r["artifact"] for r in record["results"] if r["made_for_elsewhere"]]
+    if elsewhere:
+        print(f"{', '.join(elsewhere)}: quantized for other hardware: times mean little")
     print_table(
         ("artifact", "min ms", "median ms", "p90 ms", "vs first", "max |Δ| to golden"),
         [

@@ -57,8 +57,11 @@ def export(
         int | None, typer.Option(help="Use at most this many of them. [default: 128]")
     ] = None,
     calib_method: Annotated[
-        str | None, typer.Option(help="minmax, percentile, entropy or mse. [default: percentile]")
+        str | None, typer.Option(help="minmax, percentile, entropy or mse. [default: mse]")
     ] = None,
+    no_bias_correction: Annotated[
+        bool, typer.Option("--no-bias-correction", help="Leave biases as they are in int8.")
+    ] = False,
     preprocess: Annotated[
         str | None,
         typer.Option(help="JSON file telling how images become the input (own networks)."),
@@ -142,6 +145,7 @@ def export(
             "calib": calib,
             "calib_limit": calib_limit,
             "calib_method": calib_method,
+            "bias_correction": False if no_bias_correction else None,
             "preprocess": preprocess,
             "input_size": input_size,
             "shapes": shape,

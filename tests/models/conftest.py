@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
+LARGE = 20_000_000  # parameters; such networks differ from their smaller kin in numbers only
 CASES: dict[str, dict[str, Any]] = {}
 KEYS: dict[str, dict[str, list[int]]] = {}
 for file in sorted(GOLDEN.glob("*.json")):
@@ -30,7 +31,13 @@ for file in sorted(GOLDEN.glob("*.json")):
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "golden_name" in metafunc.fixturenames:
-        metafunc.parametrize("golden_name", sorted(CASES))
+        metafunc.parametrize(
+            "golden_name",
+            [
+                pytest.param(name, marks=[pytest.mark.slow] if case["params"] > LARGE else [])
+                for name, case in sorted(CASES.items())
+            ],
+        )
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +58,12 @@ def golden_shapes(golden_name: str) -> dict[str, tuple[int, ...]]:
 
 @pytest.fixture(scope="session")
 def fill() -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
-    """Function from a state dict and a case to one of the same keys with the golden weights."""
+    """Function from a state dict (and a case) to one of the same keys with the golden weights."""
 
-    def fill(state: Mapping[str, Tensor], case: Mapping[str, Any]) -> dict[str, Tensor]:
-        gain = case.get("gain", 1.4)
+    def fill(
+        state: Mapping[str, Tensor], case: Mapping[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        gain = (case or {}).get("gain", 1.4)
         return {key: _tensor(key, value, gain) for key, value in state.items()}
 
     return fill

@@ -15,6 +15,7 @@ from edgec.models.efficientformer import EfficientFormer
 from edgec.models.efficientformerv2 import EfficientFormerV2
 from edgec.models.mcuformer import MCUFormer
 from edgec.models.mcuformer_config import Config
+from edgec.models.mobileformer import MobileFormer, Step
 from edgec.models.mobilevit import MobileViT
 from edgec.models.mobilevitv2 import MobileViTv2Block
 from edgec.models.random_init import randomize
@@ -44,6 +45,13 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
         (3, 32, 32),
         70,
     ),
+    "mobileformer": (
+        lambda: MobileFormer(
+            8, (Step(2, 8, lite=True), Step(2, 12, 2)), (3, 32), 16, groups=2, num_classes=10
+        ),
+        (3, 32, 32),
+        116,
+    ),
     "mobilevit": (
         lambda: MobileViT((16, 16), (24,), (32,), (1,), ratio=2, final=32, strides=(2, 2, 2)),
         (3, 64, 64),
@@ -51,13 +59,15 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
     ),
     "mobilevitv2": (lambda: MobileViTv2Block(16, 2), (16, 8, 8), 46),
 }
-# One for the patches among the queries, two among the weights of attention, one before the mean.
-SLICES = {"mcuformer": 4}
+# MCUFormer: one for the patches among the queries, two among the weights of attention, one before
+# the mean. Mobile-Former: the first token, once per block and once in the classifier.
+SLICES = {"mcuformer": 4, "mobileformer": 2}
 # Nodes that the whole smallest member of each family may have.
 WHOLE = {
     "efficientformer_l1": 153,
     "efficientformerv2_s0": 196,
     "mcuformer_t_e": 800,
+    "mobile_former_26m": 698,
     "mobilevit_xxs": 375,
     "mobilevitv2_050": 237,
 }
@@ -88,5 +98,5 @@ def test_one_of_each_block(name: str) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_smallest_of_each_family(name: str) -> None:
     network = create_model(name)
-    slices = 37 if name == "mcuformer_t_e" else 0
+    slices = {"mcuformer_t_e": 37, "mobile_former_26m": 9}.get(name, 0)
     check(network, get_spec(name).input_shape, WHOLE[name], slices)

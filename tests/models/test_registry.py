@@ -27,6 +27,8 @@ def test_names() -> None:
     assert set(ZOO) >= {f"efficientformer_{size}" for size in ("l1", "l3", "l7")}
     assert set(ZOO) >= {f"efficientformerv2_{size}" for size in ("s0", "s1", "s2", "l")}
     assert set(ZOO) >= {f"mcuformer_t_{config}" for config in "abcde"}
+    millions = (26, 52, 96, 151, 214, 294, 508)
+    assert set(ZOO) >= {f"mobile_former_{size}m" for size in millions}
     assert set(ZOO) >= {f"mobilevit_{size}" for size in ("xxs", "xs", "s")}
     assert set(ZOO) >= {f"mobilevitv2_{width:03}" for width in range(50, 201, 25)}
     assert set(ZOO) >= {f"mobilevitv2_{width}_384" for width in (150, 175, 200)}
