@@ -14,7 +14,7 @@ from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.lint.base import SEVERITIES, Context, Finding, Severity, finding
 from edgec.export.lint.rules import RULES
 from edgec.export.rewrite.inference import infer_shapes
-from edgec.targets.operators.table import select_table
+from edgec.targets.operators.table import OperatorTable, select_table
 from edgec.targets.schema import Target
 
 
@@ -75,22 +75,34 @@ def lint(
             where=f"target {target.name}",
             fix="runtimes with tables: tensorrt, onnxruntime",
         ) from error
+    findings = run_rules(model, target, selected.table, select=select, ignore=ignore)
+    return LintReport(findings, selected.note)
+
+
+def run_rules(
+    model: ir.Model,
+    target: Target,
+    table: OperatorTable,
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+) -> tuple[Finding, ...]:
+    """Findings by an operator table of one's own; arguments as for `lint`."""
     copy = model.clone()
     common.InlinePass()(copy)
     for node in copy.graph.all_nodes():
         # findings need names that the user can look up in the file
         node.name = node.name or next((v.name for v in node.outputs if v.name), None)
     infer_shapes(copy)
-    context = Context(copy, target, selected.table)
-    findings = [
+    context = Context(copy, target, table)
+    return tuple(
         finding(rule.code, hit)
         for rule in RULES
-        if runtime.name in rule.runtimes
+        if target.runtime.name in rule.runtimes
         and (not select or rule.code.startswith(tuple(select)))
         and not (ignore and rule.code.startswith(tuple(ignore)))
         for hit in rule.check(context)
-    ]
-    return LintReport(tuple(findings), selected.note)
+    )
 
 
 def check_codes(option: str, codes: Sequence[str]) -> None:

@@ -22,6 +22,9 @@ import onnxruntime.capi.onnxruntime_pybind11_state as native
 
 PROVIDER = "CPUExecutionProvider"
 DOMAINS = ("", "com.microsoft")
+OLDEST_OPSET = 7
+"""Oldest opset that onnxruntime's docs/Versioning.md promises to execute."""
+
 _OPEN = 2**31 - 1
 
 
@@ -43,7 +46,7 @@ def table_text(version: str) -> str:
         'runtime = "onnxruntime"',
         f'version = "{version}"',
         f"opset = {newest}",
-        "oldest_opset = 7",
+        f"oldest_opset = {OLDEST_OPSET}",
         f"source = {json.dumps(source)}",
         "",
         "[operators]",
