@@ -163,6 +163,26 @@ def test_the_exports_of_the_tiny_network_are_clean(
     assert not any(report.findings for report in reports.values())
 
 
+def test_a_bundle_for_another_runtime_is_refused(
+    main, tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path: Path
+) -> None:
+    """What ONNX Runtime wants of int8 (unsigned, zero points, int32 biases) TensorRT refuses."""
+    edgec.compile(
+        str(tiny_onnx),
+        target="x86",
+        precision="int8",
+        calib=str(image_folder),
+        preprocess=str(preprocess_json),
+        out=str(tmp_path / "out"),
+    )
+    code, out, _ = main("check", tmp_path / "out", "-t", "jetson-nano", "--json")
+    assert code == 3
+    graphs = json.loads(out)["graphs"]
+    fp32, int8 = ({f["code"] for f in graph["findings"]} for graph in graphs.values())
+    assert fp32 == {"E102"}  # opset 20, and the Nano reads 13
+    assert {"E102", "E201", "E202", "E203"} <= int8
+
+
 def test_an_export_that_the_target_would_refuse_stops(broken: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="would refuse the graph: 1 error") as caught:
         edgec.compile(str(broken), target="jetson", precision="fp32", out=str(tmp_path / "out"))
