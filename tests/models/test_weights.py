@@ -270,3 +270,14 @@ def test_unreadable_download_is_not_kept(
 
 def test_other_schemes(network: nn.Module) -> None:
     assert refused(network, "ftp://example.org/net.pth").code == "EC223"
+
+
+def test_checkpoints_that_come_with_the_package() -> None:
+    """They load by name, without a network, and are what the registry says."""
+    spec = get_spec("emov2_cifar10")
+    network = create_model(spec.name)
+    info = load_weights(network, spec, "pretrained")
+    assert info.verified
+    assert info.sha256 == spec.checkpoint().sha256
+    assert spec.checkpoint().url.startswith("edgec:")
+    assert all(torch.isfinite(p).all() for p in network.parameters())
