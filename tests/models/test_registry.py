@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import edgec
 from edgec.export.errors import UsageError
 from edgec.models import get_spec, list_models
+from edgec.models.weights import shipped_checkpoint
 
 ZOO = list_models()
 
@@ -60,6 +62,12 @@ def test_checkpoints(name: str) -> None:
     assert len({c.tag for c in checkpoints}) == len(checkpoints)
     for checkpoint in checkpoints:
         url = urlsplit(checkpoint.url)
+        if url.scheme == "edgec":  # part of the package
+            file = shipped_checkpoint(checkpoint.url)
+            assert hashlib.sha256(file.read_bytes()).hexdigest() == checkpoint.sha256
+            assert file.stat().st_size < 2.5e6
+            assert file.with_suffix(".md").is_file(), "a checkpoint needs a model card"
+            continue
         assert url.scheme == "https"
         assert Path(url.path).suffix in (".pth", ".safetensors")
         if "/raw/" in checkpoint.url:  # a file inside a repository, pinned by its commit
