@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,7 +53,6 @@ class Captured:
     weights: dict[str, Any]
     preprocess: Preprocess | None = None
     spec: ModelSpec | None = None
-    warnings: tuple[str, ...] = field(default=())
 
 
 def describe(model: str) -> tuple[str, str]:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from edgec.export.errors import UnsupportedError
-
-MODULE_KEY = "edgec.module"
+from edgec.export.rewrite.graph import MODULE_KEY
 
 
 @dataclass

@@ -21,13 +21,13 @@ import onnx_ir as ir
 from edgec.export.errors import UnsupportedError
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.graph import (
-    MODULE_KEY,
     constant_of,
     opset_of,
     prepared_copy,
     require_float32,
 )
 from edgec.export.quantize.scheme import DATA_MOVEMENT
+from edgec.export.rewrite.graph import MODULE_KEY
 
 REASON_KEY = "edgec.float32_because"
 

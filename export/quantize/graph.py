@@ -12,8 +12,7 @@ import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
 from edgec.export.errors import UnsupportedError
-
-MODULE_KEY = "edgec.module"
+from edgec.export.rewrite.graph import MODULE_KEY
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.graph import (
-    MODULE_KEY,
     constant_of,
     is_excluded,
     opset_of,
@@ -28,6 +27,7 @@ from edgec.export.quantize.weights import (
     quantize_weight,
     scale_floor,
 )
+from edgec.export.rewrite.graph import MODULE_KEY
 
 SCHEME_KEY = "edgec.quant_scheme"
 

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgec.export.errors import UnsupportedError
+from edgec.export.rewrite.graph import MODULE_KEY
 from edgec.models import create_model, get_spec
-from edgec.profiles.macs import MODULE_KEY, count_graph_macs
+from edgec.profiles.macs import count_graph_macs
 from edgec.profiles.macs_torch import count_module_macs
 
 # torch.onnx warns about its own use of torch.utils._pytree
