@@ -26,8 +26,12 @@ from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
 from edgec.export.rewrite.clean.name_values import NameValues
 from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
 from edgec.export.rewrite.fold.affine_forward import FoldAffineForward
+from edgec.export.rewrite.fold.attention_scale import PlaceAttentionScale
 from edgec.export.rewrite.fold.compose_views import ComposeViews
+from edgec.export.rewrite.fold.linear_chains import MergeLinearChains
+from edgec.export.rewrite.fold.merge_branches import MergeBranches
 from edgec.export.rewrite.fold.merge_parallel import MergeParallel
+from edgec.export.rewrite.fold.merge_slices import MergeSlices
 from edgec.export.rewrite.fold.split_projections import SplitProjections
 from edgec.export.rewrite.fold.transposed_reduce import ReduceBeforeTranspose
 from edgec.export.rewrite.inference import infer_shapes
@@ -82,11 +86,15 @@ CANONICALISE = (StaticReshape, DropExpand, ShareCommon)
 FOLD = (
     FoldAffineBackward,
     MergeParallel,
+    MergeBranches,
+    MergeLinearChains,
     SplitProjections,
+    MergeSlices,
     ComposeViews,
     FoldAffineBackward,
     FoldAffineForward,
     ReduceBeforeTranspose,
+    PlaceAttentionScale,
     ShareCommon,
 )
 LEGALISE = (ConvertOpset,)

@@ -90,7 +90,9 @@ def trace(value: ir.Value | None) -> Origin | None:
     axis = channel_axis(value)
     if value is None or shape is None or axis is None or math.prod(shape) > MAX_ELEMENTS:
         return None
-    grids = np.meshgrid(*[np.arange(d) for d in shape], indexing="ij", copy=False)
+    grids: list[Array] = list(
+        np.meshgrid(*[np.arange(d) for d in shape], indexing="ij", copy=False)
+    )
     for node, output in reversed(moves):
         grids = [_move(node, output, grid) for grid in grids]
     return Origin(value, axis, tuple(grids))

@@ -7,7 +7,6 @@ channels stay views, which the view passes print at the lowest cost.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import onnx_ir as ir
@@ -100,7 +99,7 @@ def _operators(
             view = identity.depth_to_space(grown, mode)
             if view is not None and view.out_shape == result:
                 yield view.simplified(), "DepthToSpace", {"blocksize": grown, "mode": mode}
-    if shrunk > 1 and math.prod(shape) and result[1] == shape[1] * shrunk**2:
+    if shrunk > 1 and result[1] == shape[1] * shrunk**2:
         view = identity.space_to_depth(shrunk)
         if view is not None and view.out_shape == result:
             yield view.simplified(), "SpaceToDepth", {"blocksize": shrunk}

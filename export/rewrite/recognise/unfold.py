@@ -77,14 +77,14 @@ def _kind(chain: list[ir.Node], view: View) -> str | None:
     first, last = chain[0], chain[-1]
     if len(view.in_shape) == 4 and channel_axis(first.inputs[0]) == 1 and _cuts_map(view):
         return "unfold"
-    reads_map = any(is_op(u.node, "Conv", "ConvTranspose", "Resize") for u in _readers(last))
+    reads_map = any(is_op(n, "Conv", "ConvTranspose", "Resize") for n in _readers(last))
     if len(view.out_shape) == 4 and reads_map and _cuts_map(view.inverse()):
         return "fold"
     return None
 
 
-def _readers(node: ir.Node) -> list[ir.Usage]:
-    return sorted(node.outputs[0].uses(), key=lambda use: use.idx)
+def _readers(node: ir.Node) -> list[ir.Node]:
+    return [use.node for use in node.outputs[0].uses()]
 
 
 def _cuts_map(view: View) -> bool:
@@ -104,5 +104,5 @@ def _cuts_map(view: View) -> bool:
 
 def _touches_attention(chain: list[ir.Node]) -> bool:
     before = chain[0].inputs[0].producer() if chain[0].inputs[0] is not None else None
-    after = (use.node for use in _readers(chain[-1]))
+    after = _readers(chain[-1])
     return is_dynamic_product(before) or any(is_dynamic_product(node) for node in after)
