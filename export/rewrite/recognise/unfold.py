@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgec.export.rewrite.graph import is_op, sole_user
+from edgec.export.rewrite.graph import int_attr, is_op, sole_user
 from edgec.export.rewrite.layout import View
 from edgec.export.rewrite.recognise.attention import is_dynamic_product
 from edgec.export.rewrite.recognise.marks import MarkingPass, kinds_of
@@ -77,10 +77,15 @@ def _kind(chain: list[ir.Node], view: View) -> str | None:
     first, last = chain[0], chain[-1]
     if len(view.in_shape) == 4 and channel_axis(first.inputs[0]) == 1 and _cuts_map(view):
         return "unfold"
-    reads_map = any(is_op(n, "Conv", "ConvTranspose", "Resize") for n in _readers(last))
-    if len(view.out_shape) == 4 and reads_map and _cuts_map(view.inverse()):
-        return "fold"
+    if len(view.out_shape) == 4 and any(map(_reads_map, _readers(last))):
+        return "fold" if _cuts_map(view.inverse()) else None
     return None
+
+
+def _reads_map(node: ir.Node) -> bool:
+    """Whether `node` takes its input as a map, channels on axis 1."""
+    over_all = is_op(node, "LayerNormalization") and int_attr(node, "axis", -1) == 1
+    return over_all or is_op(node, "Conv", "ConvTranspose", "Resize", "InstanceNormalization")
 
 
 def _readers(node: ir.Node) -> list[ir.Node]:
