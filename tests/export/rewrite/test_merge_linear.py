@@ -249,6 +249,20 @@ def test_convolution_plus_its_input(
     assert run_passes(model, [MergeBranches]).after == {"Sigmoid": 1, "Conv": 1}
 
 
+@pytest.mark.parametrize("order", ["c, o", "o, c"])
+def test_difference_and_residual(build: Any, run_passes: Any, order: str) -> None:
+    """FastViT's mixer: x + γ · (Conv(x) - BN(x)), all one depthwise convolution."""
+    weights = {"w": f32(1, 6, 1, 3, 3), "k": f32(2, 6), "f": f32(3, 6, 1, 1)} | norm(4, 6, "")
+    model = build(
+        f"""net (float[1, 6, 5, 5] x0, {declared(weights)}) => (float[1, 6, 5, 5] y)
+        {{ x = Relu(x0) c = Conv<group=6, pads=[1, 1, 1, 1]>(x, w, k)
+           o = BatchNormalization(x, g, b, m, v) d = Sub({order}) s = Mul(d, f) y = Add(x, s) }}""",
+        weights,
+    )
+    outcome = run_passes(model, [MergeBranches, FoldAffineBackward, MergeBranches])
+    assert outcome.after == {"Relu": 1, "Conv": 1}
+
+
 def test_depthwise_branch_joins_a_dense_one(build: Any, run_passes: Any) -> None:
     weights = {"w": f32(1, 6, 6, 3, 3), "d": f32(2, 6, 1, 3, 3), "k": f32(3, 6)}
     model = build(
@@ -289,6 +303,17 @@ def test_branches_refuse(build: Any, run_passes: Any, body: str, reason: str) ->
     outcome = run_passes(model, [MergeBranches])
     assert outcome.matches == 0
     assert reason in outcome.refusals[0]
+
+
+def test_pointwise_block_with_batch_norm_branch(build: Any, run_passes: Any) -> None:
+    """MobileOne: a dense 1×1 and BN of the input; trained branches, not a residual."""
+    weights = {"p": f32(1, 6, 6, 1, 1), "k": f32(2, 6)} | norm(4, 6, "")
+    model = build(
+        f"""net (float[1, 6, 5, 5] x0, {declared(weights)}) => (float[1, 6, 5, 5] y)
+        {{ x = Relu(x0) c = Conv(x, p, k) o = BatchNormalization(x, g, b, m, v) y = Add(o, c) }}""",
+        weights,
+    )
+    assert run_passes(model, [MergeBranches]).after == {"Relu": 1, "Conv": 1}
 
 
 def test_branch_with_an_output_inside_is_kept(build: Any, run_passes: Any) -> None:
