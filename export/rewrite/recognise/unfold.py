@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgec.export.rewrite.graph import int_attr, is_op, sole_user
+from edgec.export.rewrite.graph import int_attr, is_op, shape_of, sole_user
 from edgec.export.rewrite.layout import View
 from edgec.export.rewrite.recognise.attention import is_dynamic_product
 from edgec.export.rewrite.recognise.marks import MarkingPass, kinds_of
@@ -84,8 +84,9 @@ def _kind(chain: list[ir.Node], view: View) -> str | None:
 
 def _reads_map(node: ir.Node) -> bool:
     """Whether `node` takes its input as a map, channels on axis 1."""
-    over_all = is_op(node, "LayerNormalization") and int_attr(node, "axis", -1) == 1
-    return over_all or is_op(node, "Conv", "ConvTranspose", "Resize", "InstanceNormalization")
+    if is_op(node, "LayerNormalization"):  # over everything but the batch
+        return int_attr(node, "axis", -1) % len(shape_of(node.inputs[0]) or (0,)) == 1
+    return is_op(node, "Conv", "ConvTranspose", "Resize", "InstanceNormalization")
 
 
 def _readers(node: ir.Node) -> list[ir.Node]:
