@@ -35,6 +35,7 @@ from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import get_scheme
 from edgec.export.report import headline, make_report, text_report
 from edgec.export.rewrite.engine import RewriteReport, run_stages
+from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
 from edgec.profiles.activations import activation_peak_bytes
@@ -78,6 +79,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         rewriting = run_stages(
             master,
             target_opset=job.target.runtime.opset,
+            lacking=operators_lacking(job.target.runtime),
             skip=options.skip_passes,
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),

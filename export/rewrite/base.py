@@ -25,10 +25,12 @@ class Options:
     Attributes:
         target_opset: opset of the result.
         max_rank: highest tensor rank that views may keep where an equal form of lower rank exists.
+        lacking: operators of the target's opset that its runtime does not execute all the same.
     """
 
     target_opset: int
     max_rank: int = 5
+    lacking: frozenset[str] = frozenset()
 
 
 class RewritePass(ir.passes.InPlacePass):

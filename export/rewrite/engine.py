@@ -102,6 +102,7 @@ def run_stages(
     skip: Collection[str] = (),
     dump_dir: Path | None = None,
     max_rank: int = 5,
+    lacking: Collection[str] = (),
     on_progress: OnProgress | None = None,
 ) -> RewriteReport:
     """Rewrite `model` in place.
@@ -114,6 +115,7 @@ def run_stages(
         skip: names of passes to leave out.
         dump_dir: folder that gets ``NN_pass.onnx`` after every pass that changed the graph.
         max_rank: see `Options`.
+        lacking: see `Options`.
         on_progress: see `OnProgress`.
 
     Returns:
@@ -135,7 +137,7 @@ def run_stages(
             f"the stage rewrites graphs at opset {MASTER}, not {version}",
             fix="Read the model with edgec.export.capture.from_onnx.",
         )
-    options = Options(target_opset=target_opset, max_rank=max_rank)
+    options = Options(target_opset, max_rank, frozenset(lacking))
     report = RewriteReport(target_opset=target_opset, nodes_before=count_nodes(model))
     checker = _Checker(model, report) if verify else None
     total = sum(len(stage.passes) for stage in STAGES)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +36,14 @@ from edgec.models.training.augment import augment
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters; the defaults are what the shipped checkpoints were trained with."""
+    """Hyperparameters; the card of a checkpoint lists those it was trained with.
+
+    Attributes:
+        warmup: part of the run over which the learning rate rises.
+        ema: decay of the moving average of the weights, which is what is evaluated and kept.
+        strength: of the augmentation, see `augment`.
+        start: safetensors file to begin from instead of a random initialisation.
+    """
 
     epochs: int = 40
     batch: int = 128
@@ -47,6 +54,7 @@ class Recipe:
     ema: float = 0.998
     strength: float = 0.6
     seed: int = 0
+    start: str = ""
 
 
 def load_data(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -92,6 +100,8 @@ class Trainer:
             for key, parameter in self.network.named_parameters():
                 if "gamma" in key.rpartition(".")[2]:
                     parameter.fill_(0.1)
+        if recipe.start:
+            self.network.load_state_dict(load_file(recipe.start, device=device))
         self.average = build(name).to(device)
         self.average.load_state_dict(self.network.state_dict())
         # convolutions train nearly twice as fast on a CPU with channels innermost
@@ -195,7 +205,8 @@ class Trainer:
 
 def card(trainer: Trainer, data_hash: str, params: int) -> str:
     """The model card: data, recipe, accuracy, size."""
-    recipe = ", ".join(f"{k} {v}" for k, v in asdict(trainer.recipe).items())
+    facts = {**asdict(trainer.recipe), "start": Path(trainer.recipe.start).name}
+    recipe = ", ".join(f"{k} {v}" for k, v in facts.items() if v != "")
     return (
         f"# {trainer.name}\n\n"
         f"- data: CIFAR-10 (Krizhevsky 2009), 50,000 training images, JPEG-compressed; "
