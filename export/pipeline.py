@@ -17,6 +17,7 @@ import onnx_ir as ir
 import edgec
 from edgec.export.budget import check_budgets
 from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
+from edgec.export.capture import CAPTURE_DIFFERENCE
 from edgec.export.data import CalibrationData, load_calibration, load_preprocess
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tensorrt.recipe import write_build_bundle
@@ -74,6 +75,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         preprocess = load_preprocess(options.preprocess, inputs) or captured.preprocess
         labels = _labels(job, captured, outputs)
     with reporter.stage("rewrite") as tick:
+        difference = captured.graph.metadata_props.pop(CAPTURE_DIFFERENCE, None)
         before = graph_stats(captured.graph)
         master = _copy(captured.graph)
         rewriting = run_stages(
@@ -114,6 +116,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             built.append(judged(item, built, captured, golden, data, job))
     built = gate(built, job, reporter)
     facts = graph_facts(before, master, rewriting)
+    facts["capture_max_abs"] = None if difference is None else float(difference)
     check_budgets(options, [b.artifact for b in built], facts, options.precision or "")
     artifacts = [b.artifact for b in built]
     with reporter.stage("write"), atomic_folder(job.out, overwrite=options.overwrite) as folder:

@@ -22,9 +22,7 @@ class ConvertOpset(RewritePass):
     """
 
     name = "convert-opset"
-    change = (
-        "opset 20 → the target's; Gelu, LayerNormalization, … → their definition where it lacks them"
-    )
+    change = "opset 20 → the target's; Gelu, LayerNormalization, … → primitives where missing"
 
     def __init__(self) -> None:
         super().__init__()
