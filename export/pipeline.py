@@ -90,6 +90,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             reporter.detail(
                 f"  {record.stage}/{record.name}: {record.matches} places, "
                 f"{record.nodes_before} to {record.nodes_after} nodes"
+                + (f", {record.note}" if record.note else "")
             )
     data: CalibrationData | None = None
     calibration = None

@@ -39,11 +39,16 @@ class RewritePass(ir.passes.InPlacePass):
     Class attributes:
         name: stable identifier, what `--skip-pass` takes.
         change: one line "before → after".
+
+    Attributes:
+        matches: number of places the last run changed.
+        note: what else a log should say about the last run.
     """
 
     name: ClassVar[str]
     change: ClassVar[str]
     matches: int = 0
+    note: str = ""
 
     def configure(self, options: Options) -> None:
         """Take what the pass needs from the options of the run; most need nothing."""

@@ -50,6 +50,7 @@ class PassRecord:
         seconds: time of the pass itself.
         check_seconds: time of the numerical check.
         max_abs_diff: largest difference from the graph as captured (None: not checked).
+        note: what else the pass reports, e.g. MACs before and after.
     """
 
     name: str
@@ -60,6 +61,7 @@ class PassRecord:
     seconds: float
     check_seconds: float = 0.0
     max_abs_diff: float | None = None
+    note: str = ""
 
 
 @dataclass
@@ -205,7 +207,15 @@ def _run_pass(rewrite: RewritePass, stage: str, model: ir.Model, options: Option
         if any(_untyped(node) for node in model.graph.all_nodes()):
             infer_shapes(model)
     seconds = time.perf_counter() - started
-    return PassRecord(rewrite.name, stage, rewrite.matches, before, count_nodes(model), seconds)
+    return PassRecord(
+        rewrite.name,
+        stage,
+        rewrite.matches,
+        before,
+        count_nodes(model),
+        seconds,
+        note=rewrite.note,
+    )
 
 
 def _untyped(node: ir.Node) -> bool:
@@ -221,6 +231,7 @@ class _Checker:
         self.before = numerics.serialize(model)
         self.feeds: list[Mapping[str, numerics.Array]] = []
         self.active = numerics.is_deterministic(model)
+        self.quantized = numerics.is_quantized(model)
         if not self.active:
             report.not_verified_because = "the graph draws random numbers"
             return
@@ -254,7 +265,7 @@ class _Checker:
                 why=str(error).splitlines()[0][:300],
                 fix=f"Leave the pass out (--skip-pass {record.name}) and report this folder.",
             ) from error
-        mismatch = numerics.compare(names, self.reference, actual)
+        mismatch = numerics.compare(names, self.reference, actual, quantized=self.quantized)
         if mismatch is not None:
             raise InternalError(
                 "EC141",
