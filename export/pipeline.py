@@ -39,6 +39,7 @@ from edgec.export.rewrite.engine import RewriteReport, run_stages
 from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
+from edgec.models.stages import Stage
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
 
@@ -72,6 +73,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             job.model, options, needs_accuracy=options.calib is not None, reporter=reporter
         )
         inputs, outputs = tensor_infos(captured.graph)
+        outputs = with_stages(outputs, captured.stages)
         preprocess = load_preprocess(options.preprocess, inputs) or captured.preprocess
         labels = _labels(job, captured, outputs)
     with reporter.stage("rewrite") as tick:
@@ -174,6 +176,18 @@ def tensor_infos(graph: ir.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorI
     return (
         tuple(info(value) for value in graph.graph.inputs),
         tuple(info(value) for value in graph.graph.outputs),
+    )
+
+
+def with_stages(
+    outputs: tuple[TensorInfo, ...], stages: tuple[Stage, ...]
+) -> tuple[TensorInfo, ...]:
+    """Stage outputs with their stride and channels; other outputs as they are."""
+    if not stages:
+        return outputs
+    return tuple(
+        replace(output, stride=stage.stride, channels=stage.channels)
+        for output, stage in zip(outputs, stages, strict=True)
     )
 
 
