@@ -25,6 +25,23 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("model", "tool", "nodes", "transposes", "reshapes", "selections", "max_rank",
          "shape_arithmetic", "max_abs_diff", "seconds_cpu", "ratio_1t", "ratio_2t"),
     ),
+    "zoo": (
+        "Parity of every registered network",
+        "Each network exported by `edgec export` in a process of its own for three TensorRT "
+        "generations (opset 20, 17, 13). capture diff is the largest absolute difference between "
+        "PyTorch and the captured graph in ONNX Runtime, rewrite diff that between the captured "
+        "graph and the artifact, with its signal-to-noise ratio. The first row of a network starts "
+        "from nothing, the others from the cached capture. Weights are random where no checkpoint "
+        "ships.",
+        ("model", "opset", "params", "macs", "nodes_before", "nodes", "shape_arithmetic",
+         "capture_diff", "rewrite_diff", "sqnr_db", "cpu_seconds", "peak_gib", "error"),
+    ),
+    "reparameterize": (
+        "Re-parameterization of timm networks",
+        "The form a network was trained in beside the form with its branches fused, both captured "
+        "and rewritten; latency is the median of per-round ratios, one thread.",
+        ("model", "form", "captured", "nodes", "mmacs", "params", "relative_diff", "ratio_1t"),
+    ),
     "imagenet_ptq": (
         "Static int8 on ImageNet images",
         "EfficientNet-Lite0 with its published weights on 500 labelled images, two halves: each is "

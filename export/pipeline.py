@@ -6,6 +6,7 @@ Each step is a function of data the step before returned; `run_job` reads as the
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from itertools import groupby
@@ -27,6 +28,7 @@ from edgec.export.golden import golden_feeds, write_golden
 from edgec.export.judge import Built, gate, judged
 from edgec.export.labels import read_labels, shipped_labels
 from edgec.export.lint.engine import lint, refuse_errors
+from edgec.export.options import CalibrationMethod
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
 from edgec.export.quantize.bias_correction import correct_biases
@@ -101,11 +103,8 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             data = load_calibration(options, inputs, preprocess)
             for warning in data.warnings:
                 reporter.warn(warning)
-            calibration = calibrate(
-                master,
-                data.fit_feeds(),
-                method=options.calib_method,
-                on_progress=lambda done: tick(done, data.fit_count),
+            calibration = _statistics(
+                master, data, options.calib_method, lambda done: tick(done, data.fit_count)
             )
     golden = golden_feeds(inputs, data, options.seed)
     # float16 needs to know which values overflow, if only from two inputs
@@ -189,6 +188,20 @@ def with_stages(
         replace(output, stride=stage.stride, channels=stage.channels)
         for output, stage in zip(outputs, stages, strict=True)
     )
+
+
+def _statistics(
+    master: ir.Model,
+    data: CalibrationData,
+    method: CalibrationMethod,
+    on_progress: Callable[[int], None],
+) -> Calibration:
+    """Activation statistics by `method`; the gradients of ``fisher`` need torch."""
+    if method == "fisher":
+        from edgec.export.quantize.fisher import fisher_calibrate
+
+        return fisher_calibrate(master, data.fit_feeds(), on_progress=on_progress)
+    return calibrate(master, data.fit_feeds(), method=method, on_progress=on_progress)
 
 
 def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) -> dict[str, Any]:
