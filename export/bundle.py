@@ -111,9 +111,7 @@ class Manifest:
         if data.get("schema") != SCHEMA:
             raise ValueError(f"schema is {data.get('schema')!r}, this edgec reads {SCHEMA!r}")
         for key in ("inputs", "outputs"):
-            data[key] = tuple(
-                TensorInfo(**{**t, "shape": tuple(t["shape"])}) for t in data[key]
-            )
+            data[key] = tuple(TensorInfo(**{**t, "shape": tuple(t["shape"])}) for t in data[key])
         data["artifacts"] = tuple(Artifact(**a) for a in data["artifacts"])
         if data["preprocess"] is not None:
             data["preprocess"] = Preprocess.from_json(data["preprocess"])
