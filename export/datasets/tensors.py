@@ -165,7 +165,7 @@ def noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]
 
 
 def split_samples(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[Any] | None:
-    """View of `array` as (samples, *shape), as `open_tensors` describes; None if it does not fit."""
+    """View of `array` as (samples, *shape), see `open_tensors`; None if it does not fit."""
 
     def fits(dims: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
         return len(dims) == len(wanted) and all(
