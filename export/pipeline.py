@@ -17,6 +17,7 @@ import onnx_ir as ir
 import edgec
 from edgec.export.budget import check_budgets
 from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
+from edgec.export.capture import CAPTURE_DIFFERENCE
 from edgec.export.data import CalibrationData, load_calibration, load_preprocess
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tensorrt.recipe import write_build_bundle
@@ -35,6 +36,7 @@ from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import get_scheme
 from edgec.export.report import headline, make_report, text_report
 from edgec.export.rewrite.engine import RewriteReport, run_stages
+from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
 from edgec.models.stages import Stage
@@ -75,11 +77,13 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         preprocess = load_preprocess(options.preprocess, inputs) or captured.preprocess
         labels = _labels(job, captured, outputs)
     with reporter.stage("rewrite") as tick:
+        difference = captured.graph.metadata_props.pop(CAPTURE_DIFFERENCE, None)
         before = graph_stats(captured.graph)
         master = _copy(captured.graph)
         rewriting = run_stages(
             master,
             target_opset=job.target.runtime.opset,
+            lacking=operators_lacking(job.target.runtime),
             skip=options.skip_passes,
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),
@@ -88,6 +92,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             reporter.detail(
                 f"  {record.stage}/{record.name}: {record.matches} places, "
                 f"{record.nodes_before} to {record.nodes_after} nodes"
+                + (f", {record.note}" if record.note else "")
             )
     data: CalibrationData | None = None
     calibration = None
@@ -114,6 +119,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             built.append(judged(item, built, captured, golden, data, job))
     built = gate(built, job, reporter)
     facts = graph_facts(before, master, rewriting)
+    facts["capture_max_abs"] = None if difference is None else float(difference)
     check_budgets(options, [b.artifact for b in built], facts, options.precision or "")
     artifacts = [b.artifact for b in built]
     with reporter.stage("write"), atomic_folder(job.out, overwrite=options.overwrite) as folder:

@@ -53,6 +53,11 @@ def text_report(report: dict[str, Any]) -> str:
         *_tensors("outputs", report["outputs"]),
         f"network   {graph['nodes_before']} nodes captured, {graph['nodes']} after rewriting, "
         f"{graph['macs'] / 1e6:.1f} M MACs, {graph['parameters'] / 1e6:.2f} M parameters",
+        *(
+            [f"capture   max |Δ| to PyTorch {graph['capture_max_abs']:.2g}, on three seeded inputs"]
+            if graph.get("capture_max_abs") is not None
+            else []
+        ),
         f"memory    activations peak at {mib(graph['activation_peak_bytes'])} in fp32 "
         "(liveness bound in graph order, without the runtime's own buffers)",
         f"latency   {report['latency']['basis']}",
@@ -147,7 +152,7 @@ def _checks(checks: dict[str, Any]) -> str:
         if parts:
             parts[-1] += f" ({against['samples']} {checks['data']})"
     elif "vs_source" in checks:
-        parts.append(f"max |Δ| to the source {checks['vs_source']['max_abs']:.2g}")
+        parts.append(f"max |Δ| to the captured graph {checks['vs_source']['max_abs']:.2g}")
     if checks.get("float32_nodes"):
         parts.append(f"{checks['float32_nodes']} nodes stay in float32")
     integer = checks.get("integer_kernels")

@@ -25,10 +25,12 @@ class Options:
     Attributes:
         target_opset: opset of the result.
         max_rank: highest tensor rank that views may keep where an equal form of lower rank exists.
+        lacking: operators of the target's opset that its runtime does not execute all the same.
     """
 
     target_opset: int
     max_rank: int = 5
+    lacking: frozenset[str] = frozenset()
 
 
 class RewritePass(ir.passes.InPlacePass):
@@ -37,11 +39,16 @@ class RewritePass(ir.passes.InPlacePass):
     Class attributes:
         name: stable identifier, what `--skip-pass` takes.
         change: one line "before → after".
+
+    Attributes:
+        matches: number of places the last run changed.
+        note: what else a log should say about the last run.
     """
 
     name: ClassVar[str]
     change: ClassVar[str]
     matches: int = 0
+    note: str = ""
 
     def configure(self, options: Options) -> None:
         """Take what the pass needs from the options of the run; most need nothing."""

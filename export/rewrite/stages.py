@@ -22,6 +22,7 @@ from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
 from edgec.export.rewrite.canonicalise.share_common import ShareCommon
 from edgec.export.rewrite.canonicalise.split_sequences import SplitSequences
 from edgec.export.rewrite.canonicalise.static_reshape import StaticReshape
+from edgec.export.rewrite.channels.remove_channels import RemoveChannels
 from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
 from edgec.export.rewrite.clean.name_values import NameValues
 from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
@@ -59,6 +60,7 @@ FOLD = (
     ReduceBeforeTranspose,
     ShareCommon,
 )
+CHANNELS = (RemoveChannels,)
 LEGALISE = (ConvertOpset,)
 CLEAN = (RemoveDeadCode, NameValues)
 
@@ -67,6 +69,7 @@ STAGES = (
     Stage("recognise", RECOGNISE),
     Stage("canonicalise", CANONICALISE, repeat=3),
     Stage("fold", FOLD, repeat=4),
+    Stage("channels", CHANNELS),
     Stage("legalise", LEGALISE),
     Stage("clean", CLEAN),
 )

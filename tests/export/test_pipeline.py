@@ -241,3 +241,22 @@ def test_hostile_names_reach_no_path(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"b", path.name}
     (result,) = bundle.run(np.ones((1, 3, 4, 4), np.float32))
     assert list(result.outputs) == [model.graph.output[0].name]
+
+
+def test_a_zoo_network_is_compared_with_torch_and_legal_for_an_older_runtime(
+    tmp_path: Path,
+) -> None:
+    bundle = edgec.compile(
+        "edgenext_cifar10",
+        target="jetson-xavier-nx",
+        precision="fp32",
+        weights="random",
+        out=str(tmp_path / "bundle"),
+    )
+    report = json.loads((bundle.path / "report.json").read_text())
+    assert 0 < report["graph"]["capture_max_abs"] < 1e-4
+    assert "PyTorch" in (bundle.path / "report.txt").read_text()
+    model = onnx.load(bundle.file(bundle.artifact("fp32")))
+    assert model.opset_import[0].version == 17
+    assert "LayerNormalization" not in {node.op_type for node in model.graph.node}
+    assert not [p for p in model.metadata_props if p.key.startswith("edgec.capture")]
