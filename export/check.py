@@ -36,7 +36,7 @@ def check(
         target: name, alias or path.
         select: codes or their beginnings; all rules without it.
         ignore: rules to leave out.
-        options: of the export (``input_size``, ``shapes``, ``features``), for networks to be captured.
+        options: of the export (``input_size``, ``shapes``, ``features``), for networks to capture.
         reporter: progress.
 
     Returns:

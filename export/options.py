@@ -42,7 +42,7 @@ class ExportOptions:
         formats: artifact formats; by default the target's.
         labels: text file with one class name per line.
         max_drop: points of top-1 (labelled data) or agreement (unlabelled) that int8 may lose.
-        min_sqnr: decibels of signal to quantization noise that int8 must keep at every float output.
+        min_sqnr: decibels of signal over quantization noise that int8 must keep at each output.
         force: keep a bundle that fails the accuracy gate, marked as such.
         ram, flash: budgets in bytes.
         skip_passes: names of rewrite passes to leave out.

@@ -131,7 +131,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             artifacts.append(_tensorrt_artifact(job))
         manifest = Manifest(
             edgec_version=edgec.__version__,
-            headline=headline(captured.name, job.target.name, captured.weights, artifacts),
+            headline=headline(_title(captured), job.target.name, captured.weights, artifacts),
             model=captured.model,
             target=job.target.to_json() | {"asked_for": job.asked_target},
             weights=captured.weights,
@@ -292,6 +292,14 @@ def _labels(
         if len(outputs) == 1 and outputs[0].shape == (1, len(labels)):
             return labels
     return None
+
+
+def _title(captured: Captured) -> str:
+    """The network's name, and what it returns where that is not what it was published with."""
+    if not captured.stages:
+        return captured.name
+    numbers = ", ".join(str(stage.number) for stage in captured.stages)
+    return f"{captured.name} (feature maps of stage{'s' * (len(captured.stages) > 1)} {numbers})"
 
 
 def _tensorrt_artifact(job: Job) -> Artifact:

@@ -91,8 +91,8 @@ def prepare(
             "EC214",
             "int8 needs calibration images",
             why="activation ranges come from real data; random data would give wrong ones silently",
-            fix="add --calib FOLDER (a few dozen typical images), --calib FILE.npz with arrays named "
-            "like the inputs, or --calib random for a structural test",
+            fix="add --calib FOLDER (a few dozen typical images) or --calib FILE.npz (arrays named "
+            "like the inputs); --calib random is for structural tests",
         )
     precisions = ["fp32"]
     if "fp16" in found.precisions and options.precision != "fp32":

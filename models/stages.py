@@ -61,7 +61,7 @@ def check_wanted(wanted: Sequence[str]) -> None:
         digits = entry.removeprefix("/")
         if entry != ALL and not (digits.isascii() and digits.isdigit() and int(digits) > 0):
             raise ValueError(
-                f"{entry!r} is neither {ALL}, nor a stage number such as 3, nor a stride such as /16"
+                f"{entry!r} is neither {ALL} nor a stage such as 3 nor a stride such as /16"
             )
 
 

@@ -187,7 +187,11 @@ def _backbone(timm: Any, name: str, network: nn.Module) -> tuple[nn.Module, tupl
             pretrained_cfg_overlay={"state_dict": network.state_dict()},
         )
         stages = make_stages(
-            list(zip(backbone.feature_info.reduction(), backbone.feature_info.channels(), strict=True))
+            list(
+                zip(
+                    backbone.feature_info.reduction(), backbone.feature_info.channels(), strict=True
+                )
+            )
         )
     except Exception as error:  # networks without this form fail in many ways
         raise UsageError(

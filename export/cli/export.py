@@ -201,8 +201,11 @@ def export(
     print(text_report(report), end="")
     print(f"\nbundle: {bundle.path}")
     print("next:")
-    print(f"  edgec run {bundle.path} --input IMAGE")
-    print(f"  edgec eval {bundle.path} --data FOLDER_OF_CLASSES")
+    images = bundle.manifest.preprocess is not None and len(bundle.manifest.inputs) == 1
+    print(f"  edgec run {bundle.path} --input {'IMAGE' if images else 'FILE.npz'}")
+    classes = images and bundle.manifest.labels is not None
+    data = "FOLDER_OF_CLASSES" if classes else "FOLDER_OF_IMAGES" if images else "FILE.npz"
+    print(f"  edgec eval {bundle.path} --data {data}")
     print(f"  edgec bench {bundle.path} --device local")
     if any(a.format == "tensorrt" for a in bundle.manifest.artifacts):
         print(
