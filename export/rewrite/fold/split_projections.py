@@ -7,6 +7,7 @@ the three its own quantization scale and lets the attention scale fold into q al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,9 +24,10 @@ from edgec.export.rewrite.graph import (
     replace_value,
     shape_of,
 )
-from edgec.export.rewrite.layout import View
+from edgec.export.rewrite.layout import NODE_NS, View, cost, plan
 from edgec.export.rewrite.linear import Linear, match_linear, with_channels
-from edgec.export.rewrite.view_nodes import emit, extend
+from edgec.export.rewrite.slices import forward_range, slices_of
+from edgec.export.rewrite.view_nodes import as_step, as_view, emit, extend
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class _Leaf:
 class SplitProjections(RewritePass):
     """Split the weights of a linear operator whose result is only ever read in parts.
 
-    Refuses if any reader takes the whole, if the parts are not runs of output channels, or if they
-    overlap (then work would be duplicated).
+    Refuses if any reader takes the whole, if the parts are not runs of output channels, if they
+    overlap (then work would be duplicated), and if that costs more than it saves: every part needs
+    its own operators and views, while one Split of a small tensor is cheap.
     """
 
     name = "split-projections"
@@ -71,20 +74,53 @@ class SplitProjections(RewritePass):
             linear = match_linear(node)
             if linear is None or linear.groups != 1:
                 continue
-            leaves = _leaves(linear)
-            if leaves is None or not _worth_it(leaves, linear.channels):
+            found = _leaves(linear)
+            if found is None or not _disjoint(found[0], linear.channels):
+                continue
+            leaves, between = found
+            if not self._pays(linear, leaves, between):
+                self.refuse(node, "the parts would take more operators than they save")
                 continue
             _split(linear, leaves, self.max_rank)
             count += 1
         return count
 
+    def _pays(self, linear: Linear, leaves: list[_Leaf], between: list[ir.Node]) -> bool:
+        """Gather, Slice and ranks above 4 always go; a plain Split only if what follows is cheaper.
 
-def _leaves(linear: Linear) -> list[_Leaf] | None:
-    """All parts that are read, or None if something else reads the result."""
+        Estimated as in `layout.cost`: nodes and data that views and selections move.
+        """
+        if any(is_op(n, "Gather", "Slice") or _rank(n) > 4 for n in between):
+            return True
+        before = 0.0
+        for node in between:
+            shape = shape_of(node.inputs[0]) or ()
+            moved = _SELECTION_NS * math.prod(shape)
+            view = as_view(node)
+            before += NODE_NS + moved if view is None else cost([as_step(node)], shape)[0]
+        operators = 1 if linear.last is linear.node else 2
+        parts = len({leaf.channels for leaf in leaves})
+        after = (parts - 1) * operators * NODE_NS
+        for leaf in leaves:
+            after += cost(plan(leaf.view, self.max_rank), leaf.view.in_shape)[0]
+        return after < before
+
+
+_SELECTION_NS = 0.3
+"""Nanoseconds per element that Split copies, at the rates of `layout.cost`."""
+
+
+def _rank(node: ir.Node) -> int:
+    return max(len(shape_of(value) or ()) for value in node.outputs)
+
+
+def _leaves(linear: Linear) -> tuple[list[_Leaf], list[ir.Node]] | None:
+    """All parts that are read and the nodes that cut them out, or None if more is read."""
     shape = shape_of(linear.output)
     if shape is None:
         return None
     leaves: list[_Leaf] = []
+    between: dict[ir.Node, None] = {}
     pending = [(linear.output, View.identity(shape))]
     while pending:
         value, view = pending.pop()
@@ -93,6 +129,7 @@ def _leaves(linear: Linear) -> list[_Leaf] | None:
         for use in value.uses():
             if use.idx != 0 or use.node.graph is not linear.node.graph:
                 return None
+            between[use.node] = None
             parts = list(_parts(use.node))
             if not parts:
                 extended = extend(view, use.node)
@@ -105,7 +142,7 @@ def _leaves(linear: Linear) -> list[_Leaf] | None:
                 if leaf is None:
                     return None
                 leaves.append(leaf)
-    return leaves
+    return leaves, list(between)
 
 
 def _parts(node: ir.Node) -> Iterator[_Part]:
@@ -134,26 +171,10 @@ def _parts(node: ir.Node) -> Iterator[_Part]:
 
 def _slice_part(node: ir.Node, shape: tuple[int, ...]) -> _Part | None:
     """A Slice with step 1 that cuts exactly one axis."""
-    arrays = [constant(v) if v is not None else None for v in node.inputs[1:]]
-    given = [v is not None for v in node.inputs[1:]]
-    if any(g and a is None for g, a in zip(given, arrays, strict=True)) or len(arrays) < 2:
-        return None
-    starts, ends = arrays[0], arrays[1]
-    assert starts is not None
-    assert ends is not None
-    axes = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.arange(len(starts))
-    steps = arrays[3] if len(arrays) > 3 and arrays[3] is not None else np.ones(len(starts))
-    cuts = []
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = shape[int(axis)]
-        first, last, stride = slice(int(start), int(end), int(step)).indices(size)
-        if stride != 1:
-            return None
-        if (first, last) != (0, size):
-            cuts.append((int(axis) % len(shape), first, last))
-    if len(cuts) != 1 or cuts[0][1] >= cuts[0][2]:
-        return None
-    return _Part(node.outputs[0], *cuts[0], drop=False)
+    cut = slices_of(node, shape)
+    cuts = [] if cut is None else [(i, c) for i, c in enumerate(cut) if c != slice(0, shape[i], 1)]
+    span = forward_range(cuts[0][1]) if len(cuts) == 1 else None
+    return None if span is None else _Part(node.outputs[0], cuts[0][0], *span, drop=False)
 
 
 def _leaf(linear: Linear, view: View, part: _Part) -> _Leaf | None:
@@ -211,7 +232,7 @@ def _without_units(
     )
 
 
-def _worth_it(leaves: list[_Leaf], channels: int) -> bool:
+def _disjoint(leaves: list[_Leaf], channels: int) -> bool:
     """At least two different parts, none overlapping."""
     distinct = {leaf.channels for leaf in leaves}
     total = [c for part in distinct for c in part]
