@@ -21,6 +21,7 @@ from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
 from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
 from edgec.export.rewrite.canonicalise.share_common import ShareCommon
 from edgec.export.rewrite.canonicalise.split_sequences import SplitSequences
+from edgec.export.rewrite.canonicalise.static_cast import StaticCast
 from edgec.export.rewrite.canonicalise.static_reshape import StaticReshape
 from edgec.export.rewrite.channels.remove_channels import RemoveChannels
 from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
@@ -64,7 +65,7 @@ class Stage:
     repeat: int = 1
 
 
-PREPARE = (LiftConstants, SplitSequences, RemoveNoOps, FoldConstants)
+PREPARE = (LiftConstants, SplitSequences, StaticCast, RemoveNoOps, FoldConstants)
 RECOGNISE = (
     RecogniseGelu,
     RecogniseSigmoid,

@@ -74,6 +74,8 @@ class PlaceAttentionScale(RewritePass):
         if after:  # a factor on the product may vary between heads, as may one put there
             sizes[0] = sizes[0] if (shapes[0] or ())[:-2] == leading else sizes[2] + 1
             sizes[1] = sizes[1] if (shapes[1] or ())[:-2] == leading else sizes[2] + 1
+        for i in (0, 1):  # learned queries: the factor goes into the constant
+            sizes[i] = 0 if constant(tensors[i]) is not None and sizes[i] <= sizes[2] else sizes[i]
         if sole_user(output) is None:  # what reads the product several times is not scaled twice
             sizes[2] = sizes[0] + sizes[1]
         best = min((2, 0, 1), key=lambda i: sizes[i])
@@ -98,6 +100,12 @@ def _insert(scores: ir.Node, place: int, array: Array) -> None:
     shape, dtype = shape_of(value), value.dtype
     kind = np.float32 if dtype is None else dtype.numpy()
     number = array.reshape(()) if array.size == 1 else array
+    learned = constant(value)
+    if learned is not None:
+        scaled_array = (learned.astype(np.float64) * array).astype(learned.dtype)
+        new = Builder(scores).constant(scaled_array, value.name or "queries")
+        scores.replace_input_with(place, new)
+        return
     if place < 2:
         builder = Builder(scores)
         scale = builder.constant(number.astype(kind), "attention_scale")

@@ -7,7 +7,7 @@ add up. Depthwise and grouped branches likewise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -38,15 +38,16 @@ class _Tap:
     shift: Array
     starts: tuple[int, ...]
     steps: tuple[int, ...]
+    is_residual: bool = False
 
 
 class MergeBranches(RewritePass):
-    """Conv(x) + Conv(x) of other kernel size, Conv(x) + BN(x), Conv(x) + x, Conv(x) + s·x.
+    """Conv(x) ± Conv(x) of other kernel size, Conv(x) ± BN(x), Conv(x) ± x, Conv(x) ± s·x.
 
     Refuses other strides or dilations, kernels that do not lie inside the wider one, a wider kernel
     with more groups (the sum would cost more), branches with a second reader, and x added to a
-    dense 1×1 convolution of it: that is the residual of a linear layer, and weights of I + W leave
-    an integer grid nothing for W.
+    dense 1×1 convolution of it: that is the residual of a linear layer and no trained branch, and
+    the integer grid of I + W would be too coarse for W.
     """
 
     name = "merge-branches"
@@ -55,7 +56,7 @@ class MergeBranches(RewritePass):
     def rewrite(self, graph: ir.Graph) -> int:
         count = 0
         for node in graph:
-            if not is_op(node, "Add") or len(node.inputs) != 2:
+            if not is_op(node, "Add", "Sub") or len(node.inputs) != 2:
                 continue
             merged = _merge(node)
             if isinstance(merged, str):
@@ -77,6 +78,9 @@ def _merge(node: ir.Node) -> tuple[Linear, Array, Array | None] | str | None:
     left, right = (_convolution(value, node) for value in node.inputs)
     if out is None or any(shape_of(value) != out for value in node.inputs):
         return None
+    subtracted = is_op(node, "Sub")
+    if subtracted and right is not None:
+        right = _negated(right)
     if left is not None and right is not None:
         if left.node.inputs[0] is not right.node.inputs[0]:
             return None
@@ -84,7 +88,16 @@ def _merge(node: ir.Node) -> tuple[Linear, Array, Array | None] | str | None:
         return _embed(big, small)
     conv, value = (left, node.inputs[1]) if left is not None else (right, node.inputs[0])
     tap = None if conv is None or value is None else _tap(value, node, conv.node.inputs[0])
-    return None if conv is None or tap is None else _add_tap(conv, tap)
+    if conv is None or tap is None:
+        return None
+    if subtracted and left is not None:
+        tap = replace(tap, scale=-tap.scale, shift=-tap.shift)
+    return _add_tap(conv, tap)
+
+
+def _negated(linear: Linear) -> Linear:
+    bias = None if linear.bias is None else -linear.bias
+    return replace(linear, weight=-linear.weight, bias=bias)
 
 
 def _convolution(value: ir.Value | None, reader: ir.Node) -> Linear | None:
@@ -100,7 +113,7 @@ def _tap(value: ir.Value, reader: ir.Node, x: ir.Value | None) -> _Tap | None:
     spatial = len(shape) - 2
     one, zero = np.ones(shape[1]), np.zeros(shape[1])
     if value is x:
-        return _Tap(x, one, zero, (0,) * spatial, (1,) * spatial)
+        return _Tap(x, one, zero, (0,) * spatial, (1,) * spatial, is_residual=True)
     node = value.producer()
     if node is None or sole_user(value) is not reader or node.inputs[0] is None:
         return None
@@ -184,7 +197,7 @@ def _add_tap(conv: Linear, tap: _Tap) -> tuple[Linear, Array, Array | None] | st
     if conv.channels != channels or per_group * conv.groups != channels:
         return "the convolution changes the number of channels"
     kernel = conv.weight.shape[2:]
-    if set(kernel) == {1} and per_group > 1:
+    if set(kernel) == {1} and per_group > 1 and tap.is_residual:
         return "the residual of a linear layer"
     at = _position(geometry[2], tuple(-s for s in tap.starts), geometry[1])
     if at is None or any(not 0 <= p < k for p, k in zip(at, kernel, strict=True)):

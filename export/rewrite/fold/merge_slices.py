@@ -45,10 +45,7 @@ class MergeSlices(RewritePass):
     """
 
     name = "merge-slices"
-    change = (
-        "Slice → Slice → one Slice; Slice(Concat(a, b)) → a; Concat(x[:i], x[i:j]) → x[:j]; "
-        "x[:i], x[i:] → Split"
-    )
+    change = "Slice → Slice, Slice(Concat(a, b)), Concat(x[:i], x[i:j]) → one Slice, a, x[:j]"
 
     def rewrite(self, graph: ir.Graph) -> int:
         count = 0

@@ -7,7 +7,6 @@ the three its own quantization scale and lets the attention scale fold into q al
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,10 +23,10 @@ from edgec.export.rewrite.graph import (
     replace_value,
     shape_of,
 )
-from edgec.export.rewrite.layout import NODE_NS, View, cost, plan
+from edgec.export.rewrite.layout import View, plan
 from edgec.export.rewrite.linear import Linear, match_linear, with_channels
 from edgec.export.rewrite.slices import forward_range, slices_of
-from edgec.export.rewrite.view_nodes import as_step, as_view, emit, extend
+from edgec.export.rewrite.view_nodes import emit, extend
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class SplitProjections(RewritePass):
     """Split the weights of a linear operator whose result is only ever read in parts.
 
     Refuses if any reader takes the whole, if the parts are not runs of output channels, if they
-    overlap (then work would be duplicated), and if that costs more than it saves: every part needs
-    its own operators and views, while one Split of a small tensor is cheap.
+    overlap (then work would be duplicated), and if it saves nothing: every part gets operators and
+    views of its own, for one Split less.
     """
 
     name = "split-projections"
@@ -78,36 +77,18 @@ class SplitProjections(RewritePass):
             if found is None or not _disjoint(found[0], linear.channels):
                 continue
             leaves, between = found
-            if not self._pays(linear, leaves, between):
+            if not self._pays(leaves, between):
                 self.refuse(node, "the parts would take more operators than they save")
                 continue
             _split(linear, leaves, self.max_rank)
             count += 1
         return count
 
-    def _pays(self, linear: Linear, leaves: list[_Leaf], between: list[ir.Node]) -> bool:
-        """Gather, Slice and ranks above 4 always go; a plain Split only if what follows is cheaper.
-
-        Estimated as in `layout.cost`: nodes and data that views and selections move.
-        """
-        if any(is_op(n, "Gather", "Slice") or _rank(n) > 4 for n in between):
+    def _pays(self, leaves: list[_Leaf], between: list[ir.Node]) -> bool:
+        """Gather, Slice and ranks above 4 always go; a plain Split if fewer views are left."""
+        if any(is_op(node, "Gather", "Slice") or _rank(node) > 4 for node in between):
             return True
-        before = 0.0
-        for node in between:
-            shape = shape_of(node.inputs[0]) or ()
-            moved = _SELECTION_NS * math.prod(shape)
-            view = as_view(node)
-            before += NODE_NS + moved if view is None else cost([as_step(node)], shape)[0]
-        operators = 1 if linear.last is linear.node else 2
-        parts = len({leaf.channels for leaf in leaves})
-        after = (parts - 1) * operators * NODE_NS
-        for leaf in leaves:
-            after += cost(plan(leaf.view, self.max_rank), leaf.view.in_shape)[0]
-        return after < before
-
-
-_SELECTION_NS = 0.3
-"""Nanoseconds per element that Split copies, at the rates of `layout.cost`."""
+        return sum(len(plan(leaf.view, self.max_rank)) for leaf in leaves) < len(between)
 
 
 def _rank(node: ir.Node) -> int:

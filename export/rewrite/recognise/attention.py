@@ -12,7 +12,7 @@ them. Which kind it is follows from where the operands' elements come from (`ori
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,8 @@ def match_core(softmax: ir.Node) -> Core | str:
         return "the shape is unknown, or there are no rows"
     if int_attr(softmax, "axis", -1) % len(shape) < len(shape) - 2:
         return "the softmax does not run along rows or columns of matrices"
-    before = _search_back(softmax.inputs[0], _MAX_STEPS)
+    before = _search_back(softmax.inputs[0], _MAX_STEPS, is_dynamic_product)
+    before = before or _search_back(softmax.inputs[0], _MAX_STEPS, _has_constant_queries)
     if before is None:
         return "no product of two computed tensors feeds the softmax"
     after = _search_forward(softmax.outputs[0], _MAX_STEPS)
@@ -124,15 +125,22 @@ def is_dynamic_product(node: ir.Node | None) -> bool:
     )
 
 
-def _search_back(value: ir.Value | None, steps: int) -> list[ir.Node] | None:
+def _has_constant_queries(node: ir.Node) -> bool:
+    """MatMul with constants on the left: queries that are learned, not computed."""
+    return is_op(node, "MatMul") and constant(node.inputs[0]) is not None
+
+
+def _search_back(
+    value: ir.Value | None, steps: int, is_product: Callable[[ir.Node], bool]
+) -> list[ir.Node] | None:
     """The nodes from `value` back to the product of queries and keys, which comes last."""
     node = None if value is None else value.producer()
     if node is None or steps == 0:
         return None
-    if is_dynamic_product(node):
+    if is_product(node):
         return [node]
     for operand in _operands(node):
-        found = _search_back(operand, steps - 1)
+        found = _search_back(operand, steps - 1, is_product)
         if found is not None:
             return [node, *found]
     return None

@@ -2,13 +2,14 @@
 
 Exporters spell it Reshape, InstanceNormalization, Reshape. With one group that is
 LayerNormalization over everything but the batch: one node instead of three at the same speed, and
-one constant scale of ones for all norms of a shape. γ and β stay per channel behind it, where the
-convolution that follows can take them in. Several groups keep their spelling and get a mark: the
-operator for them (GroupNormalization) exists from opset 21 on.
+one constant scale of ones for all norms of a shape, unless that is large. γ and β stay per channel
+behind it, where the convolution that follows can take them in. Several groups keep their spelling
+and get a mark: the operator for them (GroupNormalization) exists from opset 21 on.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,9 @@ from edgec.export.rewrite.graph import (
 from edgec.export.rewrite.recognise.layer_norm import shared_ones
 from edgec.export.rewrite.recognise.marks import MarkingPass, kinds_of
 
+MAX_ONES = 1 << 16
+"""Elements of a scale of ones that two Reshapes less are worth (256 KiB in float32)."""
+
 
 @dataclass(frozen=True)
 class _Spelled:
@@ -41,6 +45,8 @@ class _Spelled:
 
 class RecogniseGroupNorm(MarkingPass):
     """Reshape → InstanceNormalization → Reshape, and LayerNormalization over all but the batch.
+
+    More than `MAX_ONES` elements keep their spelling as well.
 
     Refuses groups that do not consist of whole channels, and a normalised tensor with a second
     reader before it is reshaped back.
@@ -82,7 +88,8 @@ class RecogniseGroupNorm(MarkingPass):
         if isinstance(spelled, str):
             self.refuse(node, spelled)
             return 0
-        if spelled.groups > 1:
+        elements = math.prod((shape_of(spelled.first.inputs[0]) or ())[1:])
+        if spelled.groups > 1 or elements > MAX_ONES:
             self.marker.mark("group_norm", (spelled.first, node, spelled.last))
         else:
             normalizer = _single_group(spelled)

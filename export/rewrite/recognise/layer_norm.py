@@ -47,10 +47,7 @@ class RecogniseLayerNorm(RewritePass):
     """
 
     name = "recognise-layer-norm"
-    change = (
-        "ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div (, Mul, Add) → LayerNormalization, "
-        "InstanceNormalization"
-    )
+    change = "ReduceMean, Sub, Pow, …, Sqrt, Div (, Mul, Add) → Layer- or InstanceNormalization"
 
     def rewrite(self, graph: ir.Graph) -> int:
         count = 0

@@ -8,7 +8,7 @@ QuantizeLinear and DequantizeLinear.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,29 +62,34 @@ def patterns(model: ir.Model) -> list[Pattern]:
 
     Two marks on the very same nodes (duplicates that were merged) count once.
     """
+    batch = batch_of(model)
+    found = []
+    for kind, number, nodes in _groups(model):
+        inputs, outputs = _boundary(nodes)
+        module = next((m for node in reversed(nodes) if (m := module_of(node))), None)
+        facts = _facts(kind, nodes, batch)
+        found.append(Pattern(kind, number, tuple(nodes), inputs, outputs, facts, module))
+    return found
+
+
+def _groups(model: ir.Model) -> Iterator[tuple[str, int, list[ir.Node]]]:
+    """(kind, number, nodes) of every pattern that is still one."""
     members: dict[str, list[ir.Node]] = {}
     for node in model.graph.all_nodes():
         for mark in marks_of(node):
             members.setdefault(mark, []).append(node)
-    found: list[Pattern] = []
     seen: set[tuple[Any, ...]] = set()
-    batch = batch_of(model)
     for mark, nodes in members.items():
         kind, _, number = mark.partition("#")
         identity = (kind, *(id(node) for node in nodes))
-        if kind not in KINDS or identity in seen or not _has_core(kind, nodes):
-            continue
-        seen.add(identity)
-        inputs, outputs = _boundary(nodes)
-        module = next((m for node in reversed(nodes) if (m := module_of(node))), None)
-        facts = _facts(kind, nodes, batch)
-        found.append(Pattern(kind, int(number), tuple(nodes), inputs, outputs, facts, module))
-    return found
+        if kind in KINDS and identity not in seen and _has_core(kind, nodes):
+            seen.add(identity)
+            yield kind, int(number), nodes
 
 
 def counts(model: ir.Model) -> dict[str, int]:
     """Kind → number of patterns, in the order of `KINDS`; kinds that do not occur are left out."""
-    found = Counter(pattern.kind for pattern in patterns(model))
+    found = Counter(kind for kind, _, _ in _groups(model))
     return {kind: found[kind] for kind in KINDS if found[kind]}
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgec.export.rewrite.fold.affine_forward import FoldAffineForward
+from edgec.export.rewrite.legalise.opset import ConvertOpset
 from edgec.export.rewrite.recognise.group_norm import RecogniseGroupNorm
 from edgec.export.rewrite.recognise.layer_norm import RecogniseLayerNorm
 from edgec.export.rewrite.recognise.operators import MarkOperators
@@ -124,6 +125,33 @@ def test_norms_of_one_shape_share_their_scale(
     norms = [n for n in outcome.model.graph if n.op_type == "LayerNormalization"]
     assert norms[0].inputs[1] is norms[1].inputs[1]
     assert patterns(outcome.model)[0].facts["axis"] == 1
+
+
+def test_large_maps_keep_their_spelling(build: Any, run_passes: Any) -> None:
+    """A scale of ones for 4 x 160 x 160 elements would be 400 kB."""
+    model = build(
+        """net (float[1, 4, 160, 160] x, float[1] s, float[1] z) => (float[1, 4, 160, 160] y)
+        <int64[3] flat = {0, 1, -1}, int64[4] full = {1, 4, 160, 160}>
+        { r = Reshape(x, flat) i = InstanceNormalization(r, s, z) y = Reshape(i, full) }""",
+        {"s": f32(1, 1), "z": f32(2, 1)},
+    )
+    outcome = run_passes(model, [RecogniseGroupNorm])
+    assert outcome.after == outcome.before
+    assert counts(outcome.model) == {"group_norm": 1}
+
+
+@pytest.mark.parametrize("opset", [13, 16, 17])
+def test_one_group_below_opset_17(build: Any, run_passes: Any, opset: int) -> None:
+    """InstanceNormalization between two Reshapes, and no scale of the tensor's size."""
+    model = build(
+        """net (float[2, 6, 4, 5] x, float[6, 4, 5] o) => (float[2, 6, 4, 5] y)
+        { y = LayerNormalization<axis=1, epsilon=0.01>(x, o) }""",
+        {"o": np.ones((6, 4, 5), np.float32)},
+    )
+    outcome = run_passes(model, [RecogniseGroupNorm, ConvertOpset], target_opset=opset)
+    expected = {"Reshape": 2, "InstanceNormalization": 1}
+    assert outcome.after == (expected if opset < 17 else {"LayerNormalization": 1})
+    assert counts(outcome.model) == {"group_norm": 1}
 
 
 @pytest.mark.parametrize(
