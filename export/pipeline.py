@@ -39,6 +39,7 @@ from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
+from edgec.targets.operators.table import view_rank
 
 
 def compile_model(model: Any, *, target: str, **options: Any) -> Bundle:
@@ -78,6 +79,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         rewriting = run_stages(
             master,
             target_opset=job.target.runtime.opset,
+            max_rank=view_rank(job.target.runtime.name, job.target.runtime.version),
             skip=options.skip_passes,
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),
