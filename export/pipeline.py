@@ -143,6 +143,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         )
         # the manifest travels: no local paths, so equal inputs give equal bytes anywhere
         report = make_report(manifest, facts, reporter.warnings)
+        (folder / "lint.json").write_text(dump_json(lint_record(job, built)), "utf-8")
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
         files = {
@@ -205,6 +206,16 @@ def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) 
     }
 
 
+def lint_record(job: Job, built: list[Built]) -> dict[str, Any]:
+    """Content of ``lint.json``: what ``edgec check`` says about each ONNX artifact."""
+    return {
+        "schema": "edgec.lint/1",
+        "edgec_version": edgec.__version__,
+        "target": job.target.name,
+        "artifacts": {item.artifact.path: item.lint.to_json() for item in built},
+    }
+
+
 def _copy(model: ir.Model) -> ir.Model:
     return ir.from_proto(ir.to_proto(model))
 
@@ -248,7 +259,7 @@ def _build(
         sha256=sha256_bytes(content),
         checks={"lint": report.counts()},
     )
-    return Built(artifact, content, kept)
+    return Built(artifact, content, kept, report)
 
 
 def _labels(
