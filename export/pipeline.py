@@ -44,6 +44,7 @@ from edgec.export.source import Captured, capture
 from edgec.models.stages import Stage
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
+from edgec.targets.operators.table import view_rank
 
 
 def compile_model(model: Any, *, target: str, **options: Any) -> Bundle:
@@ -86,6 +87,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             master,
             target_opset=job.target.runtime.opset,
             lacking=operators_lacking(job.target.runtime),
+            max_rank=view_rank(job.target.runtime.name, job.target.runtime.version),
             skip=options.skip_passes,
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),
@@ -147,6 +149,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         )
         # the manifest travels: no local paths, so equal inputs give equal bytes anywhere
         report = make_report(manifest, facts, reporter.warnings)
+        (folder / "lint.json").write_text(dump_json(lint_record(job, built)), "utf-8")
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
         files = {
@@ -235,6 +238,16 @@ def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) 
     }
 
 
+def lint_record(job: Job, built: list[Built]) -> dict[str, Any]:
+    """Content of ``lint.json``: what ``edgec check`` says about each ONNX artifact."""
+    return {
+        "schema": "edgec.lint/1",
+        "edgec_version": edgec.__version__,
+        "target": job.target.name,
+        "artifacts": {item.artifact.path: item.lint.to_json() for item in built},
+    }
+
+
 def _copy(model: ir.Model) -> ir.Model:
     return ir.from_proto(ir.to_proto(model))
 
@@ -278,7 +291,7 @@ def _build(
         sha256=sha256_bytes(content),
         checks={"lint": report.counts()},
     )
-    return Built(artifact, content, kept)
+    return Built(artifact, content, kept, report)
 
 
 def _labels(

@@ -74,6 +74,16 @@ class RewritePass(ir.passes.InPlacePass):
         """Rewrite `graph` itself (not its subgraphs); returns the number of matches."""
 
 
+class ViewPass(RewritePass):
+    """A pass that prints views, and so needs the rank they may have."""
+
+    max_rank: int = Options.max_rank
+
+    def configure(self, options: Options) -> None:
+        """Take the rank limit of the run."""
+        self.max_rank = options.max_rank
+
+
 class PatternPass(RewritePass):
     """A pass made of onnxscript pattern rules, tried with Add and Mul commuted as well.
 
