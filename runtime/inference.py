@@ -78,7 +78,6 @@ def classify(
 
 
 def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
-    first = manifest.inputs[0]
     if isinstance(data, dict):
         yield "0", {name: np.asarray(array) for name, array in data.items()}
         return
@@ -117,7 +116,7 @@ def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArr
             + (", or export with --preprocess FILE.json" if len(manifest.inputs) == 1 else ""),
         )
     for file in _image_files(path):
-        yield file.name, {first.name: load_image(file, manifest)[None]}
+        yield file.name, {manifest.inputs[0].name: load_image(file, manifest)[None]}
 
 
 def load_image(file: Path, manifest: Manifest) -> NDArray[np.float32]:
@@ -179,7 +178,14 @@ def _named_arrays(
 def _arrays(
     manifest: Manifest, array: NDArray[Any], prefix: str
 ) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
-    """One array for the first input: its exact shape, without the batch axis, or a stack."""
+    """One array for the one input: its exact shape, without the batch axis, or a stack."""
+    if len(manifest.inputs) != 1:
+        raise InputError(
+            "EC788",
+            f"one array cannot feed {len(manifest.inputs)} inputs",
+            why=f"the model takes {', '.join(repr(t.name) for t in manifest.inputs) or 'none'}",
+            fix="give a dict, or an .npz file with arrays named like the inputs",
+        )
     first = manifest.inputs[0]
     if array.shape == first.shape:
         stack = array[None]

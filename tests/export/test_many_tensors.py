@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 import edgec
 from edgec.export.bundle import Bundle
-from edgec.export.errors import EdgecError, InputError
+from edgec.export.errors import EdgecError, InputError, UnsupportedError
 
 Arrays = dict[str, np.ndarray]
 
@@ -360,6 +360,43 @@ def test_bad_inputs_of_run_are_named(bundle: Callable[[str], Bundle], tmp_path: 
 
         open_samples(str(tmp_path), made.manifest.inputs, None)
     assert caught.value.code == "EC796"
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "what"),
+    [
+        ("(string[1] text, float[2] x) => (float[2] y)", "y = Relu(x)", "'text'.*it is text"),
+        ("(float[2,3] x) => (seq(float) y)", "y = SplitToSequence(x)", "'y'.*it is sequence"),
+    ],
+)
+def test_what_is_no_tensor_is_refused(signature: str, body: str, what: str, tmp_path: Path) -> None:
+    onnx.save(graph(signature, body), tmp_path / "x.onnx")
+    with pytest.raises(UnsupportedError, match=f"(?s){what}") as caught:
+        edgec.compile(str(tmp_path / "x.onnx"), target="x86", out=str(tmp_path / "b"))
+    assert caught.value.code == "EC348"
+
+
+@pytest.mark.parametrize(
+    ("signature", "body"),
+    [
+        ("() => (float[2] y)", "y = Constant<value_floats=[1.0, 2.0]>()"),
+        ("(float[1,3] x, int64[2] n) => (float[1,3] y, int64[2] m)", "y = Relu(x) m = Identity(n)"),
+        (
+            "(float[4] x) => (float[4] y, float[0] rest)",
+            "y = Relu(x) end = Constant<value_ints=[4]>() rest = Slice(x, end, end)",
+        ),
+        ("(uint8[1,2,2,3] x) => (float[1,2,2,3] y)", "y = Cast<to=1>(x)"),
+    ],
+    ids=["nothing in", "passed through", "nothing out", "bytes"],
+)
+def test_odd_networks(signature: str, body: str, tmp_path: Path) -> None:
+    onnx.save(graph(signature, body), tmp_path / "x.onnx")
+    made = edgec.compile(str(tmp_path / "x.onnx"), target="x86", out=str(tmp_path / "b"))
+    (result,) = made.run(made.path / "golden" / "inputs_0.npz")
+    golden = np.load(made.path / "golden" / "outputs_0.npz")
+    for tensor in made.manifest.outputs:
+        assert result.outputs[tensor.name].shape == tensor.shape
+        np.testing.assert_array_equal(result.outputs[tensor.name], golden[tensor.name])
 
 
 def test_labels_beside_the_arrays_make_accuracy(
