@@ -26,11 +26,24 @@ Status = Literal["built", "bundle", "skipped"]
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A network input or output: name, static shape, dtype (numpy name)."""
+    """A network input or output.
+
+    Attributes:
+        name: of the graph's value.
+        shape: static.
+        dtype: numpy's name.
+        stride, channels: of a backbone's stage output (``--features``); None for other tensors.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    stride: int | None = None
+    channels: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready dict; stride and channels only where there are some."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,8 @@ class Manifest:
         """JSON-ready dict; `from_json` reads it back."""
         data = asdict(self)
         data["preprocess"] = self.preprocess.to_json() if self.preprocess else None
+        data["inputs"] = [tensor.to_json() for tensor in self.inputs]
+        data["outputs"] = [tensor.to_json() for tensor in self.outputs]
         return data
 
     @classmethod
@@ -96,9 +111,7 @@ class Manifest:
         if data.get("schema") != SCHEMA:
             raise ValueError(f"schema is {data.get('schema')!r}, this edgec reads {SCHEMA!r}")
         for key in ("inputs", "outputs"):
-            data[key] = tuple(
-                TensorInfo(t["name"], tuple(t["shape"]), t["dtype"]) for t in data[key]
-            )
+            data[key] = tuple(TensorInfo(**{**t, "shape": tuple(t["shape"])}) for t in data[key])
         data["artifacts"] = tuple(Artifact(**a) for a in data["artifacts"])
         if data["preprocess"] is not None:
             data["preprocess"] = Preprocess.from_json(data["preprocess"])

@@ -72,6 +72,20 @@ class StageCache:
         digest = hashlib.sha256(body).hexdigest().encode()
         atomic_write(self.root / f"{key}.onnx", digest + b"\n" + body)
 
+    def load_json(self, key: str) -> Any:
+        """The stored JSON value, or None."""
+        if not self.enabled:
+            return None
+        try:
+            return json.loads((self.root / f"{key}.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def store_json(self, key: str, value: Any) -> None:
+        """Keep a JSON-ready value."""
+        if self.enabled:
+            atomic_write(self.root / f"{key}.json", json.dumps(value).encode())
+
 
 def info() -> dict[str, Any]:
     """Where the cache is, and how many files and bytes each part of it holds."""

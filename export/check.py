@@ -15,6 +15,7 @@ from edgec.export.options import resolve
 from edgec.export.progress import Reporter
 from edgec.export.rewrite.engine import run_stages
 from edgec.export.source import capture, describe
+from edgec.targets.operators.table import view_rank
 from edgec.targets.registry import get_target
 from edgec.targets.schema import Target
 
@@ -36,7 +37,7 @@ def check(
         target: name, alias or path.
         select: codes or their beginnings; all rules without it.
         ignore: rules to leave out.
-        options: of the export (``input_size``, ``shapes``), for networks to be captured.
+        options: of the export (``input_size``, ``shapes``, ``features``), for networks to capture.
         reporter: progress.
 
     Returns:
@@ -96,6 +97,7 @@ def _captured(
         run_stages(
             graph,
             target_opset=target.runtime.opset,
+            max_rank=view_rank(target.runtime.name, target.runtime.version),
             skip=resolved.skip_passes,
             on_progress=lambda name, done, total: tick(done, total),
         )

@@ -1,4 +1,4 @@
-"""Calibration data of an export: images or tensors, split into a part to fit and one to judge."""
+"""Data for an export: images or tensors as samples, split into a part to fit and one to judge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgec.export.bundle import TensorInfo
 from edgec.export.datasets.arrays import load_arrays
 from edgec.export.datasets.images import ImageSet, open_images
-from edgec.export.datasets.tensors import TensorSet, open_tensors
+from edgec.export.datasets.tensors import RANDOM, TensorSet, open_tensors, random_tensors
 from edgec.export.errors import InputError
 from edgec.export.options import ExportOptions
 from edgec.export.quantize.graph import TensorSpec
@@ -27,34 +27,80 @@ MIN_TO_SPLIT = 16
 """With fewer items all of them calibrate; judging on the same ones is then said so."""
 HOLDOUT_SHARE = 4
 """Every fourth item is held out and never seen by calibration."""
+RANDOM_SAMPLES = 32
+"""Samples of noise; more of it tells nothing more."""
 
 
 @dataclass(frozen=True)
-class CalibrationData:
-    """Items of ``--calib`` after preprocessing.
+class Samples:
+    """A data set as inputs of a network.
 
     Attributes:
         items: the data set.
         preprocess: for images; None for tensors, which are fed as they are.
         input_name: the input that images go to.
-        warnings: what the user should know about the data.
     """
 
     items: ImageSet | TensorSet
     preprocess: Preprocess | None
     input_name: str
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[tuple[Feeds, int | None]]:
+        """Inputs by name and label (None where there is none)."""
+        labels = self.items.labels
+        if isinstance(self.items, TensorSet):
+            for position, feeds in enumerate(self.items):
+                yield dict(feeds), None if labels is None else labels[position]
+            return
+        assert self.preprocess is not None
+        for position, tensor in self.items.samples(self.preprocess):
+            yield {self.input_name: tensor[None]}, None if labels is None else labels[position]
+
+    @property
+    def noun(self) -> str:
+        """What the items are called in messages."""
+        if not isinstance(self.items, TensorSet):
+            return "images"
+        return "samples" if self.items.kind != RANDOM else "random inputs"
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Items of ``--calib``, split.
+
+    Attributes:
+        samples: all of them.
+        warnings: what the user should know about the data.
+    """
+
+    samples: Samples
     warnings: tuple[str, ...]
 
     @property
     def holdout_count(self) -> int:
         """Number of items kept from calibration."""
-        count = len(self.items)
+        count = len(self.samples)
         return len(range(HOLDOUT_SHARE - 1, count, HOLDOUT_SHARE)) if count >= MIN_TO_SPLIT else 0
 
     @property
     def fit_count(self) -> int:
         """Number of items that calibration sees."""
-        return len(self.items) - self.holdout_count
+        return len(self.samples) - self.holdout_count
+
+    @property
+    def judged_on(self) -> str:
+        """What `holdout_feeds` are, in words."""
+        if self.is_random:
+            return self.samples.noun
+        return f"{'held-out' if self.holdout_count else 'calibration'} {self.samples.noun}"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the items are noise, on which no accuracy can be judged."""
+        return isinstance(self.samples.items, TensorSet) and self.samples.items.kind == RANDOM
 
     def fit_feeds(self) -> Iterator[Feeds]:
         """Inputs for calibration."""
@@ -66,36 +112,26 @@ class CalibrationData:
 
     def check_feeds(self, count: int) -> Iterator[tuple[Feeds, int | None]]:
         """The first `count` items, for golden data; one item is repeated if it is the only one."""
-        found = list(islice(self._all(), count))
+        found = list(islice(self.samples, count))
         return iter(found + found[:1] * (count - len(found)))
 
     def to_json(self, method: str) -> dict[str, Any]:
         """Provenance for the manifest."""
+        preprocess = self.samples.preprocess
         return {
-            **self.items.to_json(),
-            "source": Path(self.items.source).name,
+            **self.samples.items.to_json(),
+            "source": Path(self.samples.items.source).name,
             "used": self.fit_count,
             "held_out": self.holdout_count,
             "method": method,
-            "preprocess": None if self.preprocess is None else self.preprocess.to_json(),
+            "preprocess": None if preprocess is None else preprocess.to_json(),
         }
 
     def _split(self, *, holdout: bool) -> Iterator[tuple[Feeds, int | None]]:
         split = self.holdout_count > 0
-        for index, item in enumerate(self._all()):
+        for index, item in enumerate(self.samples):
             if (split and index % HOLDOUT_SHARE == HOLDOUT_SHARE - 1) == holdout:
                 yield item
-
-    def _all(self) -> Iterator[tuple[Feeds, int | None]]:
-        if isinstance(self.items, TensorSet):
-            for feeds in self.items:
-                yield dict(feeds), None
-            return
-        assert self.preprocess is not None
-        labels = self.items.labels
-        for position, tensor in self.items.samples(self.preprocess):
-            label = None if labels is None else labels[position]
-            yield {self.input_name: tensor[None]}, label
 
 
 def load_calibration(
@@ -107,31 +143,83 @@ def load_calibration(
         InputError: unusable data, or images for a network whose preprocessing is not known.
     """
     assert options.calib is not None
+    samples = open_samples(
+        options.calib, inputs, preprocess, limit=options.calib_limit, seed=options.seed
+    )
+    data = CalibrationData(samples, _few(len(samples)))
+    if not data.is_random:
+        return data
+    return CalibrationData(
+        samples,
+        (
+            "int8 is calibrated on RANDOM inputs: ranges and agreement say nothing about real "
+            "data; use --calib with typical images or an .npz before you ship it",
+        ),
+    )
+
+
+def open_samples(
+    source: str,
+    inputs: tuple[TensorInfo, ...],
+    preprocess: Preprocess | None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Samples:
+    """Open images or tensors for a network.
+
+    Args:
+        source: folder, zip or npz of images; .npz of arrays named like the inputs, or .npy for one
+            input; or ``"random"`` for seeded noise.
+        inputs: of the network.
+        preprocess: how images become its input, where that is known.
+        limit: use at most this many items: of images a sample drawn with `seed`, of tensors the
+            first ones.
+        seed: of draws.
+
+    Raises:
+        InputError: unusable data, or images for a network that they cannot be fed to (EC796).
+    """
     specs = {t.name: TensorSpec(t.name, t.shape, np.dtype(t.dtype)) for t in inputs}
-    if _holds_tensors(Path(options.calib), list(specs)):
-        tensors = open_tensors(options.calib, specs, limit=options.calib_limit)
-        return CalibrationData(tensors, None, inputs[0].name, _few(len(tensors)))
-    if preprocess is None or len(inputs) != 1:
+    first = inputs[0].name if inputs else ""
+    if source == RANDOM:
+        count = RANDOM_SAMPLES if limit is None else min(limit, RANDOM_SAMPLES)
+        return Samples(random_tensors(specs, count, seed), None, first)
+    images = preprocess is not None and len(inputs) == 1
+    if _holds_tensors(Path(source), list(specs), images=images):
+        return Samples(open_tensors(source, specs, limit=limit), None, first)
+    if not images:
+        several = len(inputs) != 1
         raise InputError(
             "EC796",
-            "calibration images need a known preprocessing and a network with one input",
-            where=options.calib,
-            why="wrong mean or scale would give wrong activation ranges silently",
-            fix="describe it with --preprocess FILE.json, or give --calib FILE.npz with arrays "
-            f"named like the inputs: {', '.join(specs)}",
+            "images need a network with one input and a known preprocessing",
+            where=source,
+            why=f"this network has {len(inputs)} inputs"
+            if several
+            else "wrong mean or scale would give wrong results silently",
+            fix=("" if several else "describe it with --preprocess FILE.json, or ")
+            + f"give an .npz file with arrays named like the inputs: {', '.join(specs)}",
         )
-    images = open_images(options.calib, limit=options.calib_limit, seed=options.seed)
-    return CalibrationData(images, preprocess, inputs[0].name, _few(len(images)))
+    return Samples(open_images(source, limit=limit, seed=seed), preprocess, first)
 
 
-def _holds_tensors(path: Path, inputs: list[str]) -> bool:
-    """Whether the file holds arrays for the network's inputs rather than images."""
+def _holds_tensors(path: Path, inputs: list[str], *, images: bool) -> bool:
+    """Whether a file holds arrays for the network's inputs rather than images.
+
+    Args:
+        path: the file; other things than .npy and .npz hold images.
+        inputs: their names.
+        images: whether the network could be fed with images. If not, a file of arrays can only be
+            meant as its inputs, whatever their names.
+    """
     if path.suffix.lower() == ".npy":
         return True
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
-    # the key `inputs` is the image set's own name for preprocessed images
-    return inputs[0] in load_arrays(path)
+    arrays = load_arrays(path)
+    # the keys of image sets; `inputs` is their name for preprocessed images
+    named = any(name in arrays for name in inputs)
+    return named or not (images or {"images", "jpeg", "inputs"} & set(arrays))
 
 
 def load_preprocess(path: str | None, inputs: tuple[TensorInfo, ...]) -> Preprocess | None:
@@ -142,6 +230,13 @@ def load_preprocess(path: str | None, inputs: tuple[TensorInfo, ...]) -> Preproc
     """
     if path is None:
         return None
+    if len(inputs) != 1:
+        raise InputError(
+            "EC797",
+            f"the network has {len(inputs)} inputs, and --preprocess describes one image",
+            where=path,
+            fix="leave it out, and give data as .npz files with arrays named like the inputs",
+        )
     shape = inputs[0].shape
     try:
         data = json.loads(Path(path).read_text("utf-8"))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgec.export.bundle import TensorInfo
 from edgec.export.data import CalibrationData
+from edgec.export.datasets.tensors import noise
 from edgec.runtime.onnx_runner import OnnxRunner
 
 Feeds = dict[str, NDArray[Any]]
@@ -26,18 +27,8 @@ def golden_feeds(
     feeds = []
     for index in range(SAMPLES):
         rng = np.random.default_rng([seed, index])
-        feeds.append({t.name: _noise(rng, t) for t in inputs})
+        feeds.append({t.name: noise(rng, t.shape, np.dtype(t.dtype)) for t in inputs})
     return feeds
-
-
-def _noise(rng: np.random.Generator, tensor: TensorInfo) -> NDArray[Any]:
-    dtype = np.dtype(tensor.dtype)
-    if dtype.kind == "f":
-        return rng.standard_normal(tensor.shape).astype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, tensor.shape).astype(bool)
-    # small integers are valid for indices and counts alike
-    return rng.integers(0, 2, tensor.shape).astype(dtype)
 
 
 def write_golden(folder: Path, golden: list[Feeds], master: bytes) -> None:

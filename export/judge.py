@@ -14,6 +14,7 @@ from edgec.export.data import CalibrationData
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.errors import AccuracyGateError
 from edgec.export.golden import Feeds
+from edgec.export.lint.engine import LintReport
 from edgec.export.plan import Job
 from edgec.export.progress import Reporter
 from edgec.export.quantize.kernels import count_integer_kernels
@@ -29,11 +30,12 @@ DEFAULT_MAX_DROP = 1.0
 
 @dataclass(frozen=True)
 class Built:
-    """A serialized ONNX artifact, its entry in the manifest, and nodes left in float32."""
+    """A serialized ONNX artifact, its entry in the manifest, nodes left in float32, and lint."""
 
     artifact: Artifact
     data: bytes
     float32_nodes: int
+    lint: LintReport
 
 
 def judged(
@@ -60,7 +62,7 @@ def judged(
             # labels mean nothing to an untrained network: agreement is judged instead
             blind = captured.weights.get("kind") == "random"
             feeds = ((f, None if blind else label) for f, label in data.holdout_feeds())
-            kind = "held-out images" if data.holdout_count else "calibration images"
+            kind = data.judged_on
         found = compare(master.run, runner.run, feeds)
         checks["vs_fp32"] = found.to_json()
         checks["drop"] = found.drop
@@ -85,17 +87,27 @@ def judged(
 
 
 def gate(built: list[Built], job: Job, reporter: Reporter) -> list[Built]:
-    """Stop when int8 lost more than allowed."""
+    """Stop when int8 lost more than allowed.
+
+    Classifiers are gated by the points they lose, and any network by ``--min-sqnr``.
+    """
     result = []
     for item in built:
+        if item.artifact.precision == "int8":
+            item = _gate_noise(item, job)
         checks = item.artifact.checks
         drop = checks.get("drop")
         if item.artifact.precision != "int8" or drop is None:
+            if item.artifact.precision == "int8" and job.options.max_drop is not None:
+                reporter.warn(
+                    "--max-drop has no meaning for a network without classes: nothing was "
+                    "enforced; use --min-sqnr"
+                )
             result.append(item)
             continue
         samples = checks["vs_fp32"]["samples"]
         limit = job.options.max_drop
-        held_out = checks["data"] == "held-out images"
+        held_out = checks["data"].startswith("held-out")
         if limit is None and (samples < MIN_GATE_SAMPLES or not held_out):
             reporter.warn(
                 f"int8 differs from fp32 by {drop:.2f} points on {samples} {checks['data']}: too "
@@ -118,3 +130,29 @@ def gate(built: list[Built], job: Job, reporter: Reporter) -> list[Built]:
         gate = {"gate": "passed" if passed else "failed", "max_drop": limit}
         result.append(replace(item, artifact=replace(item.artifact, checks=checks | gate)))
     return result
+
+
+def _gate_noise(item: Built, job: Job) -> Built:
+    """Compare every float output's SQNR with ``--min-sqnr``."""
+    limit = job.options.min_sqnr
+    if limit is None:
+        return item
+    checks = item.artifact.checks
+    outputs = checks["vs_fp32"]["outputs"]
+    low = {
+        name: found["sqnr_db"]
+        for name, found in outputs.items()
+        if found["sqnr_db"] is not None and found["sqnr_db"] < limit
+    }
+    if low and not job.options.force:
+        worst = ", ".join(f"{name} {value:.1f} dB" for name, value in low.items())
+        raise AccuracyGateError(
+            "EC482",
+            f"int8 keeps less than {limit:g} dB at {len(low)} of {len(outputs)} outputs",
+            where=item.artifact.path,
+            why=f"{worst}, against fp32 on {checks['vs_fp32']['samples']} {checks['data']}",
+            fix="give more or better calibration data (--calib, --calib-limit), another "
+            "--calib-method, a smaller --min-sqnr, or keep it with --force",
+        )
+    found = {"sqnr_gate": "failed" if low else "passed", "min_sqnr": limit}
+    return replace(item, artifact=replace(item.artifact, checks=checks | found))

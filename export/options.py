@@ -11,13 +11,14 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgec.export.errors import InputError, UsageError
+from edgec.models.stages import check_wanted
 from edgec.targets.schema import FORMATS, PRECISIONS, Target
 
-CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
-CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = ("minmax", "percentile", "entropy", "mse")
+CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse", "fisher"]
+CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,12 @@ class ExportOptions:
             that bring none.
         input_size: (height, width) for image networks.
         shapes: static shapes by input name, for networks of the user's own.
+        features: stages whose maps are the outputs instead of classes: ``all``, numbers (``2``), or
+            strides (``/16``); zoo and timm networks.
         formats: artifact formats; by default the target's.
         labels: text file with one class name per line.
         max_drop: points of top-1 (labelled data) or agreement (unlabelled) that int8 may lose.
+        min_sqnr: decibels of signal over quantization noise that int8 must keep at each output.
         force: keep a bundle that fails the accuracy gate, marked as such.
         ram, flash: budgets in bytes.
         skip_passes: names of rewrite passes to leave out.
@@ -55,9 +59,11 @@ class ExportOptions:
     preprocess: str | None = None
     input_size: tuple[int, int] | None = None
     shapes: Mapping[str, tuple[int, ...]] | None = None
+    features: tuple[str, ...] | None = None
     formats: tuple[str, ...] | None = None
     labels: str | None = None
     max_drop: float | None = None
+    min_sqnr: float | None = None
     force: bool = False
     ram: int | None = None
     flash: int | None = None
@@ -219,11 +225,19 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
 
 def _names(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
+    if isinstance(items, int):
+        items = (items,)
     return tuple(str(item).strip() for item in items if str(item).strip())
 
 
 def _formats(value: Any) -> tuple[str, ...]:
     return tuple(_one_of(*FORMATS)(item) for item in _names(value))
+
+
+def _features(value: Any) -> tuple[str, ...]:
+    wanted = tuple(str(item).lower() for item in _names(value))
+    check_wanted(wanted)
+    return wanted
 
 
 def _flag(value: Any) -> bool:
@@ -247,6 +261,12 @@ def _drop(value: Any) -> float:
     return float(value)
 
 
+def _decibels(value: Any) -> float:
+    if not 0 <= float(value) <= 200:
+        raise ValueError("decibels between 0 and 200")
+    return float(value)
+
+
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "precision": _one_of(*PRECISIONS),
     "weights": str,
@@ -257,9 +277,11 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "preprocess": str,
     "input_size": parse_size,
     "shapes": parse_shapes,
+    "features": _features,
     "formats": _formats,
     "labels": str,
     "max_drop": _drop,
+    "min_sqnr": _decibels,
     "force": _flag,
     "ram": parse_bytes,
     "flash": parse_bytes,

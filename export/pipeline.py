@@ -6,6 +6,7 @@ Each step is a function of data the step before returned; `run_job` reads as the
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from itertools import groupby
@@ -17,6 +18,7 @@ import onnx_ir as ir
 import edgec
 from edgec.export.budget import check_budgets
 from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
+from edgec.export.capture import CAPTURE_DIFFERENCE
 from edgec.export.data import CalibrationData, load_calibration, load_preprocess
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tensorrt.recipe import write_build_bundle
@@ -26,6 +28,7 @@ from edgec.export.golden import golden_feeds, write_golden
 from edgec.export.judge import Built, gate, judged
 from edgec.export.labels import read_labels, shipped_labels
 from edgec.export.lint.engine import lint, refuse_errors
+from edgec.export.options import CalibrationMethod
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
 from edgec.export.quantize.bias_correction import correct_biases
@@ -35,10 +38,13 @@ from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import get_scheme
 from edgec.export.report import headline, make_report, text_report
 from edgec.export.rewrite.engine import RewriteReport, run_stages
+from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
+from edgec.models.stages import Stage
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
+from edgec.targets.operators.table import view_rank
 
 
 def compile_model(model: Any, *, target: str, **options: Any) -> Bundle:
@@ -70,14 +76,18 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             job.model, options, needs_accuracy=options.calib is not None, reporter=reporter
         )
         inputs, outputs = tensor_infos(captured.graph)
+        outputs = with_stages(outputs, captured.stages)
         preprocess = load_preprocess(options.preprocess, inputs) or captured.preprocess
         labels = _labels(job, captured, outputs)
     with reporter.stage("rewrite") as tick:
+        difference = captured.graph.metadata_props.pop(CAPTURE_DIFFERENCE, None)
         before = graph_stats(captured.graph)
         master = _copy(captured.graph)
         rewriting = run_stages(
             master,
             target_opset=job.target.runtime.opset,
+            lacking=operators_lacking(job.target.runtime),
+            max_rank=view_rank(job.target.runtime.name, job.target.runtime.version),
             skip=options.skip_passes,
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),
@@ -86,6 +96,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             reporter.detail(
                 f"  {record.stage}/{record.name}: {record.matches} places, "
                 f"{record.nodes_before} to {record.nodes_after} nodes"
+                + (f", {record.note}" if record.note else "")
             )
     data: CalibrationData | None = None
     calibration = None
@@ -94,11 +105,8 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             data = load_calibration(options, inputs, preprocess)
             for warning in data.warnings:
                 reporter.warn(warning)
-            calibration = calibrate(
-                master,
-                data.fit_feeds(),
-                method=options.calib_method,
-                on_progress=lambda done: tick(done, data.fit_count),
+            calibration = _statistics(
+                master, data, options.calib_method, lambda done: tick(done, data.fit_count)
             )
     golden = golden_feeds(inputs, data, options.seed)
     # float16 needs to know which values overflow, if only from two inputs
@@ -112,6 +120,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             built.append(judged(item, built, captured, golden, data, job))
     built = gate(built, job, reporter)
     facts = graph_facts(before, master, rewriting)
+    facts["capture_max_abs"] = None if difference is None else float(difference)
     check_budgets(options, [b.artifact for b in built], facts, options.precision or "")
     artifacts = [b.artifact for b in built]
     with reporter.stage("write"), atomic_folder(job.out, overwrite=options.overwrite) as folder:
@@ -124,7 +133,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             artifacts.append(_tensorrt_artifact(job))
         manifest = Manifest(
             edgec_version=edgec.__version__,
-            headline=headline(captured.name, job.target.name, captured.weights, artifacts),
+            headline=headline(_title(captured), job.target.name, captured.weights, artifacts),
             model=captured.model,
             target=job.target.to_json() | {"asked_for": job.asked_target},
             weights=captured.weights,
@@ -140,6 +149,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         )
         # the manifest travels: no local paths, so equal inputs give equal bytes anywhere
         report = make_report(manifest, facts, reporter.warnings)
+        (folder / "lint.json").write_text(dump_json(lint_record(job, built)), "utf-8")
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
         files = {
@@ -171,6 +181,32 @@ def tensor_infos(graph: ir.Model) -> tuple[tuple[TensorInfo, ...], tuple[TensorI
     )
 
 
+def with_stages(
+    outputs: tuple[TensorInfo, ...], stages: tuple[Stage, ...]
+) -> tuple[TensorInfo, ...]:
+    """Stage outputs with their stride and channels; other outputs as they are."""
+    if not stages:
+        return outputs
+    return tuple(
+        replace(output, stride=stage.stride, channels=stage.channels)
+        for output, stage in zip(outputs, stages, strict=True)
+    )
+
+
+def _statistics(
+    master: ir.Model,
+    data: CalibrationData,
+    method: CalibrationMethod,
+    on_progress: Callable[[int], None],
+) -> Calibration:
+    """Activation statistics by `method`; the gradients of ``fisher`` need torch."""
+    if method == "fisher":
+        from edgec.export.quantize.fisher import fisher_calibrate
+
+        return fisher_calibrate(master, data.fit_feeds(), on_progress=on_progress)
+    return calibrate(master, data.fit_feeds(), method=method, on_progress=on_progress)
+
+
 def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) -> dict[str, Any]:
     """What the report says about the float graph: size, operators, MACs, memory, passes."""
     stats = graph_stats(master)
@@ -199,6 +235,16 @@ def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) 
             }
             for record in rewriting.passes
         ],
+    }
+
+
+def lint_record(job: Job, built: list[Built]) -> dict[str, Any]:
+    """Content of ``lint.json``: what ``edgec check`` says about each ONNX artifact."""
+    return {
+        "schema": "edgec.lint/1",
+        "edgec_version": edgec.__version__,
+        "target": job.target.name,
+        "artifacts": {item.artifact.path: item.lint.to_json() for item in built},
     }
 
 
@@ -245,7 +291,7 @@ def _build(
         sha256=sha256_bytes(content),
         checks={"lint": report.counts()},
     )
-    return Built(artifact, content, kept)
+    return Built(artifact, content, kept, report)
 
 
 def _labels(
@@ -259,6 +305,14 @@ def _labels(
         if len(outputs) == 1 and outputs[0].shape == (1, len(labels)):
             return labels
     return None
+
+
+def _title(captured: Captured) -> str:
+    """The network's name, and what it returns where that is not what it was published with."""
+    if not captured.stages:
+        return captured.name
+    numbers = ", ".join(str(stage.number) for stage in captured.stages)
+    return f"{captured.name} (feature maps of stage{'s' * (len(captured.stages) > 1)} {numbers})"
 
 
 def _tensorrt_artifact(job: Job) -> Artifact:

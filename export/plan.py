@@ -10,7 +10,8 @@ from typing import Any
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.files import refuse_existing
 from edgec.export.options import ExportOptions, Resolved, resolve
-from edgec.export.source import describe
+from edgec.export.source import describe, wanted_stages
+from edgec.models.stages import Stage
 from edgec.targets.registry import get_target
 from edgec.targets.schema import Target
 
@@ -26,6 +27,7 @@ class Job:
         name: short name for folders.
         asked_target: the name the user gave (maybe an alias).
         precisions: what will be built, fp32 master first.
+        stages: what ``--features`` asks for, as far as it is known without loading the network.
         out: the bundle's folder.
     """
 
@@ -36,6 +38,7 @@ class Job:
     resolved: Resolved
     precisions: tuple[str, ...]
     out: Path
+    stages: tuple[Stage, ...] = ()
 
     @property
     def options(self) -> ExportOptions:
@@ -57,6 +60,9 @@ def prepare(
     resolved = resolve(flags, found, config=config)
     options = resolved.options
     name = describe(model)[1] if isinstance(model, str) else type(model).__name__
+    stages = wanted_stages(model, options)
+    if options.features is not None:
+        name += "-features"
     assert options.precision is not None
     assert options.formats is not None
     if options.precision not in found.precisions:
@@ -85,7 +91,8 @@ def prepare(
             "EC214",
             "int8 needs calibration images",
             why="activation ranges come from real data; random data would give wrong ones silently",
-            fix="add --calib FOLDER (a few dozen typical images)",
+            fix="add --calib FOLDER (a few dozen typical images) or --calib FILE.npz (arrays named "
+            "like the inputs); --calib random is for structural tests",
         )
     precisions = ["fp32"]
     if "fp16" in found.precisions and options.precision != "fp32":
@@ -103,7 +110,7 @@ def prepare(
     refuse_existing(out, overwrite=options.overwrite)
     formats = tuple(dict.fromkeys(("onnx", *options.formats)))
     resolved = replace(resolved, options=replace(options, out=str(out), formats=formats))
-    return Job(model, name, target, found, resolved, tuple(precisions), out)
+    return Job(model, name, target, found, resolved, tuple(precisions), out, stages)
 
 
 def dry_run(job: Job) -> dict[str, Any]:
@@ -114,11 +121,12 @@ def dry_run(job: Job) -> dict[str, Any]:
         f"target: {job.target.name}{alias}, {job.target.title}",
         f"weights: {options.weights or 'published ones, if they can be had'}",
         "capture: float ONNX graph, checked against its source",
+        f"outputs: {_outputs(job)}",
         f"rewrite: lean graph, lowered to opset {job.target.runtime.opset}, each pass checked",
     ]
     if options.calib is not None:
         steps.append(
-            f"calibrate: up to {options.calib_limit} images of {options.calib}, "
+            f"calibrate: up to {options.calib_limit} samples of {options.calib}, "
             f"{options.calib_method}; int8 by scheme {job.target.int8_scheme}"
         )
     files = [f"onnx/model{'' if p == 'fp32' else '_' + p}.onnx" for p in job.precisions]
@@ -126,3 +134,11 @@ def dry_run(job: Job) -> dict[str, Any]:
         files += ["tensorrt/recipe.json", "tensorrt/build_engine.py"]
     steps.append(f"write: {job.out}: {', '.join(files)}, golden data, manifest, report")
     return {"out": str(job.out), "precisions": list(job.precisions), "files": files, "steps": steps}
+
+
+def _outputs(job: Job) -> str:
+    if job.stages:
+        return "maps of the stages " + ", ".join(map(str, job.stages))
+    if job.options.features is not None:
+        return f"maps of the stages {', '.join(job.options.features)}"
+    return "those of the network"

@@ -22,6 +22,8 @@ def make_report(manifest: Manifest, graph: dict[str, Any], warnings: list[str]) 
         "edgec_version": manifest.edgec_version,
         "headline": manifest.headline,
         "model": manifest.model,
+        "inputs": [tensor.to_json() for tensor in manifest.inputs],
+        "outputs": [tensor.to_json() for tensor in manifest.outputs],
         "weights": manifest.weights,
         "target": {
             "name": manifest.target["name"],
@@ -47,8 +49,15 @@ def text_report(report: dict[str, Any]) -> str:
         report["headline"],
         "",
         f"target    {report['target']['title']} ({report['target']['name']})",
+        *_tensors("inputs", report["inputs"]),
+        *_tensors("outputs", report["outputs"]),
         f"network   {graph['nodes_before']} nodes captured, {graph['nodes']} after rewriting, "
         f"{graph['macs'] / 1e6:.1f} M MACs, {graph['parameters'] / 1e6:.2f} M parameters",
+        *(
+            [f"capture   max |Δ| to PyTorch {graph['capture_max_abs']:.2g}, on three seeded inputs"]
+            if graph.get("capture_max_abs") is not None
+            else []
+        ),
         f"memory    activations peak at {mib(graph['activation_peak_bytes'])} in fp32 "
         "(liveness bound in graph order, without the runtime's own buffers)",
         f"latency   {report['latency']['basis']}",
@@ -60,6 +69,10 @@ def text_report(report: dict[str, Any]) -> str:
             f"{calibration['source']}, sha256 {calibration['sha256'][:12]}…, "
             f"method {calibration['method']}"
         )
+    found = [a["checks"]["lint"] for a in report["artifacts"] if "lint" in a["checks"]]
+    if found:
+        errors, warnings = (sum(f[key] for f in found) for key in ("errors", "warnings"))
+        lines.append(f"lint      {errors} errors, {warnings} warnings; lint.json says where")
     lines += ["", *artifact_table(report["artifacts"])]
     lines += [f"note: {note}" for note in report["target"]["notes"]]
     lines += [f"warning: {warning}" for warning in report["warnings"]]
@@ -67,19 +80,56 @@ def text_report(report: dict[str, Any]) -> str:
 
 
 def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
-    """One line per artifact: path, precision, size, and how it compares with fp32."""
+    """One line per artifact: path, precision, size, and how it compares with fp32.
+
+    Lines for the outputs follow where there are several.
+    """
     width = max(len(a["path"]) for a in artifacts)
-    return [
-        f"{a['path']:<{width}}  {a['scheme'] or a['precision']:<14} "
-        f"{'' if a['bytes'] is None else mib(a['bytes']):>10}  {a['status']:<7} "
-        f"{a['why'] or _checks(a['checks'])}".rstrip()
-        for a in artifacts
-    ]
+    lines = []
+    for a in artifacts:
+        lines.append(
+            f"{a['path']:<{width}}  {a['scheme'] or a['precision']:<14} "
+            f"{'' if a['bytes'] is None else mib(a['bytes']):>10}  {a['status']:<7} "
+            f"{a['why'] or _checks(a['checks'])}".rstrip()
+        )
+        lines += _per_output(a["checks"])
+    return lines
+
+
+def _per_output(checks: dict[str, Any]) -> list[str]:
+    """A line per output of a network with several, where the artifact differs from fp32."""
+    outputs = checks.get("vs_fp32", {}).get("outputs", {})
+    if len(outputs) < 2:
+        return []
+    width = max(map(len, outputs))
+    lines = []
+    for name, found in outputs.items():
+        parts = []
+        if found["equal"] is not None:
+            parts.append(f"{found['equal']:.2f} % equal")
+        else:
+            sqnr = found["sqnr_db"]
+            parts.append("no difference" if sqnr is None else f"SQNR {sqnr:.1f} dB")
+            parts.append(f"cosine {found['cosine']:.6f}")
+        parts.append(f"max |Δ| {found['max_abs']:.2g}")
+        lines.append(f"  {name:<{width}}  {', '.join(parts)}")
+    return lines
 
 
 def mib(size: int) -> str:
     """``5242880`` → ``5.00 MiB``; below 1 MiB in KiB."""
     return f"{size / 2**20:.2f} MiB" if size >= 1 << 20 else f"{size / 1024:.1f} KiB"
+
+
+def _tensors(title: str, tensors: list[dict[str, Any]]) -> list[str]:
+    """Lines about inputs or outputs: one, or one for each where there are several."""
+
+    def text(tensor: dict[str, Any]) -> str:
+        shape = "x".join(map(str, tensor["shape"])) or "scalar"
+        stride = f", stride {tensor['stride']}" if "stride" in tensor else ""
+        return f"{tensor['name']}: {tensor['dtype']} {shape}{stride}"
+
+    return [f"{title if i == 0 else '':<9} {text(tensor)}" for i, tensor in enumerate(tensors)]
 
 
 def headline(model: str, target: str, weights: dict[str, Any], artifacts: list[Artifact]) -> str:
@@ -106,7 +156,7 @@ def _checks(checks: dict[str, Any]) -> str:
         if parts:
             parts[-1] += f" ({against['samples']} {checks['data']})"
     elif "vs_source" in checks:
-        parts.append(f"max |Δ| to the source {checks['vs_source']['max_abs']:.2g}")
+        parts.append(f"max |Δ| to the captured graph {checks['vs_source']['max_abs']:.2g}")
     if checks.get("float32_nodes"):
         parts.append(f"{checks['float32_nodes']} nodes stay in float32")
     integer = checks.get("integer_kernels")
@@ -115,6 +165,6 @@ def _checks(checks: dict[str, Any]) -> str:
         inside = sum(kind["integer"] for kind in weighted)
         outside = sum(kind["float"] for kind in weighted)
         parts.append(f"{inside} of {inside + outside} weighted operators on integer kernels")
-    if checks.get("gate") == "failed":
+    if "failed" in (checks.get("gate"), checks.get("sqnr_gate")):
         parts.append("FAILED THE ACCURACY GATE")
     return ", ".join(parts)

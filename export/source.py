@@ -16,6 +16,7 @@ from edgec.export.options import ExportOptions
 from edgec.export.progress import Reporter
 from edgec.models.preprocess import Preprocess
 from edgec.models.registry import ModelSpec, config_spec, get_spec, list_models
+from edgec.models.stages import Stage, select_stages
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -45,6 +46,7 @@ class Captured:
         weights: facts for the manifest; ``kind`` is ``"random"`` for untrained parameters.
         preprocess: how images become the input, where that is known.
         spec: the registry entry of a zoo network.
+        stages: with ``--features``, the stages whose maps are the outputs, in their order.
     """
 
     graph: ir.Model
@@ -53,6 +55,7 @@ class Captured:
     weights: dict[str, Any]
     preprocess: Preprocess | None = None
     spec: ModelSpec | None = None
+    stages: tuple[Stage, ...] = ()
 
 
 def describe(model: str) -> tuple[str, str]:
@@ -79,6 +82,30 @@ def describe(model: str) -> tuple[str, str]:
     return "zoo", model
 
 
+def wanted_stages(model: Any, options: ExportOptions) -> tuple[Stage, ...]:
+    """The stages that ``--features`` asks for, as far as they are known before loading anything.
+
+    Raises:
+        UsageError: the network has no such stages (EC227), or brings no stages (EC280).
+        InputError: as `describe`.
+    """
+    if options.features is None:
+        return ()
+    kind, name = describe(model) if isinstance(model, str) else ("module", "a torch module")
+    if kind == "timm":
+        return ()  # timm knows
+    if kind not in ("zoo", "config"):
+        raise UsageError(
+            "EC280",
+            "--features applies to zoo and timm networks",
+            where=str(model) if kind != "module" else None,
+            why="which values of another network are its stage outputs is not known",
+            fix="let the network return its feature maps: several outputs are fine",
+        )
+    spec = get_spec(name) if kind == "zoo" else config_spec(Path(model))
+    return select_stages(spec.stages, options.features, network=name)
+
+
 def capture(
     model: Any, options: ExportOptions, *, needs_accuracy: bool, reporter: Reporter
 ) -> Captured:
@@ -91,6 +118,7 @@ def capture(
             result meaningless unless they were asked for.
         reporter: warnings go there.
     """
+    stages = wanted_stages(model, options)
     if not isinstance(model, str):
         return _from_module(model, options)
     kind, name = describe(model)
@@ -99,7 +127,9 @@ def capture(
 
         spec = get_spec(name) if kind == "zoo" else config_spec(Path(model))
         network = build(name) if kind == "zoo" else build_config(Path(model))
-        return _from_zoo(spec, network, options, needs_accuracy=needs_accuracy, reporter=reporter)
+        return _from_zoo(
+            spec, network, stages, options, needs_accuracy=needs_accuracy, reporter=reporter
+        )
     if kind == "timm":
         return _from_timm(model, name, options, needs_accuracy=needs_accuracy, reporter=reporter)
     if options.weights is not None:
@@ -127,12 +157,13 @@ def capture(
 def _from_zoo(
     spec: ModelSpec,
     network: nn.Module,
+    stages: tuple[Stage, ...],
     options: ExportOptions,
     *,
     needs_accuracy: bool,
     reporter: Reporter,
 ) -> Captured:
-    from edgec.export.capture import from_torch
+    from edgec.models.features import NOTE, Backbone
     from edgec.models.weights import load_weights
 
     name = spec.name
@@ -153,48 +184,84 @@ def _from_zoo(
 
     info = _or_random(load, name, options, needs_accuracy=needs_accuracy, reporter=reporter)
     key = StageCache.key(
-        "capture", spec=spec.to_json(), state=_state_hash(network), opset=MASTER_OPSET
+        "capture",
+        spec=spec.to_json(),
+        state=_state_hash(network),
+        opset=MASTER_OPSET,
+        stages=[stage.name for stage in stages],
     )
     cache = StageCache(enabled=options.cache)
     graph = cache.load_graph(key)
     if graph is None:
-        graph = from_torch(network, spec.input_shape, opset=MASTER_OPSET)
+        source = Backbone(network, stages) if stages else network
+        graph = _from_torch(source, spec.input_shape, stages)
         cache.store_graph(key, graph)
-    model = {
+    model: dict[str, Any] = {
         "source": "zoo",
         "name": name,
         "family": spec.family,
         "title": spec.title,
-        "params": spec.params,
-        "macs": spec.macs,
-        "accuracy": [vars(a) for a in spec.accuracy],
         "input_shape": list(spec.input_shape),
     }
+    weights = _portable(info.to_json())
+    if stages:
+        weights["note"] = "; ".join(filter(None, (weights["note"], NOTE)))
+    else:  # these are about the classifier
+        model |= {
+            "params": spec.params,
+            "macs": spec.macs,
+            "accuracy": [vars(a) for a in spec.accuracy],
+        }
     preprocess = replace(spec.preprocess_for(info.tag), size=spec.input_shape[1:])
-    return Captured(graph, name, model, _portable(info.to_json()), preprocess, spec)
+    return Captured(graph, name, model, weights, preprocess, spec, stages)
+
+
+def _from_torch(
+    network: nn.Module, input_shape: tuple[int, ...], stages: tuple[Stage, ...]
+) -> ir.Model:
+    """Capture a network, or a backbone whose nodes keep the module paths of the plain network."""
+    from edgec.export.capture import from_torch
+    from edgec.export.rewrite.graph import MODULE_KEY
+    from edgec.models.features import PREFIX
+
+    names = [stage.name for stage in stages] or None
+    graph = from_torch(network, input_shape, output_names=names, opset=MASTER_OPSET)
+    if stages:
+        for node in graph.graph.all_nodes():
+            path = node.metadata_props.get(MODULE_KEY)
+            if path is not None:
+                node.metadata_props[MODULE_KEY] = path.removeprefix(PREFIX)
+    return graph
 
 
 def _from_timm(
     model: str, name: str, options: ExportOptions, *, needs_accuracy: bool, reporter: Reporter
 ) -> Captured:
-    from edgec.export.capture import from_torch
     from edgec.models import timm_bridge
 
     asked = model.removeprefix(timm_bridge.PREFIX)
 
     def load(weights: str) -> timm_bridge.TimmNetwork:
-        return timm_bridge.load(asked, weights, seed=options.seed, input_size=options.input_size)
+        return timm_bridge.load(
+            asked,
+            weights,
+            seed=options.seed,
+            input_size=options.input_size,
+            features=options.features,
+        )
 
     found = _or_random(load, asked, options, needs_accuracy=needs_accuracy, reporter=reporter)
-    graph = from_torch(found.network, found.input_shape, opset=MASTER_OPSET)
-    facts = {
+    graph = _from_torch(found.network, found.input_shape, found.stages)
+    facts: dict[str, Any] = {
         "source": "timm",
         "name": name,
         "title": asked,
-        "params": found.params,
         "input_shape": list(found.input_shape),
     }
-    return Captured(graph, name, facts, _portable(found.weights), found.preprocess)
+    if not found.stages:
+        facts["params"] = found.params
+    weights = _portable(found.weights)
+    return Captured(graph, name, facts, weights, found.preprocess, stages=found.stages)
 
 
 def _or_random(

@@ -121,6 +121,15 @@ def download(
         ) from error
 
 
+def cached(url: str, cache_dir: Path | None = None) -> Download | None:
+    """What `download` left for this address, or None; the file is not hashed again."""
+    target = cache_folder(cache_dir) / _file_name(url)
+    record = _read_record(target)
+    if record is None or not target.is_file():
+        return None
+    return Download(target, str(record["sha256"]), verified=False)
+
+
 def forget(path: Path) -> None:
     """Remove a downloaded file and its record, e.g. because it turned out to be unreadable."""
     path.unlink(missing_ok=True)

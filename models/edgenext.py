@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -241,10 +241,15 @@ class EdgeNeXt(nn.Module):
         self.head = nn.Linear(dims[-1], num_classes)
         self.apply(init_like_transformers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images (N, 3, H, W), H and W multiples of 32."""
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Outputs of the stages, see `edgec.models.features.Staged`."""
         for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(downsample(x))
+            yield x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, 3, H, W), H and W multiples of 32."""
+        *_, x = self.stage_maps(x)
         if isinstance(self.norm, nn.BatchNorm2d):
             x = self.norm(x).mean(dim=(2, 3))
         else:

@@ -6,7 +6,7 @@ names are those of timm's ``efficientformer_*``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from edgec.models.layers import (
     distance_bias,
     distance_indices,
     init_like_transformers,
+    to_map,
 )
 
 HEADS = 8
@@ -222,12 +223,26 @@ class EfficientFormer(DistilledHead):
                 for i, depth in enumerate(depths)
             )
         )
+        self.grid = -(-image // 2 ** (last + 2))  # edge of the last stage's map
         self.norm = nn.LayerNorm(widths[-1])
         self.apply(init_like_transformers)
 
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Outputs of the stages, see `edgec.models.features.Staged`."""
+        for y in self._stage_outputs(x):
+            yield y if y.ndim == 4 else to_map(y, self.grid, self.grid)
+
+    def _stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
+        """Maps, and of the last stage its tokens (N, pixels, C)."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            yield x
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, 3, image, image)."""
-        x = self.norm(self.stages(self.stem(x)))
+        *_, tokens = self._stage_outputs(x)
+        x = self.norm(tokens)
         return self.classify(x.mean(dim=1))
 
 

@@ -9,7 +9,7 @@ from it, so the graph has no Transpose but the flags of its products.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -265,9 +265,17 @@ class EfficientFormerV2(DistilledHead):
         self.norm = nn.BatchNorm2d(widths[-1])
         self.apply(init_like_transformers)
 
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Outputs of the stages behind the stem, see `edgec.models.features.Staged`."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            yield x
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, 3, image, image)."""
-        x = self.norm(self.stages(self.stem(x)))
+        *_, x = self.stage_maps(x)
+        x = self.norm(x)
         return self.classify(x.mean(dim=(2, 3)))
 
 

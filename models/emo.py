@@ -7,7 +7,7 @@ successor, from which layers are shared. Only inference is implemented.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -173,11 +173,17 @@ class EMO(nn.Module):
         self.head = nn.Linear(inputs, num_classes)
         self.apply(init_like_transformers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images (N, 3, H, W), H and W multiples of 32."""
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Outputs of the four stages behind the stem, see `edgec.models.features.Staged`."""
         for stage in range(5):
             for block in self.get_submodule(f"stage{stage}").children():
                 x = block(x)
+            if stage > 0:
+                yield x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, 3, H, W), H and W multiples of 32."""
+        *_, x = self.stage_maps(x)
         x = self.norm(x)
         logits: Tensor = self.head(x.mean(dim=(2, 3)))
         return logits

@@ -10,7 +10,7 @@ Only inference is implemented: the paper's stochastic depth has no parameters an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -271,11 +271,17 @@ class EMOv2(nn.Module):
         self.head = nn.Linear(inputs, num_classes)
         self.apply(init_like_transformers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images (N, 3, H, W), H and W multiples of 32."""
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Outputs of the four stages behind the stem, see `edgec.models.features.Staged`."""
         for stage in range(5):
             for block in self.get_submodule(f"stage{stage}").children():
                 x = block(x)
+            if stage > 0:
+                yield x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, 3, H, W), H and W multiples of 32."""
+        *_, x = self.stage_maps(x)
         x = self.norm(x)
         logits: Tensor = self.head(x.mean(dim=(2, 3)))
         return logits

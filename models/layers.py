@@ -51,6 +51,11 @@ class ConvBN(nn.Module):
         return out
 
 
+def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(N, height * width, C) to (N, C, height, width)."""
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+
+
 class PointwiseLinear(nn.Linear):
     """`nn.Linear` over the channels of an (N, C, H, W) map, computed as a 1x1 convolution.
 

@@ -13,7 +13,7 @@ effect on the softmax or a constant of the values (see `mcuformer_supernet.relat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgec.models.layers import to_map
 from edgec.models.mcuformer_config import HEAD, Config
 
 SCALE = HEAD**-0.5
@@ -186,12 +187,20 @@ class MCUFormer(nn.Module):
         for parameter in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images (N, 3, img, img)."""
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Its one stage: the patches as a map, see `edgec.models.features.Staged`."""
+        yield to_map(self._patches(x), self.config.grid, self.config.grid)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """Output (N, grid ** 2, C) of the layers, without the class token."""
         patches = self.patch_embed(x).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        tokens = self.blocks(torch.cat([first, patches], dim=1))
-        logits: Tensor = self.head(self.norm(tokens[:, 1:]).mean(dim=1))
+        tokens: Tensor = self.blocks(torch.cat([first, patches], dim=1))
+        return tokens[:, 1:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, 3, img, img)."""
+        logits: Tensor = self.head(self.norm(self._patches(x)).mean(dim=1))
         return logits
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

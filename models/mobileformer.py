@@ -11,7 +11,7 @@ matrix products. The dynamic ReLU's ``2 relu6(x + 3) / 6`` becomes a Clip of sca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -324,16 +324,29 @@ class MobileFormer(nn.Module):
                 blocks.append(kind(inputs, step.channels, step.ratio, width, groups))
             inputs = step.channels
         self.features = nn.ModuleList(blocks)
+        # a stage ends before the next reduction, and at the end
+        following = [step.stride for step in steps[1:]] + [2]
+        self.ends = tuple(i for i, stride in enumerate(following) if stride == 2)
         self.local_global = LocalToGlobal(inputs, width)
         self.classifier = Classifier(inputs, width, hidden, groups, num_classes)
         self.apply(init_weights)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images (N, 3, H, W)."""
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Outputs of the stages behind the stem, see `edgec.models.features.Staged`."""
+        return (y for y, _ in self._stage_outputs(x))
+
+    def _stage_outputs(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Map and tokens behind the last block of each stage."""
         tokens = self.tokens.weight.expand(len(x), 1, -1, -1)
         x = self.stem(x)
-        for block in self.features:
+        for index, block in enumerate(self.features):
             x, tokens = block(x, tokens)
+            if index in self.ends:
+                yield x, tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, 3, H, W)."""
+        *_, (x, tokens) = self._stage_outputs(x)
         logits: Tensor = self.classifier(x, self.local_global(x, tokens))
         return logits
 

@@ -9,7 +9,7 @@ channels), so that LayerNorm and linear layers work on the last axis; nothing ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -205,9 +205,17 @@ class MobileViT(nn.Module):
         self.head = Head(final, num_classes)
         self.apply(init_weights)
 
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Outputs of the stages behind the stem, see `edgec.models.features.Staged`."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            yield x
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, 3, H, W)."""
-        logits: Tensor = self.head(self.final_conv(self.stages(self.stem(x))))
+        *_, x = self.stage_maps(x)
+        logits: Tensor = self.head(self.final_conv(x))
         return logits
 
 

@@ -9,6 +9,8 @@ along one axis, so the tokens stay in an (N, C, phases, pixels) map.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,9 +165,17 @@ class MobileViTv2(nn.Module):
         self.head = Head(inputs, num_classes)
         self.apply(init_weights)
 
+    def stage_maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Outputs of the stages behind the stem, see `edgec.models.features.Staged`."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            yield x
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, 3, H, W)."""
-        logits: Tensor = self.head(self.stages(self.stem(x)))
+        *_, x = self.stage_maps(x)
+        logits: Tensor = self.head(x)
         return logits
 
 

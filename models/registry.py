@@ -17,6 +17,7 @@ from typing import Any
 
 from edgec.export.errors import UsageError
 from edgec.models.preprocess import Preprocess
+from edgec.models.stages import Stage, make_stages
 
 FAMILIES: tuple[str, ...] = (
     "edgenext",
@@ -80,6 +81,7 @@ class ModelSpec:
         macs: multiply-accumulates of convolutions, linears and matrix products at `input_shape`.
         weight_keys: where the authors' training checkpoints keep the weights they evaluate, in
             order of preference (a file that is a bare state dict has none of them).
+        stages: what `edgec.models.features` can take from it.
         labels: file of class names in ``models/labels/``, without ``.txt``.
     """
 
@@ -100,6 +102,7 @@ class ModelSpec:
     accuracy: tuple[Accuracy, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     weight_keys: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
     labels: str = "imagenet-1k"
     notes: str = ""
 
@@ -180,6 +183,7 @@ def config_spec(path: Path) -> ModelSpec:
         num_classes=config.num_classes,
         params=0,
         macs=0,
+        stages=make_stages([(config.patch, config.embed_dim)]),
     )
 
 
@@ -202,6 +206,7 @@ def _spec(name: str, family: str, entry: dict[str, Any]) -> ModelSpec:
     entry["preprocess"] = Preprocess.from_json(base)
     entry["accuracy"] = tuple(Accuracy(**a) for a in entry.get("accuracy", ()))
     entry["checkpoints"] = tuple(_checkpoint(c, base) for c in entry.get("checkpoints", ()))
+    entry["stages"] = make_stages(entry.get("stages", ()))
     entry["weight_keys"] = tuple(entry.get("weight_keys", ()))
     entry.setdefault("factory", name)
     return ModelSpec(name=name, family=family, **entry)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgec.export.errors import MissingToolError, UsageError
+from edgec.models.features import NOTE
 from edgec.models.preprocess import Preprocess
 from edgec.models.random_init import randomize
+from edgec.models.stages import Stage, make_stages, select_stages
 
 PREFIX = "timm:"
 
@@ -34,6 +37,7 @@ class TimmNetwork:
         preprocess: from timm's own configuration of these weights.
         weights: facts for the manifest.
         params: number of parameters after merging.
+        stages: what it returns, where it is a backbone.
     """
 
     network: nn.Module
@@ -41,6 +45,25 @@ class TimmNetwork:
     preprocess: Preprocess
     weights: dict[str, Any]
     params: int
+    stages: tuple[Stage, ...] = ()
+
+
+class TimmBackbone(nn.Module):
+    """Some of the maps that a ``features_only`` network of timm returns, by name and in NCHW."""
+
+    def __init__(self, network: nn.Module, stages: Sequence[Stage]) -> None:
+        super().__init__()
+        self.backbone = network
+        self.names = {stage.number: stage.name for stage in stages}
+        self.channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
+        self.eval()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps (N, C, H / stride, W / stride) of images (N, 3, H, W)."""
+        maps = self.backbone(x)
+        if self.channels_last:
+            maps = [y.permute(0, 3, 1, 2) for y in maps]
+        return {name: maps[number - 1] for number, name in self.names.items()}
 
 
 def import_timm() -> Any:
@@ -80,7 +103,12 @@ def import_timm() -> Any:
 
 
 def load(
-    name: str, weights: str, *, seed: int, input_size: tuple[int, int] | None = None
+    name: str,
+    weights: str,
+    *,
+    seed: int,
+    input_size: tuple[int, int] | None = None,
+    features: Sequence[str] | None = None,
 ) -> TimmNetwork:
     """Build a network of timm.
 
@@ -89,10 +117,12 @@ def load(
         weights: ``"pretrained"`` (from timm's hub), ``"random"``, or the path of a checkpoint.
         seed: of random weights.
         input_size: (height, width) instead of timm's default.
+        features: which stages to return instead of classes (`edgec.models.stages.select_stages`);
+            they are counted as timm's ``features_only`` returns them, from 1.
 
     Raises:
         MissingToolError: timm is missing, or its hub cannot be reached.
-        UsageError: timm has no such network, or no weights for it.
+        UsageError: timm has no such network, no weights for it, or the network no such stages.
     """
     timm = import_timm()
     known = timm.list_models()
@@ -125,18 +155,52 @@ def load(
         ) from error
     if weights == "random":
         randomize(network, seed)
-    network = timm.utils.reparameterize_model(network.eval(), inplace=True)
     config = timm.data.resolve_data_config({}, model=network)
+    facts = _facts(network, weights, seed)
+    stages: tuple[Stage, ...] = ()
+    if features is not None:
+        network, found = _backbone(timm, name, network)
+        stages = select_stages(found, features, network=f"timm:{name}")
+        facts["note"] = "; ".join(filter(None, (facts.get("note"), NOTE)))
+    network = timm.utils.reparameterize_model(network.eval(), inplace=True)
     channels, height, width = config["input_size"]
     if input_size is not None:
         height, width = input_size
     return TimmNetwork(
-        network,
+        TimmBackbone(network, stages) if stages else network,
         (channels, height, width),
         _preprocess(config, (height, width)),
-        _facts(network, weights, seed),
+        facts,
         sum(p.numel() for p in network.parameters()),
+        stages,
     )
+
+
+def _backbone(timm: Any, name: str, network: nn.Module) -> tuple[nn.Module, tuple[Stage, ...]]:
+    """timm's own ``features_only`` form of a network, with the weights of `network`."""
+    try:
+        # the whole network was loaded strictly; timm drops the classifier from its state here
+        backbone = timm.create_model(
+            name,
+            features_only=True,
+            pretrained=True,
+            pretrained_cfg_overlay={"state_dict": network.state_dict()},
+        )
+        stages = make_stages(
+            list(
+                zip(
+                    backbone.feature_info.reduction(), backbone.feature_info.channels(), strict=True
+                )
+            )
+        )
+    except Exception as error:  # networks without this form fail in many ways
+        raise UsageError(
+            "EC228",
+            f"timm has no feature maps of {name}",
+            why=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
+            fix="choose a network that timm.create_model(NAME, features_only=True) accepts",
+        ) from error
+    return backbone, stages
 
 
 def _preprocess(config: dict[str, Any], size: tuple[int, int]) -> Preprocess:

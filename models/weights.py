@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +14,9 @@ from edgec.export.errors import InputError
 from edgec.models.checkpoint import read_state
 from edgec.models.download import Progress, download, forget
 from edgec.models.matching import load_strict
+from edgec.models.published import SHIPPED, shipped_checkpoint
 from edgec.models.random_init import randomize
 from edgec.models.registry import ModelSpec
-
-SHIPPED = "edgec:"
-"""Scheme of the addresses of checkpoints that come with edgec (``models/checkpoints/``)."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +103,6 @@ def load_weights(
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return WeightsInfo(source, kind, sha256, tag, verified, "; ".join((*state.notes, *notes)))
-
-
-def shipped_checkpoint(url: str) -> Path:
-    """Path of a checkpoint that is part of this package, from ``edgec:NAME.safetensors``."""
-    folder = resources.files("edgec.models").joinpath("checkpoints")
-    return Path(str(folder.joinpath(url.removeprefix(SHIPPED))))
 
 
 def _random(network: nn.Module, seed: int) -> WeightsInfo:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.export.bundle import Bundle, Manifest
+from edgec.export.datasets.tensors import LABELS, split_samples
 from edgec.export.errors import InputError
 from edgec.runtime.onnx_runner import OnnxRunner, made_for_elsewhere
 
@@ -77,7 +78,6 @@ def classify(
 
 
 def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
-    first = manifest.inputs[0]
     if isinstance(data, dict):
         yield "0", {name: np.asarray(array) for name, array in data.items()}
         return
@@ -102,17 +102,21 @@ def _feeds(manifest: Manifest, data: Any) -> Iterator[tuple[str, dict[str, NDArr
         if isinstance(loaded, np.ndarray):
             yield from _arrays(manifest, loaded, f"{path.name} ")
         else:
-            yield path.name, loaded
+            yield from _named_arrays(manifest, loaded, path.name)
         return
     if manifest.preprocess is None or len(manifest.inputs) != 1:
         raise InputError(
             "EC791",
             "this network cannot be fed with images",
-            why="its preprocessing is not known, or it has several inputs",
-            fix="export with --preprocess FILE.json, or give --input FILE.npy/.npz",
+            why="its preprocessing is not known"
+            if len(manifest.inputs) == 1
+            else f"it has {len(manifest.inputs)} inputs",
+            fix="give --input FILE.npz with arrays named like the inputs: "
+            + ", ".join(tensor.name for tensor in manifest.inputs)
+            + (", or export with --preprocess FILE.json" if len(manifest.inputs) == 1 else ""),
         )
     for file in _image_files(path):
-        yield file.name, {first.name: load_image(file, manifest)[None]}
+        yield file.name, {manifest.inputs[0].name: load_image(file, manifest)[None]}
 
 
 def load_image(file: Path, manifest: Manifest) -> NDArray[np.float32]:
@@ -151,10 +155,37 @@ def _image_files(path: Path) -> list[Path]:
     return files
 
 
+def _named_arrays(
+    manifest: Manifest, arrays: dict[str, NDArray[Any]], name: str
+) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Arrays by input: one sample of exactly the inputs' shapes, or a stack of samples for each.
+
+    What fits neither is handed on as it is, for the runner to tell what is wrong.
+    """
+    shapes = {tensor.name: tensor.shape for tensor in manifest.inputs}
+    whole = {key: arrays[key] for key in shapes if key in arrays}
+    stacks = {key: split_samples(array, shapes[key]) for key, array in whole.items()}
+    lengths = {None if stack is None else len(stack) for stack in stacks.values()}
+    if set(arrays) - {LABELS} != set(shapes) or None in lengths or len(lengths) != 1:
+        yield name, arrays
+        return
+    (count,) = lengths
+    for index in range(count or 0):
+        sample = {key: np.asarray(s[index]) for key, s in stacks.items() if s is not None}
+        yield name if count == 1 else f"{name} {index}", sample
+
+
 def _arrays(
     manifest: Manifest, array: NDArray[Any], prefix: str
 ) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
-    """One array for the first input: its exact shape, without the batch axis, or a stack."""
+    """One array for the one input: its exact shape, without the batch axis, or a stack."""
+    if len(manifest.inputs) != 1:
+        raise InputError(
+            "EC788",
+            f"one array cannot feed {len(manifest.inputs)} inputs",
+            why=f"the model takes {', '.join(repr(t.name) for t in manifest.inputs) or 'none'}",
+            fix="give a dict, or an .npz file with arrays named like the inputs",
+        )
     first = manifest.inputs[0]
     if array.shape == first.shape:
         stack = array[None]

@@ -24,6 +24,9 @@ _DTYPES = {
     "tensor(int16)": "int16",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
     "tensor(bool)": "bool",
 }
 
@@ -94,11 +97,11 @@ class OnnxRunner:
         """One inference.
 
         Args:
-            feeds: an array for every input, of its static shape; integer and float arrays are
-                cast to the input's dtype.
+            feeds: an array for every input, of its static shape; numbers are cast to another
+                width (float64 to float32, int32 to int64), and integers to floats.
 
         Raises:
-            InputError: names or shapes do not match the model's inputs.
+            InputError: names, shapes or kinds of number do not match the model's inputs.
         """
         expected = self.inputs
         if set(feeds) != set(expected):
@@ -118,6 +121,14 @@ class OnnxRunner:
                     why=f"the model takes {list(shape)}",
                     fix="resize the data, or export with --input-size/--shape for this size",
                 )
-            ready[name] = np.ascontiguousarray(array, dtype=dtype)
+            if not np.can_cast(array.dtype, dtype, "same_kind"):
+                raise InputError(
+                    "EC798",
+                    f"input {name!r} has dtype {array.dtype}",
+                    why=f"the model takes {dtype}, which cannot hold such values",
+                    fix=f"convert it yourself with .astype({dtype!r}) if that is meant",
+                )
+            # not ascontiguousarray, which would give scalars an axis
+            ready[name] = np.asarray(array, dtype=dtype, order="C")
         values = self.session.run(None, ready)
         return dict(zip((o.name for o in self.session.get_outputs()), values, strict=True))

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 OPSET = 20
 """Opset of the master graph: the first with Gelu, the last that every converter reads."""
 
-__all__ = ["OPSET", "from_exported_program", "from_factory", "from_onnx", "from_torch"]
+CAPTURE_DIFFERENCE = "edgec.capture_difference"
+"""Key in the metadata of a graph captured from torch: largest absolute difference between the two
+on seeded inputs, in e notation."""
+
+__all__ = [
+    "CAPTURE_DIFFERENCE",
+    "OPSET",
+    "from_exported_program",
+    "from_factory",
+    "from_onnx",
+    "from_torch",
+]
 
 _HOME = {
     "from_torch": "edgec.export.capture.torch_export",

@@ -45,13 +45,15 @@ def from_onnx(
     Raises:
         InputError: the file or its content is broken.
         UsageError: unknown input in `shapes`, or dimensions left open.
-        UnsupportedError: opset too old, conversion impossible, or not executable for the check.
+        UnsupportedError: opset too old, conversion impossible, not executable for the check, or
+            inputs and outputs that are no tensors.
         InternalError: conversion changed the numbers.
     """
     path = Path(path)
     proto = read_proto(path)
     check_proto(proto, path)
     _drop_initializer_inputs(proto)
+    _require_tensors(proto, path)
     fix_input_shapes(proto, shapes or {}, path)
     model = to_master_opset(proto, path)
     for value in model.graph.outputs:
@@ -87,6 +89,29 @@ def _drop_initializer_inputs(proto: onnx.ModelProto) -> None:
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
     proto.ir_version = max(proto.ir_version, 4)
+
+
+def _require_tensors(proto: onnx.ModelProto, path: Path) -> None:
+    """Inputs and outputs are tensors of numbers or booleans.
+
+    Raises:
+        UnsupportedError: one is text, a sequence, a map or optional.
+    """
+    for kind, values in (("input", proto.graph.input), ("output", proto.graph.output)):
+        for value in values:
+            found = value.type.WhichOneof("value")
+            text = found == "tensor_type" and (
+                value.type.tensor_type.elem_type == onnx.TensorProto.STRING
+            )
+            if found != "tensor_type" or text:
+                what = "text" if text else str(found or "of unknown type").removesuffix("_type")
+                raise UnsupportedError(
+                    "EC348",
+                    f"the {kind} {value.name!r} is no tensor of numbers",
+                    where=str(path),
+                    why=f"it is {what}",
+                    fix="Cut the model behind (or before) it, so that only tensors go in and out.",
+                )
 
 
 def fix_input_shapes(

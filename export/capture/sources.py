@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from edgec.export.capture import CAPTURE_DIFFERENCE
 from edgec.export.capture.torch_export import (
     Example,
     from_torch,
@@ -73,7 +74,8 @@ def from_exported_program(
         input_names = [v.name or "" for v in model.graph.inputs]
     name_io(model, input_names, output_names)
     if verify:
-        verify_capture(program.module(), model, tuple(args))
+        difference = verify_capture(program.module(), model, tuple(args))
+        model.metadata_props[CAPTURE_DIFFERENCE] = f"{difference:.2e}"
     return model
 
 

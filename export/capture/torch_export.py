@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 from torch import nn
 
-from edgec.export.capture import OPSET
+from edgec.export.capture import CAPTURE_DIFFERENCE, OPSET
 from edgec.export.errors import InternalError, UnsupportedError, UsageError
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.graph import MODULE_KEY
@@ -84,7 +84,8 @@ def from_torch(
                 fix="Return a tensor or a dict, list or tuple of tensors.",
             )
         if verify:
-            verify_capture(network, model, example)
+            difference = verify_capture(network, model, example)
+            model.metadata_props[CAPTURE_DIFFERENCE] = f"{difference:.2e}"
     return model
 
 

@@ -44,6 +44,10 @@ def check(
         list[str] | None,
         typer.Option(help="Static shape NAME=1,3,224,224, to capture the network (repeatable)."),
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Check the backbone: all, stages 2,3,4 or strides /8,/16,/32."),
+    ] = None,
     format_: Annotated[str, typer.Option("--format", help="text, json or sarif.")] = "text",
     json: Json = False,
     quiet: Quiet = False,
@@ -66,7 +70,7 @@ def check(
         target,
         select=_codes(select),
         ignore=_codes(ignore),
-        options={"input_size": input_size, "shapes": shape},
+        options={"input_size": input_size, "shapes": shape, "features": features},
         reporter=Reporter(quiet=quiet or json or format_ != "text"),
     )
     if json or format_ == "json":

@@ -22,15 +22,16 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            help="Folder or .zip with one folder per class, or .npz; unlabelled data also works.",
+            help="Folder or .zip with one folder per class, or .npz (images, or arrays by input); "
+            "unlabelled data also works.",
         ),
     ],
-    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure top-1, top-5 and agreement with fp32 of each ONNX artifact."""
+    """Measure top-1, top-5 and agreement with fp32, per output, of each ONNX artifact."""
     import edgec
     from edgec.export.progress import Reporter
     from edgec.runtime.evaluate import evaluate_bundle
@@ -42,12 +43,12 @@ def evaluate(
         print_json("edgec.eval/1", record)
         return
     print(
-        f"{record['count']} images of {record['source']}"
+        f"{record['count']} {record['noun']} of {record['source']}"
         f"{'' if record['labelled'] else ' (no labels: agreement only)'}"
     )
 
     def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
+        return "-" if value is None else f"{value:.2f}" if abs(value) > 1 else f"{value:.4f}"
 
     print_table(
         ("artifact", "top-1", "top-5", "agreement", "SQNR dB"),
@@ -62,3 +63,11 @@ def evaluate(
             for r in record["results"]
         ],
     )
+    rows = [
+        (r["artifact"], name, *(number(found[key]) for key in ("sqnr_db", "cosine", "equal")))
+        for r in record["results"][1:]
+        for name, found in r["outputs"].items()
+    ]
+    if any(len(r["outputs"]) > 1 for r in record["results"]):
+        print()
+        print_table(("artifact", "output", "SQNR dB", "cosine", "equal %"), rows)

@@ -33,7 +33,7 @@ def export(
         typer.Option(
             "--model",
             "-m",
-            help="Zoo name, path of .onnx or .pt2, or FILE.py:FACTORY.",
+            help="Zoo name, timm:NAME, path of .onnx, .pt2 or .json, or FILE.py:FACTORY.",
             show_default=False,
         ),
     ],
@@ -51,13 +51,14 @@ def export(
         typer.Option(help="PATH (.pth .pt .safetensors .npz), URL, pretrained[:TAG] or random."),
     ] = None,
     calib: Annotated[
-        str | None, typer.Option(help="Calibration images: folder, .zip or .npz.")
+        str | None,
+        typer.Option(help="Calibration data: folder, .zip or .npz (images, or arrays by input)."),
     ] = None,
     calib_limit: Annotated[
         int | None, typer.Option(help="Use at most this many of them. [default: 128]")
     ] = None,
     calib_method: Annotated[
-        str | None, typer.Option(help="minmax, percentile, entropy or mse. [default: mse]")
+        str | None, typer.Option(help="minmax, percentile, entropy, mse or fisher. [default: mse]")
     ] = None,
     no_bias_correction: Annotated[
         bool, typer.Option("--no-bias-correction", help="Leave biases as they are in int8.")
@@ -73,6 +74,12 @@ def export(
         list[str] | None,
         typer.Option(help="Static shape NAME=1,3,224,224 (own networks; repeatable)."),
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Feature maps instead of classes: all, stages 2,3,4 or strides /8,/16,/32."
+        ),
+    ] = None,
     format_: Annotated[
         str | None,
         typer.Option("--format", help="Artifact formats, comma-separated. [default: the target's]"),
@@ -83,6 +90,10 @@ def export(
     max_drop: Annotated[
         float | None,
         typer.Option(help="Points of top-1 (or agreement) that int8 may lose; exit 4 beyond."),
+    ] = None,
+    min_sqnr: Annotated[
+        float | None,
+        typer.Option(help="SQNR in dB that int8 must keep at every output; exit 4 below."),
     ] = None,
     force: Annotated[
         bool | None, typer.Option("--force", help="Keep a bundle that fails the gate, marked.")
@@ -149,9 +160,11 @@ def export(
             "preprocess": preprocess,
             "input_size": input_size,
             "shapes": shape,
+            "features": features,
             "formats": format_,
             "labels": labels,
             "max_drop": max_drop,
+            "min_sqnr": min_sqnr,
             "force": force,
             "ram": ram,
             "flash": flash,
@@ -188,8 +201,11 @@ def export(
     print(text_report(report), end="")
     print(f"\nbundle: {bundle.path}")
     print("next:")
-    print(f"  edgec run {bundle.path} --input IMAGE")
-    print(f"  edgec eval {bundle.path} --data FOLDER_OF_CLASSES")
+    images = bundle.manifest.preprocess is not None and len(bundle.manifest.inputs) == 1
+    print(f"  edgec run {bundle.path} --input {'IMAGE' if images else 'FILE.npz'}")
+    classes = images and bundle.manifest.labels is not None
+    data = "FOLDER_OF_CLASSES" if classes else "FOLDER_OF_IMAGES" if images else "FILE.npz"
+    print(f"  edgec eval {bundle.path} --data {data}")
     print(f"  edgec bench {bundle.path} --device local")
     if any(a.format == "tensorrt" for a in bundle.manifest.artifacts):
         print(

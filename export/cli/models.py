@@ -1,19 +1,24 @@
-"""``edgec models``: what networks there are."""
+"""``edgec models``: what networks there are, and where they fit."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgec.export.cli.output import Json, print_json, print_table
+from edgec.export.cli.output import Json, Quiet, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgec.export.fit import Fit
+    from edgec.models.published import Location
+    from edgec.models.registry import Checkpoint, ModelSpec
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to `app`."""
     group = typer.Typer(no_args_is_help=True, help="Networks of the zoo: list, show.")
     group.command("list", epilog="Example: edgec models list --json")(list_)
-    group.command("show", epilog="Example: edgec models show emov2_5m")(show)
+    group.command("show", epilog="Example: edgec models show emov2_5m --fit")(show)
     app.add_typer(group, name="models")
 
 
@@ -42,22 +47,59 @@ def list_(json: Json = False) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name of the network.")], json: Json = False
+    name: Annotated[str, typer.Argument(help="Name of the network.")],
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit", help="Capture it, and check operators and memory for every target (slow)."
+        ),
+    ] = False,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", "-t", help="Only these targets (repeatable). [default: all]"),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Tell everything that is known about one network, with sources."""
+    """Tell what is known about a network, with sources, and which targets it fits."""
+    from edgec.export.fit import cached_fit, expected_fit, measured_fit
+    from edgec.export.progress import Reporter
+    from edgec.models.published import locate
     from edgec.models.registry import get_spec
+    from edgec.targets.registry import get_target, list_targets
 
     spec = get_spec(name)
+    targets = [get_target(t) for t in target or list_targets()]
+    fits = cached_fit(spec, targets)
+    if fits is None and fit:
+        fits = measured_fit(spec, targets, Reporter(quiet=quiet or json))
+    fits = fits or expected_fit(spec, targets)
+    checkpoints = [(checkpoint, locate(checkpoint)) for checkpoint in spec.checkpoints]
     if json:
-        print_json("edgec.model/1", {"model": spec.to_json()})
+        model = spec.to_json()
+        model["stages"] = [stage.to_json() for stage in spec.stages]
+        model["checkpoints"] = [
+            {**entry, "location": where.to_json()}
+            for entry, (_, where) in zip(model["checkpoints"], checkpoints, strict=True)
+        ]
+        print_json("edgec.model/1", {"model": model, "fit": [f.to_json() for f in fits]})
         return
+    _print_facts(spec, checkpoints)
+    print()
+    _print_fit(name, fits)
+
+
+def _print_facts(spec: ModelSpec, checkpoints: list[tuple[Checkpoint, Location]]) -> None:
     print(f"{spec.name}: {spec.title}")
     rows = [
+        ("family", f"{spec.family}, {len(spec.stages)} stages"),
+        *((f"  {s.name}", f"stride {s.stride}, {s.channels} channels") for s in spec.stages),
         ("paper", spec.paper),
         ("code", f"{spec.code} ({spec.code_licence})"),
         ("parameters", f"{spec.params:,}"),
         ("MACs", f"{spec.macs:,} at {'x'.join(map(str, spec.input_shape))}"),
-        ("classes", str(spec.num_classes)),
+        ("input", "x".join(map(str, spec.input_shape))),
+        ("classes", f"{spec.num_classes} ({spec.labels})"),
         ("preprocessing", ", ".join(f"{k} {v}" for k, v in spec.preprocess.to_json().items())),
     ]
     rows += [
@@ -65,8 +107,61 @@ def show(
         for a in spec.accuracy
     ]
     rows.append(("weights", f"licence: {spec.weights_licence or 'unknown'}"))
-    rows += [(f"  {c.tag}", c.url + (f" ({c.note})" if c.note else "")) for c in spec.checkpoints]
+    for checkpoint, where in checkpoints:
+        note = f" ({checkpoint.note})" if checkpoint.note else ""
+        rows.append((f"  {checkpoint.tag}", checkpoint.url + note))
+        rows.append(("", f"{where.status}, {_hash(checkpoint, where)}"))
+        if checkpoint.accuracy is not None:
+            accuracy = checkpoint.accuracy
+            rows.append(("", f"{accuracy.metric} {accuracy.value} % ({accuracy.source})"))
+    if not checkpoints:
+        rows.append(("", "none published: give --weights PATH"))
     if spec.notes:
         rows.append(("notes", spec.notes))
     for label, text in rows:
-        print(f"  {label:<20} {text}")
+        print(f"  {label:<20} {text}".rstrip())
+
+
+def _hash(checkpoint: Checkpoint, where: Location) -> str:
+    if checkpoint.sha256 is not None:
+        return f"sha256 {checkpoint.sha256}"
+    if checkpoint.git_blob is not None:
+        seen = f", sha256 {where.sha256}" if where.sha256 else ""
+        return f"git blob {checkpoint.git_blob}{seen}"
+    if where.sha256 is not None:
+        return f"sha256 {where.sha256} as downloaded; its publisher states none"
+    return "its publisher states no hash"
+
+
+def _print_fit(name: str, fits: list[Fit]) -> None:
+    from edgec.export.report import mib
+
+    measured = all(fit.measured for fit in fits)
+    rows = []
+    for fit in fits:
+        used = ""
+        if fit.ram_bytes is not None:
+            used = f", {100 * fit.needed_bytes / fit.ram_bytes:.2g} % of {mib(fit.ram_bytes)}"
+        warnings = f", {fit.warnings} warnings" if fit.warnings else ""
+        codes = f" ({', '.join(fit.codes)})" if fit.codes else ""
+        rows.append(
+            (
+                fit.target,
+                fit.precision,
+                mib(fit.weights_bytes),
+                "?" if fit.activation_bytes is None else mib(fit.activation_bytes),
+                fit.memory + used,
+                fit.operators + codes + warnings,
+            )
+        )
+    print_table(("target", "precision", "weights", "peak activations", "memory", "operators"), rows)
+    if not measured:
+        print(
+            "weights are estimated from the parameters; activations and operators are not checked: "
+            f"run `edgec models show {name} --fit`"
+        )
+    else:
+        print(
+            "peak activations: live tensors in graph order, without the runtime's own buffers; "
+            "operators: `edgec check` of the graph that an export builds"
+        )

@@ -18,7 +18,8 @@ def register(app: typer.Typer) -> None:
 def run(
     bundle: Annotated[Path, typer.Argument(help="Folder that edgec export wrote.")],
     input_: Annotated[
-        str, typer.Option("--input", "-i", help="Image, folder of images, .npy or .npz.")
+        str,
+        typer.Option("--input", "-i", help="Image, folder of images, .npy, or .npz by input name."),
     ],
     artifact: Annotated[
         str | None, typer.Option(help="Artifact or precision. [default: fp32 master]")
@@ -45,11 +46,9 @@ def run(
                 print(f"  {found.probability:7.2%}  {found.index:4d}  {found.name or ''}".rstrip())
             continue
         for name, array in result.outputs.items():
-            values = array.ravel()[:6]
-            print(
-                f"  {name} {list(array.shape)} {array.dtype}: "
-                f"{', '.join(f'{float(v):.5g}' for v in values)}{', …' if array.size > 6 else ''}"
-            )
+            values = ", ".join(f"{float(v):.5g}" for v in array.ravel()[:6])
+            more = ", …" if array.size > 6 else ""
+            print(f"  {name} {list(array.shape)} {array.dtype}: {values}{more}")
 
 
 def _to_json(result: Any) -> dict[str, Any]:

@@ -12,8 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.datasets.arrays import load_arrays
+from edgec.export.datasets.arrays import label_array, load_arrays
 from edgec.export.errors import InputError
+
+LABELS = "labels"
+RANDOM = "random"
+"""What ``--calib`` calls the data set of `random_tensors`."""
 
 
 class InputSpec(Protocol):
@@ -27,18 +31,29 @@ class InputSpec(Protocol):
 
 @dataclass(frozen=True)
 class TensorSet:
-    """Feeds for a network: sample i is one mapping input name → array."""
+    """Feeds for a network: sample i is one mapping input name → array.
+
+    Attributes:
+        source: path, or ``"random"``.
+        arrays: (samples, *input shape) by input name.
+        count: number of samples.
+        labels: true class of each sample, where the file holds them.
+        kind: ``"tensors"`` or ``"random"``.
+    """
 
     source: str
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
     count: int
+    labels: tuple[int, ...] | None = None
+    kind: str = "tensors"
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
         for i in range(self.count):
-            yield {name: array[i] for name, array in self.arrays.items()}
+            # asarray: an element of a stack of scalars would be no array
+            yield {name: np.asarray(array[i]) for name, array in self.arrays.items()}
 
     @cached_property
     def sha256(self) -> str:
@@ -53,7 +68,7 @@ class TensorSet:
         """Source, kind, count, hash: what a manifest keeps."""
         return {
             "source": self.source,
-            "kind": "tensors",
+            "kind": self.kind,
             "count": self.count,
             "sha256": self.sha256,
         }
@@ -64,6 +79,8 @@ def open_tensors(
 ) -> TensorSet:
     """Open an .npz whose arrays are named like the inputs, or an .npy for one input.
 
+    An array ``labels`` (one integer per sample) may lie beside them.
+
     Each array holds samples along its first axis: either (n·b, …) for an input (b, …) of fixed
     batch b, or (n, b, …) with an axis of its own. All inputs must have the same n.
 
@@ -73,8 +90,8 @@ def open_tensors(
         limit: use at most this many samples, the first ones.
 
     Raises:
-        InputError: EC771 no such file, EC773 no samples, EC774 not numpy arrays, EC778 arrays
-            do not fit the inputs.
+        InputError: EC771 no such file, EC773 no samples, EC774 not numpy arrays, EC775 unusable
+            labels, EC778 arrays do not fit the inputs, or there are too few or too many.
     """
     path = Path(path)
     if not path.exists():
@@ -98,6 +115,15 @@ def open_tensors(
             why=f"the file holds {', '.join(sorted(arrays)) or 'nothing'}",
             fix=f"name the arrays {', '.join(inputs)}",
         )
+    unknown = sorted(set(arrays) - set(inputs) - {LABELS})
+    if unknown:
+        raise InputError(
+            "EC778",
+            f"no input takes the array {unknown[0]!r}",
+            where=str(path),
+            why=f"the inputs are {', '.join(inputs)}",
+            fix="leave the array out, or name it like the input that it is for",
+        )
     samples = {name: _split(arrays[name], spec, name, path) for name, spec in inputs.items()}
     counts = {name: len(array) for name, array in samples.items()}
     if len(set(counts.values())) != 1:
@@ -110,33 +136,76 @@ def open_tensors(
         count = min(count, limit)
     if count < 1:
         raise InputError("EC773", "the file holds no samples", where=str(path))
-    return TensorSet(str(path), {n: a[:count] for n, a in samples.items()}, count)
+    labels = (
+        None if LABELS in inputs else label_array(arrays, len(next(iter(samples.values()))), path)
+    )
+    return TensorSet(
+        str(path),
+        {n: a[:count] for n, a in samples.items()},
+        count,
+        None if labels is None else tuple(labels[:count]),
+    )
 
 
-def _split(array: NDArray[Any], spec: InputSpec, name: str, path: Path) -> NDArray[Any]:
-    """View of `array` as (samples, *input shape)."""
+def random_tensors(inputs: Mapping[str, InputSpec], count: int, seed: int) -> TensorSet:
+    """Seeded noise (see `noise`) for every input, for structural tests and nothing else."""
+    samples = []
+    for index in range(count):
+        rng = np.random.default_rng([seed, index])
+        samples.append({name: noise(rng, _static(s.shape), s.dtype) for name, s in inputs.items()})
+    arrays = {name: np.stack([sample[name] for sample in samples]) for name in inputs}
+    return TensorSet(RANDOM, arrays, count, kind=RANDOM)
 
-    def wrong(why: str) -> InputError:
-        return InputError("EC778", f"array {name!r} does not fit", where=str(path), why=why)
 
-    if array.dtype != spec.dtype:
-        raise wrong(f"its dtype is {array.dtype}, the network takes {spec.dtype}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise wrong("it holds NaN or infinity")
-    shape = spec.shape
+def noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """N(0, 1) floats, fair booleans, and integers 0 and 1, which are valid indices and counts."""
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
+    return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
+
+
+def split_samples(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[Any] | None:
+    """View of `array` as (samples, *shape), see `open_tensors`; None if it does not fit."""
 
     def fits(dims: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
         return len(dims) == len(wanted) and all(
             w is None or d == w for d, w in zip(dims, wanted, strict=True)
         )
 
-    if fits(array.shape[1:], shape):
+    if array.ndim and fits(array.shape[1:], shape):
         return array
-    if shape and array.ndim == len(shape) and fits(array.shape[1:], shape[1:]):
+    if not shape:
+        return array[None] if array.ndim == 0 else None  # one scalar is one sample
+    if array.ndim == len(shape) and fits(array.shape[1:], shape[1:]):
         batch = 1 if shape[0] is None else shape[0]
         if len(array) % batch == 0:
             return array.reshape(len(array) // batch, batch, *array.shape[1:])
-        raise wrong(f"{len(array)} rows are not a multiple of the batch {batch}")
-    dims = "×".join(str(d) for d in array.shape)
-    wanted = "×".join("?" if d is None else str(d) for d in shape)
-    raise wrong(f"its shape is {dims}; (samples, {wanted}) is needed")
+    return None
+
+
+def _static(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    return tuple(1 if d is None else d for d in shape)
+
+
+def _split(array: NDArray[Any], spec: InputSpec, name: str, path: Path) -> NDArray[Any]:
+    """View of `array` as (samples, *input shape)."""
+
+    def wrong(why: str, fix: str | None = None) -> InputError:
+        return InputError(
+            "EC778", f"array {name!r} does not fit", where=str(path), why=why, fix=fix
+        )
+
+    if array.dtype != spec.dtype:
+        raise wrong(
+            f"its dtype is {array.dtype}, the network takes {spec.dtype}",
+            f"store it with .astype({str(spec.dtype)!r})",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise wrong("it holds NaN or infinity")
+    found = split_samples(array, spec.shape)
+    if found is not None:
+        return found
+    dims = "×".join(str(d) for d in array.shape) or "()"
+    wanted = ", ".join("?" if d is None else str(d) for d in spec.shape)
+    batched = f" (or rows that are a multiple of the batch {spec.shape[0]})" if spec.shape else ""
+    raise wrong(f"its shape is {dims}; (samples, {wanted}) is needed{batched}")

@@ -25,10 +25,12 @@ class Options:
     Attributes:
         target_opset: opset of the result.
         max_rank: highest tensor rank that views may keep where an equal form of lower rank exists.
+        lacking: operators of the target's opset that its runtime does not execute all the same.
     """
 
     target_opset: int
     max_rank: int = 5
+    lacking: frozenset[str] = frozenset()
 
 
 class RewritePass(ir.passes.InPlacePass):
@@ -40,7 +42,8 @@ class RewritePass(ir.passes.InPlacePass):
         annotates: only node metadata changes, so there are no numbers to check.
 
     Attributes:
-        matches: places changed by the last run.
+        matches: number of places the last run changed.
+        note: what else a log should say about the last run.
         refusals: (node name, why not) of what looked like the pattern and was left alone.
     """
 
@@ -48,6 +51,7 @@ class RewritePass(ir.passes.InPlacePass):
     change: ClassVar[str]
     annotates: ClassVar[bool] = False
     matches: int = 0
+    note: str = ""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,6 +72,16 @@ class RewritePass(ir.passes.InPlacePass):
     @abc.abstractmethod
     def rewrite(self, graph: ir.Graph) -> int:
         """Rewrite `graph` itself (not its subgraphs); returns the number of matches."""
+
+
+class ViewPass(RewritePass):
+    """A pass that prints views, and so needs the rank they may have."""
+
+    max_rank: int = Options.max_rank
+
+    def configure(self, options: Options) -> None:
+        """Take the rank limit of the run."""
+        self.max_rank = options.max_rank
 
 
 class PatternPass(RewritePass):

@@ -50,6 +50,7 @@ class PassRecord:
         seconds: time of the pass itself.
         check_seconds: time of the numerical check.
         max_abs_diff: largest difference from the graph as captured (None: not checked).
+        note: what else the pass reports, e.g. MACs before and after.
     """
 
     name: str
@@ -60,6 +61,7 @@ class PassRecord:
     seconds: float
     check_seconds: float = 0.0
     max_abs_diff: float | None = None
+    note: str = ""
 
 
 @dataclass
@@ -102,6 +104,7 @@ def run_stages(
     skip: Collection[str] = (),
     dump_dir: Path | None = None,
     max_rank: int = 5,
+    lacking: Collection[str] = (),
     on_progress: OnProgress | None = None,
 ) -> RewriteReport:
     """Rewrite `model` in place.
@@ -114,6 +117,7 @@ def run_stages(
         skip: names of passes to leave out.
         dump_dir: folder that gets ``NN_pass.onnx`` after every pass that changed the graph.
         max_rank: see `Options`.
+        lacking: see `Options`.
         on_progress: see `OnProgress`.
 
     Returns:
@@ -135,7 +139,7 @@ def run_stages(
             f"the stage rewrites graphs at opset {MASTER}, not {version}",
             fix="Read the model with edgec.export.capture.from_onnx.",
         )
-    options = Options(target_opset=target_opset, max_rank=max_rank)
+    options = Options(target_opset, max_rank, frozenset(lacking))
     report = RewriteReport(target_opset=target_opset, nodes_before=count_nodes(model))
     checker = _Checker(model, report) if verify else None
     total = sum(len(stage.passes) for stage in STAGES)
@@ -203,7 +207,15 @@ def _run_pass(rewrite: RewritePass, stage: str, model: ir.Model, options: Option
         if any(_untyped(node) for node in model.graph.all_nodes()):
             infer_shapes(model)
     seconds = time.perf_counter() - started
-    return PassRecord(rewrite.name, stage, rewrite.matches, before, count_nodes(model), seconds)
+    return PassRecord(
+        rewrite.name,
+        stage,
+        rewrite.matches,
+        before,
+        count_nodes(model),
+        seconds,
+        note=rewrite.note,
+    )
 
 
 def _untyped(node: ir.Node) -> bool:
@@ -219,6 +231,7 @@ class _Checker:
         self.before = numerics.serialize(model)
         self.feeds: list[Mapping[str, numerics.Array]] = []
         self.active = numerics.is_deterministic(model)
+        self.quantized = numerics.is_quantized(model)
         if not self.active:
             report.not_verified_because = "the graph draws random numbers"
             return
@@ -252,7 +265,7 @@ class _Checker:
                 why=str(error).splitlines()[0][:300],
                 fix=f"Leave the pass out (--skip-pass {record.name}) and report this folder.",
             ) from error
-        mismatch = numerics.compare(names, self.reference, actual)
+        mismatch = numerics.compare(names, self.reference, actual, quantized=self.quantized)
         if mismatch is not None:
             raise InternalError(
                 "EC141",

@@ -23,6 +23,7 @@ from edgec.export.rewrite.canonicalise.share_common import ShareCommon
 from edgec.export.rewrite.canonicalise.split_sequences import SplitSequences
 from edgec.export.rewrite.canonicalise.static_cast import StaticCast
 from edgec.export.rewrite.canonicalise.static_reshape import StaticReshape
+from edgec.export.rewrite.channels.remove_channels import RemoveChannels
 from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
 from edgec.export.rewrite.clean.name_values import NameValues
 from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
@@ -98,6 +99,7 @@ FOLD = (
     PlaceAttentionScale,
     ShareCommon,
 )
+CHANNELS = (RemoveChannels,)
 LEGALISE = (ConvertOpset,)
 CLEAN = (RemoveDeadCode, NameValues)
 
@@ -106,6 +108,7 @@ STAGES = (
     Stage("recognise", RECOGNISE),
     Stage("canonicalise", CANONICALISE, repeat=3),
     Stage("fold", FOLD, repeat=4),
+    Stage("channels", CHANNELS),
     Stage("legalise", LEGALISE),
     Stage("clean", CLEAN),
 )

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +36,15 @@ from edgec.models.training.augment import augment
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters; the defaults are what the shipped checkpoints were trained with."""
+    """Hyperparameters; the card of a checkpoint lists those it was trained with.
+
+    Attributes:
+        warmup: part of the run over which the learning rate rises.
+        ema: decay of the moving average of the weights, which is what is evaluated and kept.
+        strength: of the augmentation, see `augment`.
+        init: "own" leaves the network's initialisation as it is, "scaled" see `scale_weights`.
+        start: safetensors file to begin from instead of a random initialisation.
+    """
 
     epochs: int = 40
     batch: int = 128
@@ -47,6 +55,8 @@ class Recipe:
     ema: float = 0.998
     strength: float = 0.6
     seed: int = 0
+    init: str = "scaled"
+    start: str = ""
 
 
 def load_data(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -74,6 +84,22 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
+@torch.no_grad()
+def scale_weights(network: nn.Module) -> None:
+    """Draw weights with variance 1 / fan-in and set layer scales to 1, in place.
+
+    Standard deviations of 0.02 and layer scales of 1e-6 are made for hundreds of epochs of
+    ImageNet; a run of ten epochs spends half of them waking the residual branches up.
+    """
+    for key, parameter in network.named_parameters():
+        if "gamma" in key.rpartition(".")[2]:
+            parameter.fill_(1.0)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            fan_in = module.weight[0].numel()
+            nn.init.trunc_normal_(module.weight, std=fan_in**-0.5)
+
+
 class Trainer:
     """One run: network, optimizer, moving average, position."""
 
@@ -87,11 +113,10 @@ class Trainer:
         self.mean = torch.tensor(spec.preprocess.mean).view(3, 1, 1)
         self.std = torch.tensor(spec.preprocess.std).view(3, 1, 1)
         self.network = build(name).to(device)
-        # layer scales start at 1e-6 for hundreds of epochs of ImageNet; short runs need them awake
-        with torch.no_grad():
-            for key, parameter in self.network.named_parameters():
-                if "gamma" in key.rpartition(".")[2]:
-                    parameter.fill_(0.1)
+        if recipe.init == "scaled":
+            scale_weights(self.network)
+        if recipe.start:
+            self.network.load_state_dict(load_file(recipe.start, device=device))
         self.average = build(name).to(device)
         self.average.load_state_dict(self.network.state_dict())
         # convolutions train nearly twice as fast on a CPU with channels innermost
@@ -195,7 +220,8 @@ class Trainer:
 
 def card(trainer: Trainer, data_hash: str, params: int) -> str:
     """The model card: data, recipe, accuracy, size."""
-    recipe = ", ".join(f"{k} {v}" for k, v in asdict(trainer.recipe).items())
+    facts = {**asdict(trainer.recipe), "start": Path(trainer.recipe.start).name}
+    recipe = ", ".join(f"{k} {v}" for k, v in facts.items() if v != "")
     return (
         f"# {trainer.name}\n\n"
         f"- data: CIFAR-10 (Krizhevsky 2009), 50,000 training images, JPEG-compressed; "

@@ -365,9 +365,10 @@ TWO = {"a": Spec((1, 3), FLOAT), "b": Spec((2, None, 4), np.dtype(np.int64))}
 def test_tensors_for_several_inputs(tmp_path):
     a = RNG.standard_normal((5, 3)).astype(np.float32)
     b = RNG.integers(0, 9, (10, 7, 4))
-    np.savez(tmp_path / "t.npz", a=a, b=b, unused=a)
+    np.savez(tmp_path / "t.npz", a=a, b=b, labels=np.arange(5))
     tensors = open_tensors(tmp_path / "t.npz", TWO)
     assert len(tensors) == 5
+    assert tensors.labels == (0, 1, 2, 3, 4)
     feeds = list(tensors)
     assert [f["a"].shape for f in feeds] == [(1, 3)] * 5
     np.testing.assert_array_equal(feeds[2]["b"], b[4:6])
@@ -391,6 +392,8 @@ B = np.zeros((8, 7, 4), np.int64)
     [
         ({"a": A}, "EC778"),
         ({"a": A, "b": B[:6]}, "EC778"),
+        ({"a": A, "b": B, "unused": A}, "EC778"),
+        ({"a": A, "b": B, "labels": np.zeros(3, int)}, "EC775"),
         ({"a": A, "b": B[:7]}, "EC778"),
         ({"a": A.astype(np.float64), "b": B}, "EC778"),
         ({"a": A[:, :2], "b": B}, "EC778"),

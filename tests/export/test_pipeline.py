@@ -123,6 +123,18 @@ def test_an_equal_export_gives_equal_bytes(
         assert (x86.path / name).read_bytes() == (again.path / name).read_bytes(), name
 
 
+def test_lint_lists_every_artifact(x86: Bundle) -> None:
+    record = json.loads((x86.path / "lint.json").read_text())
+    built = [a for a in x86.manifest.artifacts if a.format == "onnx"]
+    assert list(record["artifacts"]) == [a.path for a in built]
+    for artifact in built:
+        report = record["artifacts"][artifact.path]
+        counts = {key: report[key] for key in ("errors", "warnings")}
+        assert counts == artifact.checks["lint"]
+        assert len(report["findings"]) >= sum(counts.values())
+    assert "lint      0 errors" in (x86.path / "report.txt").read_text()
+
+
 def test_no_path_of_this_machine_is_in_a_bundle(jetson: Bundle, tmp_path: Path) -> None:
     needle = str(tmp_path.parent).encode()
     for name in jetson.manifest.files:
@@ -241,3 +253,22 @@ def test_hostile_names_reach_no_path(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"b", path.name}
     (result,) = bundle.run(np.ones((1, 3, 4, 4), np.float32))
     assert list(result.outputs) == [model.graph.output[0].name]
+
+
+def test_a_zoo_network_is_compared_with_torch_and_legal_for_an_older_runtime(
+    tmp_path: Path,
+) -> None:
+    bundle = edgec.compile(
+        "edgenext_cifar10",
+        target="jetson-xavier-nx",
+        precision="fp32",
+        weights="random",
+        out=str(tmp_path / "bundle"),
+    )
+    report = json.loads((bundle.path / "report.json").read_text())
+    assert 0 < report["graph"]["capture_max_abs"] < 1e-4
+    assert "PyTorch" in (bundle.path / "report.txt").read_text()
+    model = onnx.load(bundle.file(bundle.artifact("fp32")))
+    assert model.opset_import[0].version == 17
+    assert "LayerNormalization" not in {node.op_type for node in model.graph.node}
+    assert not [p for p in model.metadata_props if p.key.startswith("edgec.capture")]

@@ -14,7 +14,7 @@ import pytest
 import edgec
 from edgec.export.errors import UsageError
 from edgec.models import get_spec, list_models
-from edgec.models.weights import shipped_checkpoint
+from edgec.models.published import shipped_checkpoint
 
 ZOO = list_models()
 

@@ -54,3 +54,41 @@ def test_merged_branches_compute_the_same(name: str) -> None:
             found.network(x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
         )
     assert found.params <= sum(p.numel() for p in plain.parameters())
+
+
+@needs_timm
+@pytest.mark.parametrize("name", ["mobilenetv4_conv_small_035", "repvit_m0_9", "tiny_vit_5m_224"])
+def test_feature_maps_are_timms_own(name: str) -> None:
+    """Its ``features_only`` form with the weights of the whole network, branches merged."""
+    timm = timm_bridge.import_timm()
+    size = 224 if name.startswith("tiny_vit") else 64
+    found = timm_bridge.load(name, "random", seed=3, input_size=(size, size), features=["all"])
+    plain = timm.create_model(name)
+    timm_bridge.randomize(plain, 3)
+    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        maps = found.network(x)
+        _, expected = plain.eval().forward_intermediates(x, norm=False)
+    assert list(maps) == [stage.name for stage in found.stages]
+    assert "classifier" in found.weights["note"]
+    by_size = {tuple(y.shape[1:]): y for y in expected}
+    compared = 0
+    for stage, y in zip(found.stages, maps.values(), strict=True):
+        assert y.shape[1:] == (stage.channels, size // stage.stride, size // stage.stride)
+        want = by_size.get(tuple(y.shape[1:]))
+        if want is not None:
+            compared += 1
+            torch.testing.assert_close(y, want, rtol=1e-3, atol=1e-4 * float(want.abs().max()))
+    assert compared >= 3
+    last = timm_bridge.load(name, "random", seed=3, input_size=(size, size), features=["/16"])
+    assert [stage.stride for stage in last.stages] == [16]
+
+
+@needs_timm
+def test_networks_of_timm_without_feature_maps_are_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        timm_bridge.load("mobilenetv4_conv_small_035", "random", seed=0, features=["9"])
+    assert caught.value.code == "EC227"
+    with pytest.raises(UsageError) as caught:
+        timm_bridge.load("mixer_s32_224", "random", seed=0, features=["all"])
+    assert caught.value.code == "EC228"

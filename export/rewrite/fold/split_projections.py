@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgec.export.rewrite.base import Options, RewritePass
+from edgec.export.rewrite.base import ViewPass
 from edgec.export.rewrite.graph import (
     Builder,
     constant,
@@ -49,7 +49,7 @@ class _Leaf:
     view: View
 
 
-class SplitProjections(RewritePass):
+class SplitProjections(ViewPass):
     """Split the weights of a linear operator whose result is only ever read in parts.
 
     Refuses if any reader takes the whole, if the parts are not runs of output channels, if they
@@ -59,13 +59,6 @@ class SplitProjections(RewritePass):
 
     name = "split-projections"
     change = "Conv/MatMul/Gemm → views → Slice, Gather or Split per q, k, v → one Conv/… for each"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.max_rank = 5
-
-    def configure(self, options: Options) -> None:
-        self.max_rank = options.max_rank
 
     def rewrite(self, graph: ir.Graph) -> int:
         count = 0

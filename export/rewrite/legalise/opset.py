@@ -1,4 +1,4 @@
-"""From the master opset 20 to the opset of the target's runtime, down or up."""
+"""From the master opset 20 to the opset and the operators of the target's runtime."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class ConvertOpset(RewritePass):
     """
 
     name = "convert-opset"
-    change = (
-        "opset 20 → the target's; Gelu, LayerNormalization, … → their definition below 20, 17, …"
-    )
+    change = "opset 20 → the target's; Gelu, LayerNormalization, … → primitives where missing"
 
     def __init__(self) -> None:
         super().__init__()
         self.target = MASTER
+        self.lacking: frozenset[str] = frozenset()
 
     def configure(self, options: Options) -> None:
         self.target = options.target_opset
+        self.lacking = options.lacking
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Convert all graphs, then the opset import and the IR version that goes with it."""
-        self.matches = 0
+        self.matches = sum(self.rewrite(graph) for graph in list(model.graphs()))
         if self.target != model.opset_imports.get(""):
-            self.matches = 1 + sum(self.rewrite(graph) for graph in list(model.graphs()))
+            self.matches += 1
             for graph in model.graphs():
                 if "" in graph.opset_imports:
                     graph.opset_imports[""] = self.target
@@ -50,16 +50,16 @@ class ConvertOpset(RewritePass):
         return sum(self._convert(node) for node in graph if node.domain in ("", "ai.onnx"))
 
     def _convert(self, node: ir.Node) -> int:
-        if self.target > MASTER:
-            return 0  # opset 21 only added data types
         since, decompose = DECOMPOSITIONS.get(node.op_type, (0, None))
-        if decompose is not None and self.target < since:
+        if decompose is not None and (self.target < since or node.op_type in self.lacking):
             result = decompose(node, Builder(node), self.target)
             if result is None:
                 raise self._unsupported(node, "its attributes or inputs have no older form")
             replace_value(node.outputs[0], result)
             remove_dead([node])
             return 1
+        if self.target >= MASTER:
+            return 0  # opset 21 only added data types
         changed, adapt = ADAPTERS.get(node.op_type, (0, None))
         if adapt is not None and self.target < changed:
             reason = adapt(node, self.target)

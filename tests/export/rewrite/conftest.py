@@ -60,6 +60,7 @@ def _run_passes(
     passes: Sequence[type[RewritePass]],
     target_opset: int = 20,
     max_rank: int = 5,
+    lacking: Sequence[str] = (),
 ) -> Outcome:
     """Apply `passes` in order; fail if the numbers or the interface change."""
     feeds = [numerics.seeded_inputs(model, seed) for seed in (1, 2)]
@@ -68,7 +69,7 @@ def _run_passes(
     outcome = Outcome(model, 0, _ops(model))
     for pass_class in passes:
         instance = pass_class()
-        instance.configure(Options(target_opset=target_opset, max_rank=max_rank))
+        instance.configure(Options(target_opset, max_rank, frozenset(lacking)))
         instance(model)
         outcome.matches += instance.matches
         outcome.refusals += [reason for _, reason in instance.refusals]

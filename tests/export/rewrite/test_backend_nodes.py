@@ -9,7 +9,6 @@ is skipped silently.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,6 @@ from edgec.export.capture import from_onnx
 from edgec.export.errors import EdgecError
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.engine import run_stages
-
-
-@pytest.fixture(scope="module")
-def cases() -> list[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the suite overflows on purpose while it is built
-        from onnx.backend.test.loader import load_model_tests
-
-        return [case for case in load_model_tests(kind="node") if case.data_sets]
 
 
 def static(case: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -92,15 +82,15 @@ def summary(cases: list[Any], folder: Path) -> Counter[str]:
     return results
 
 
-def test_sample_of_the_backend_suite(cases: list[Any], tmp_path: Path) -> None:
-    sample = cases[::11]
+def test_sample_of_the_backend_suite(backend_cases: list[Any], tmp_path: Path) -> None:
+    sample = backend_cases[::11]
     results = summary(sample, tmp_path)
     assert results["equal"] >= 0.55 * len(sample), results
 
 
 @pytest.mark.slow
-def test_whole_backend_suite(cases: list[Any], tmp_path: Path) -> None:
-    results = summary(cases, tmp_path)
+def test_whole_backend_suite(backend_cases: list[Any], tmp_path: Path) -> None:
+    results = summary(backend_cases, tmp_path)
     print(dict(results))
     assert results["equal"] >= 1000, results
     # refused, and why: only reasons that are documented

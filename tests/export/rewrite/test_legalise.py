@@ -13,7 +13,10 @@ from edgec.export.errors import UnsupportedError
 from edgec.export.rewrite.base import Options
 from edgec.export.rewrite.legalise.adapters import ADAPTERS, SAME_MEANING
 from edgec.export.rewrite.legalise.decompose import DECOMPOSITIONS
+from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.rewrite.legalise.opset import ConvertOpset
+from edgec.targets import get_target, list_targets
+from edgec.targets.schema import Runtime
 
 OPSETS = (13, 14, 15, 16, 17, 18, 19, 21)
 
@@ -63,6 +66,34 @@ def test_same_numbers_at_every_opset(build: Any, run_passes: Any, body: str, ops
     )
     for node in outcome.model.graph:
         onnx.defs.get_schema(node.op_type, opset, "")
+
+
+@pytest.mark.parametrize("opset", [17, 20, 21])
+@pytest.mark.parametrize(
+    ("body", "operator"),
+    [
+        ("y = Gelu(x)", "Gelu"),
+        ("y = HardSwish(x)", "HardSwish"),
+        ("t = Transpose<perm=[0, 2, 3, 1]>(x) y = LayerNormalization(t, g, b)",
+         "LayerNormalization"),
+    ],
+)  # fmt: skip
+def test_what_the_runtime_lacks_is_spelled_out(
+    build: Any, run_passes: Any, body: str, operator: str, opset: int
+) -> None:
+    model = build(f"net (float[1, 6, 4, 6] x, float[6] g, float[6] b) => (y) {{ {body} }}", WEIGHTS)
+    outcome = run_passes(model, [ConvertOpset], target_opset=opset, lacking=[operator])
+    assert operator in outcome.before
+    assert operator not in outcome.after
+
+
+def test_what_each_runtime_lacks_comes_from_its_table() -> None:
+    lacking = {name: operators_lacking(get_target(name).runtime) for name in list_targets()}
+    assert lacking["jetson-xavier-nx-jp5.1"] == {"LayerNormalization"}
+    assert lacking["jetson-nano-jp4.6"] == set()  # opset 13 has none of those to lack
+    assert lacking["generic-x86-64"] == set()
+    nobody = Runtime(name="nobody", version="1.0", opset=20, source="a made-up runtime")
+    assert operators_lacking(nobody) == set()
 
 
 @pytest.mark.parametrize(

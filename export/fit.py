@@ -1,0 +1,268 @@
+"""Which targets a zoo network fits: memory, and the operators that each runtime executes.
+
+Two depths. `expected_fit` reads facts only (parameters of the registry, memory of the target) and
+is there at once. `measured_fit` captures the network, builds the graph of every precision of every
+target as an export would, lints it, and takes sizes from it; the weights are random, because
+neither sizes nor operators depend on their values. Its result is cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgec.export.cache import StageCache
+from edgec.export.errors import EdgecError
+from edgec.export.progress import Reporter
+from edgec.models.registry import ModelSpec
+from edgec.targets.schema import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgec.export.quantize.calibrate import Calibration
+
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+"""Bytes of one weight or activation."""
+
+Operators = Literal["pass", "refused", "not built", "not checked"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A network in one precision on one target.
+
+    Attributes:
+        target, precision: which.
+        weights_bytes: parameters as stored; an estimate (all parameters in the precision) unless
+            `measured`.
+        activation_bytes: peak of live activations in graph order, without the runtime's buffers;
+            None where no graph was looked at.
+        ram_bytes: the target's memory; None where no source states it.
+        ram_source: where that number is from.
+        operators: ``"pass"`` or ``"refused"`` by the rules of ``edgec check``, ``"not built"``
+            when the graph of this precision cannot be made, ``"not checked"``.
+        errors, warnings: findings of these rules.
+        codes: of the errors, or of what kept the graph from being built.
+        measured: whether a graph was looked at.
+    """
+
+    target: str
+    precision: str
+    weights_bytes: int
+    activation_bytes: int | None
+    ram_bytes: int | None
+    ram_source: str | None
+    operators: Operators = "not checked"
+    errors: int = 0
+    warnings: int = 0
+    codes: tuple[str, ...] = ()
+    measured: bool = False
+
+    @property
+    def needed_bytes(self) -> int:
+        """Least memory that it takes: weights and what is known of the activations."""
+        return self.weights_bytes + (self.activation_bytes or 0)
+
+    @property
+    def memory(self) -> Literal["fits", "weights fit", "too large", "unknown"]:
+        """Verdict on memory; ``"weights fit"`` says nothing about activations."""
+        if self.ram_bytes is None:
+            return "unknown"
+        if self.needed_bytes > self.ram_bytes:
+            return "too large"
+        return "weights fit" if self.activation_bytes is None else "fits"
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields and verdicts, JSON-ready."""
+        return {**asdict(self), "needed_bytes": self.needed_bytes, "memory": self.memory}
+
+
+def expected_fit(spec: ModelSpec, targets: Sequence[Target]) -> list[Fit]:
+    """What facts alone tell, per target and precision: the weights against the memory."""
+    return [
+        Fit(
+            target=target.name,
+            precision=precision,
+            weights_bytes=spec.params * BYTES[precision],
+            activation_bytes=None,
+            ram_bytes=_ram(target)[0],
+            ram_source=_ram(target)[1],
+        )
+        for target in targets
+        for precision in target.precisions
+    ]
+
+
+def cached_fit(spec: ModelSpec, targets: Sequence[Target]) -> list[Fit] | None:
+    """An earlier result of `measured_fit` for all of `targets`, or None."""
+    store = StageCache()
+    found: list[Fit] = []
+    for target in targets:
+        entries = store.load_json(_key(spec, target))
+        if entries is None:
+            return None
+        found += [Fit(**{**entry, "codes": tuple(entry["codes"])}) for entry in entries]
+    return found
+
+
+def measured_fit(
+    spec: ModelSpec, targets: Sequence[Target], reporter: Reporter | None = None
+) -> list[Fit]:
+    """Build, lint and measure the graph of every precision of every target.
+
+    Raises:
+        EdgecError: the network cannot be captured or rewritten. A precision that cannot be built
+            is part of the result.
+    """
+    from edgec.export.options import ExportOptions
+    from edgec.export.source import capture
+
+    reporter = reporter or Reporter(quiet=True)
+    opsets = sorted({target.runtime.opset for target in targets})
+    reporter.stages = 1 + 2 * len(opsets)
+    with reporter.stage("capture"):
+        options = ExportOptions(weights="random")
+        captured = capture(spec.name, options, needs_accuracy=False, reporter=reporter)
+    found: dict[str, list[Fit]] = {}
+    for opset in opsets:
+        graphs = _Graphs(captured.graph, opset, reporter)
+        members = [target for target in targets if target.runtime.opset == opset]
+        with reporter.stage(f"check {len(members)} targets") as tick:
+            for index, target in enumerate(members, 1):
+                found[target.name] = [_fit(target, p, graphs) for p in target.precisions]
+                tick(index, len(members))
+    store = StageCache()
+    for target in targets:
+        entries = [asdict(fit) for fit in found[target.name]]
+        store.store_json(_key(spec, target), entries)
+    return [fit for target in targets for fit in found[target.name]]
+
+
+class _Graphs:
+    """The graphs of all precisions at one opset, each built once."""
+
+    def __init__(self, captured: ir.Model, opset: int, reporter: Reporter) -> None:
+        import onnx_ir as ir
+
+        from edgec.export.pipeline import tensor_infos
+        from edgec.export.rewrite.engine import run_stages
+        from edgec.profiles.activations import activation_peak_bytes
+
+        self.master = ir.from_proto(ir.to_proto(captured))
+        with reporter.stage(f"rewrite for opset {opset}") as tick:
+            run_stages(
+                self.master,
+                target_opset=opset,
+                on_progress=lambda name, done, total: tick(done, total),
+            )
+        self.activation_bytes = activation_peak_bytes(self.master.graph)
+        self._inputs = tensor_infos(self.master)[0]
+        self._calibration: Calibration | None = None
+        self._built: dict[tuple[str, str | None], ir.Model] = {}
+
+    def get(self, precision: str, scheme: str | None) -> ir.Model:
+        """The graph in one precision; int8 by the quantization scheme called `scheme`."""
+        key = (precision, scheme if precision == "int8" else None)
+        if key not in self._built:
+            self._built[key] = self._build(precision, scheme)
+        return self._built[key]
+
+    def _build(self, precision: str, scheme: str | None) -> ir.Model:
+        from edgec.export.quantize.float16 import to_float16
+        from edgec.export.quantize.insert import quantize
+        from edgec.export.quantize.scheme import get_scheme
+
+        if precision == "fp16":
+            return to_float16(self.master, calibration=self._ranges())
+        if precision == "int8":
+            assert scheme is not None
+            return quantize(self.master, self._ranges(), get_scheme(scheme))
+        return self.master
+
+    def _ranges(self) -> Calibration:
+        """Ranges from one random input: where quantizers go does not depend on their values."""
+        from edgec.export.golden import golden_feeds
+        from edgec.export.quantize.calibrate import calibrate
+
+        if self._calibration is None:
+            self._calibration = calibrate(self.master, golden_feeds(self._inputs, None, 0)[:1])
+        return self._calibration
+
+
+def _fit(target: Target, precision: str, graphs: _Graphs) -> Fit:
+    from edgec.export.lint.engine import lint
+
+    ram, source = _ram(target)
+    width = BYTES[precision]
+    try:
+        graph = graphs.get(precision, target.int8_scheme)
+        report = lint(graph, target)
+    except EdgecError as error:
+        parameters = _initializer_bytes(graphs.master)
+        return Fit(
+            target=target.name,
+            precision=precision,
+            weights_bytes=parameters * width // BYTES["fp32"],
+            activation_bytes=graphs.activation_bytes * width // BYTES["fp32"],
+            ram_bytes=ram,
+            ram_source=source,
+            operators="not built",
+            codes=(error.code,),
+            measured=True,
+        )
+    counts = report.counts()
+    errors = report.of("error")
+    return Fit(
+        target=target.name,
+        precision=precision,
+        weights_bytes=_initializer_bytes(graph),
+        activation_bytes=graphs.activation_bytes * width // BYTES["fp32"],
+        ram_bytes=ram,
+        ram_source=source,
+        operators="refused" if errors else "pass",
+        errors=counts["errors"],
+        warnings=counts["warnings"],
+        codes=tuple(dict.fromkeys(finding.code for finding in errors)),
+        measured=True,
+    )
+
+
+def _initializer_bytes(graph: ir.Model) -> int:
+    return sum(
+        value.const_value.nbytes
+        for value in graph.graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def _ram(target: Target) -> tuple[int | None, str | None]:
+    fact = target.facts.get("ram_bytes")
+    if fact is None or not isinstance(fact.value, int):
+        return None, None
+    return fact.value, fact.source
+
+
+def _key(spec: ModelSpec, target: Target) -> str:
+    return StageCache.key("fit", spec=spec.to_json(), target=target.to_json(), rules=_rules_hash())
+
+
+@cache
+def _rules_hash() -> str:
+    """Hash of what decides besides the sources that every key holds: tables, rules, profiles."""
+    digest = hashlib.sha256()
+    folders = ("edgec.targets.operators", "edgec.export.lint", "edgec.profiles")
+    for file in _files(folders):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(packages: Sequence[str]) -> Iterator[resources.abc.Traversable]:
+    for package in packages:
+        entries = resources.files(package).iterdir()
+        files = [e for e in entries if e.name.endswith((".py", ".toml"))]
+        yield from sorted(files, key=lambda entry: entry.name)

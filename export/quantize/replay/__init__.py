@@ -1,0 +1,1 @@
+"""ONNX graphs executed by torch, with gradients: what learned quantization needs of any network."""
