@@ -21,9 +21,26 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Nodes, layout operators and ONNX Runtime latency beside other simplifiers. All parameters "
         "are random (zero biases and unit scales let simplifiers remove what trained weights "
         "need); latency is the median of per-round ratios to the raw export, interleaved in one "
-        "process, spinning off.",
-        ("model", "tool", "nodes", "transposes", "reshapes", "selections", "max_rank",
-         "shape_arithmetic", "max_abs_diff", "seconds_cpu", "ratio_1t", "ratio_2t"),
+        "process, one thread, spinning off; networks without it were not timed.",
+        ("model", "tool", "nodes", "transposes", "reshapes", "gathers", "slices", "max_rank",
+         "shape_arithmetic", "macs", "file_bytes", "max_abs_diff", "seconds_cpu", "ratio_1t"),
+    ),
+    "zoo": (
+        "Parity of every registered network",
+        "Each network exported by `edgec export` in a process of its own for three TensorRT "
+        "generations (opset 20, 17, 13). capture diff is the largest absolute difference between "
+        "PyTorch and the captured graph in ONNX Runtime, rewrite diff that between the captured "
+        "graph and the artifact, with its signal-to-noise ratio. The first row of a network starts "
+        "from nothing, the others from the cached capture. Weights are random where no checkpoint "
+        "ships.",
+        ("model", "opset", "params", "macs", "nodes_before", "nodes", "shape_arithmetic",
+         "capture_diff", "rewrite_diff", "sqnr_db", "cpu_seconds", "peak_gib", "error"),
+    ),
+    "reparameterize": (
+        "Re-parameterization of timm networks",
+        "The form a network was trained in beside the form with its branches fused, both captured "
+        "and rewritten; latency is the median of per-round ratios, one thread.",
+        ("model", "form", "captured", "nodes", "mmacs", "params", "relative_diff", "ratio_1t"),
     ),
     "imagenet_ptq": (
         "Static int8 on ImageNet images",

@@ -15,6 +15,7 @@ from edgec.export.options import resolve
 from edgec.export.progress import Reporter
 from edgec.export.rewrite.engine import run_stages
 from edgec.export.source import capture, describe
+from edgec.targets.operators.table import view_rank
 from edgec.targets.registry import get_target
 from edgec.targets.schema import Target
 
@@ -96,6 +97,7 @@ def _captured(
         run_stages(
             graph,
             target_opset=target.runtime.opset,
+            max_rank=view_rank(target.runtime.name, target.runtime.version),
             skip=resolved.skip_passes,
             on_progress=lambda name, done, total: tick(done, total),
         )

@@ -14,6 +14,7 @@ from edgec.export.data import CalibrationData
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.errors import AccuracyGateError
 from edgec.export.golden import Feeds
+from edgec.export.lint.engine import LintReport
 from edgec.export.plan import Job
 from edgec.export.progress import Reporter
 from edgec.export.quantize.kernels import count_integer_kernels
@@ -29,11 +30,12 @@ DEFAULT_MAX_DROP = 1.0
 
 @dataclass(frozen=True)
 class Built:
-    """A serialized ONNX artifact, its entry in the manifest, and nodes left in float32."""
+    """A serialized ONNX artifact, its entry in the manifest, nodes left in float32, and lint."""
 
     artifact: Artifact
     data: bytes
     float32_nodes: int
+    lint: LintReport
 
 
 def judged(

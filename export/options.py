@@ -11,14 +11,14 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgec.export.errors import InputError, UsageError
 from edgec.models.stages import check_wanted
 from edgec.targets.schema import FORMATS, PRECISIONS, Target
 
-CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
-CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = ("minmax", "percentile", "entropy", "mse")
+CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse", "fisher"]
+CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
 
 @dataclass(frozen=True)

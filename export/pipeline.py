@@ -6,6 +6,7 @@ Each step is a function of data the step before returned; `run_job` reads as the
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from itertools import groupby
@@ -27,6 +28,7 @@ from edgec.export.golden import golden_feeds, write_golden
 from edgec.export.judge import Built, gate, judged
 from edgec.export.labels import read_labels, shipped_labels
 from edgec.export.lint.engine import lint, refuse_errors
+from edgec.export.options import CalibrationMethod
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
 from edgec.export.quantize.bias_correction import correct_biases
@@ -42,6 +44,7 @@ from edgec.export.source import Captured, capture
 from edgec.models.stages import Stage
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
+from edgec.targets.operators.table import view_rank
 
 
 def compile_model(model: Any, *, target: str, **options: Any) -> Bundle:
@@ -84,6 +87,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             master,
             target_opset=job.target.runtime.opset,
             lacking=operators_lacking(job.target.runtime),
+            max_rank=view_rank(job.target.runtime.name, job.target.runtime.version),
             skip=options.skip_passes,
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),
@@ -101,11 +105,8 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             data = load_calibration(options, inputs, preprocess)
             for warning in data.warnings:
                 reporter.warn(warning)
-            calibration = calibrate(
-                master,
-                data.fit_feeds(),
-                method=options.calib_method,
-                on_progress=lambda done: tick(done, data.fit_count),
+            calibration = _statistics(
+                master, data, options.calib_method, lambda done: tick(done, data.fit_count)
             )
     golden = golden_feeds(inputs, data, options.seed)
     # float16 needs to know which values overflow, if only from two inputs
@@ -148,6 +149,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         )
         # the manifest travels: no local paths, so equal inputs give equal bytes anywhere
         report = make_report(manifest, facts, reporter.warnings)
+        (folder / "lint.json").write_text(dump_json(lint_record(job, built)), "utf-8")
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
         files = {
@@ -191,6 +193,20 @@ def with_stages(
     )
 
 
+def _statistics(
+    master: ir.Model,
+    data: CalibrationData,
+    method: CalibrationMethod,
+    on_progress: Callable[[int], None],
+) -> Calibration:
+    """Activation statistics by `method`; the gradients of ``fisher`` need torch."""
+    if method == "fisher":
+        from edgec.export.quantize.fisher import fisher_calibrate
+
+        return fisher_calibrate(master, data.fit_feeds(), on_progress=on_progress)
+    return calibrate(master, data.fit_feeds(), method=method, on_progress=on_progress)
+
+
 def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) -> dict[str, Any]:
     """What the report says about the float graph: size, operators, MACs, memory, passes."""
     stats = graph_stats(master)
@@ -219,6 +235,16 @@ def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) 
             }
             for record in rewriting.passes
         ],
+    }
+
+
+def lint_record(job: Job, built: list[Built]) -> dict[str, Any]:
+    """Content of ``lint.json``: what ``edgec check`` says about each ONNX artifact."""
+    return {
+        "schema": "edgec.lint/1",
+        "edgec_version": edgec.__version__,
+        "target": job.target.name,
+        "artifacts": {item.artifact.path: item.lint.to_json() for item in built},
     }
 
 
@@ -265,7 +291,7 @@ def _build(
         sha256=sha256_bytes(content),
         checks={"lint": report.counts()},
     )
-    return Built(artifact, content, kept)
+    return Built(artifact, content, kept, report)
 
 
 def _labels(

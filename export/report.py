@@ -69,6 +69,10 @@ def text_report(report: dict[str, Any]) -> str:
             f"{calibration['source']}, sha256 {calibration['sha256'][:12]}…, "
             f"method {calibration['method']}"
         )
+    found = [a["checks"]["lint"] for a in report["artifacts"] if "lint" in a["checks"]]
+    if found:
+        errors, warnings = (sum(f[key] for f in found) for key in ("errors", "warnings"))
+        lines.append(f"lint      {errors} errors, {warnings} warnings; lint.json says where")
     lines += ["", *artifact_table(report["artifacts"])]
     lines += [f"note: {note}" for note in report["target"]["notes"]]
     lines += [f"warning: {warning}" for warning in report["warnings"]]

@@ -58,7 +58,7 @@ def export(
         int | None, typer.Option(help="Use at most this many of them. [default: 128]")
     ] = None,
     calib_method: Annotated[
-        str | None, typer.Option(help="minmax, percentile, entropy or mse. [default: mse]")
+        str | None, typer.Option(help="minmax, percentile, entropy, mse or fisher. [default: mse]")
     ] = None,
     no_bias_correction: Annotated[
         bool, typer.Option("--no-bias-correction", help="Leave biases as they are in int8.")

@@ -94,7 +94,13 @@ class Context:
     @property
     def runtime(self) -> str:
         """Name and version for messages, e.g. ``TensorRT 8.2``."""
-        names = {"tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime"}
+        names = {
+            "tensorrt": "TensorRT",
+            "onnxruntime": "ONNX Runtime",
+            "litert": "LiteRT",
+            "tflite-runtime": "TensorFlow Lite",
+            "tflm": "TensorFlow Lite Micro",
+        }
         runtime = self.target.runtime
         return f"{names.get(runtime.name, runtime.name)} {runtime.version}"
 

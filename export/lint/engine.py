@@ -14,7 +14,7 @@ from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.lint.base import SEVERITIES, Context, Finding, Severity, finding
 from edgec.export.lint.rules import RULES
 from edgec.export.rewrite.inference import infer_shapes
-from edgec.targets.operators.table import OperatorTable, select_table
+from edgec.targets.operators.table import OperatorTable, select_table, table_runtimes
 from edgec.targets.schema import Target
 
 
@@ -73,7 +73,7 @@ def lint(
             "EC388",
             f"there is no operator table for {runtime.name}",
             where=f"target {target.name}",
-            fix="runtimes with tables: tensorrt, onnxruntime",
+            fix=f"runtimes with tables: {', '.join(table_runtimes())}",
         ) from error
     findings = run_rules(model, target, selected.table, select=select, ignore=ignore)
     return LintReport(findings, selected.note)

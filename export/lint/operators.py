@@ -20,6 +20,9 @@ def unsupported_operator(context: Context) -> Iterator[Hit]:
         known = row is not None and row.supported
         name = f"{node.op_type} as defined in opset {version}" if known else node.op_type
         newer = _first_table_with(context.table.runtime, node.op_type, version)
+        missing = [b for b in row.becomes if b not in context.table.builtins] if row else []
+        if missing:
+            name += f" (as {', '.join(missing)})"
         fix = "express it by other operators; `edgec export` does that where it knows how"
         if newer is not None:
             fix += f" (listed from {context.runtime.rpartition(' ')[0]} {newer} on)"

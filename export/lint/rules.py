@@ -6,14 +6,16 @@ from edgec.export.lint import forms, operators, placement, quantizers, restricti
 from edgec.export.lint.base import Rule
 
 _TENSORRT = ("tensorrt",)
+_TFLITE = ("litert", "tflite-runtime", "tflm")
+_ALL = ("tensorrt", "onnxruntime", *_TFLITE)
 
 RULES: tuple[Rule, ...] = (
-    Rule("E101", operators.unsupported_operator),
+    Rule("E101", operators.unsupported_operator, _ALL),
     Rule("E102", operators.opset_out_of_range),
-    Rule("E103", tensors.rank_too_high, _TENSORRT),
-    Rule("E104", tensors.data_type),
-    Rule("E105", operators.custom_operator),
-    Rule("E106", tensors.open_dimension, _TENSORRT),
+    Rule("E103", tensors.rank_too_high, (*_TENSORRT, *_TFLITE)),
+    Rule("E104", tensors.data_type, _ALL),
+    Rule("E105", operators.custom_operator, _ALL),
+    Rule("E106", tensors.open_dimension, (*_TENSORRT, *_TFLITE)),
     Rule("E107", restrictions.broken_restriction, _TENSORRT),
     Rule("E201", quantizers.nonzero_zero_point, _TENSORRT),
     Rule("E202", quantizers.unsigned, _TENSORRT),

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from edgec.export.lint.base import DEQUANTIZE, QUANTIZE, Context, Hit, input_at
+from edgec.export.lint.base import (
+    DEQUANTIZE,
+    QUANTIZE,
+    Context,
+    Hit,
+    input_at,
+    is_standard,
+    producer,
+    readers,
+)
 from edgec.targets.operators.table import DEFAULT_DOMAINS
 
 MAX_RANK = 8
@@ -36,14 +45,27 @@ _TENSORRT_NEVER = frozenset("double int16 uint16 uint32 uint64 string complex64 
 
 
 def rank_too_high(context: Context) -> Iterator[Hit]:
-    """E103: TensorRT holds no tensor of more than eight dimensions."""
-    for value in context.values:
-        if value.shape is not None and len(value.shape) > MAX_RANK:
+    """E103: more dimensions than the runtime, or its kernels of the operator, take."""
+    fix = "merge dimensions that move together; `edgec export` does so for window partitions"
+    if context.table.runtime == "tensorrt":
+        for value in context.values:
+            if value.shape is not None and len(value.shape) > MAX_RANK:
+                yield Hit(
+                    value.producer() or value,
+                    f"{value.name!r} has {len(value.shape)} dimensions; {context.runtime} holds "
+                    f"at most {MAX_RANK}",
+                    fix,
+                )
+        return
+    for node in context.nodes:
+        row = context.table.find(node.domain, node.op_type)
+        ranks = [len(v.shape) for v in (*node.inputs, *node.outputs) if v is not None and v.shape]
+        if row is not None and row.max_rank is not None and max(ranks, default=0) > row.max_rank:
             yield Hit(
-                value.producer() or value,
-                f"{value.name!r} has {len(value.shape)} dimensions; {context.runtime} holds at "
-                f"most {MAX_RANK}",
-                "merge dimensions that move together; `edgec export` does so for window partitions",
+                node,
+                f"{node.op_type} works on {max(ranks)} dimensions; {context.runtime} takes at "
+                f"most {row.max_rank} there",
+                fix,
             )
 
 
@@ -100,7 +122,7 @@ def _tensorrt_boundary(context: Context) -> Iterator[Hit]:
 
 def _node_type(context: Context, node: ir.Node) -> Iterator[Hit]:
     first = input_at(node, 0)
-    dtype = type_name(first)
+    dtype = _kernel_type(context, node)
     tensorrt = context.table.runtime == "tensorrt"
     if tensorrt:
         wide = next((t for v in node.outputs if (t := type_name(v)) in _TENSORRT_NEVER), None)
@@ -131,6 +153,22 @@ def _node_type(context: Context, node: ir.Node) -> Iterator[Hit]:
         f"{node.op_type} of {context.runtime} takes {', '.join(sorted(allowed))}, not {dtype}",
         "cast before and after it, or compute in float32",
     )
+
+
+def _kernel_type(context: Context, node: ir.Node) -> str | None:
+    """Data type of the kernel that executes `node`: that of its first input.
+
+    In the files of TFLite runtimes an operator between DequantizeLinear and QuantizeLinear is one
+    integer operator.
+    """
+    first = input_at(node, 0)
+    before = producer(first)
+    if not context.table.builtins or not is_standard(before, DEQUANTIZE) or before is None:
+        return type_name(first)
+    after = [reader for value in node.outputs for reader, _ in readers(value)]
+    if after and all(is_standard(reader, QUANTIZE) for reader in after):
+        return type_name(input_at(before, 0))
+    return type_name(first)
 
 
 def _shape_types(context: Context, node: ir.Node) -> frozenset[str]:

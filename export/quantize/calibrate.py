@@ -131,22 +131,28 @@ def calibrate(
     samples = 0
     for sample, values in run_activations(model, feeds, tensors, fetch_bytes=fetch_bytes):
         for name, value in values.items():
-            _observe(model, histograms.setdefault(name, Histogram()), name, value, sample)
+            observe(model, histograms.setdefault(name, Histogram()), name, value, sample)
         if on_progress is not None and sample >= samples:
             on_progress(sample + 1)
         samples = sample + 1
     return Calibration(histograms, method=method, percentile=percentile, samples=samples)
 
 
-def _observe(
+def observe(
     model: ir.Model,
     histogram: Histogram,
     name: str,
     values: NDArray[Any],
     sample: int,
+    weights: NDArray[Any] | None = None,
 ) -> None:
+    """Add the activations of one sample to a histogram.
+
+    Raises:
+        InputError: EC762, some of them are NaN or infinite; names the tensor and its module.
+    """
     try:
-        histogram.update(cast("NDArray[np.float32]", values))
+        histogram.update(cast("NDArray[np.float32]", values), weights)
     except ValueError as error:
         bad = int(np.size(values) - np.count_nonzero(np.isfinite(values)))
         raise InputError(

@@ -18,6 +18,8 @@ HALF_BINS = 2048
 # 2**-100 keeps the bin width and its reciprocal normal float32 numbers.
 _MIN_EXPONENT = -100
 
+Counts = NDArray[np.int64] | NDArray[np.float64]
+
 
 @dataclass
 class Histogram:
@@ -27,24 +29,35 @@ class Histogram:
     and after a ReLU they would drown everything else.
 
     Attributes:
-        counts: int64, bin i covers [i - HALF_BINS, i + 1 - HALF_BINS) · radius / HALF_BINS.
+        counts: int64, bin i covers [i - HALF_BINS, i + 1 - HALF_BINS) · radius / HALF_BINS; sums of
+            weights (float64) in a weighted histogram.
         radius: a power of two, 0.0 as long as only zeros were seen.
         zeros: number of exact zeros.
         minimum, maximum: extreme values seen (0.0 before the first update).
         total: number of values seen, zeros included.
     """
 
-    counts: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(2 * HALF_BINS, dtype=np.int64)
-    )
+    counts: Counts = field(default_factory=lambda: np.zeros(2 * HALF_BINS, dtype=np.int64))
     radius: float = 0.0
     zeros: int = 0
     minimum: float = 0.0
     maximum: float = 0.0
     total: int = 0
 
-    def update(self, values: NDArray[np.float32]) -> None:
+    @classmethod
+    def weighted(cls) -> Histogram:
+        """An empty histogram whose values carry weights."""
+        return cls(counts=np.zeros(2 * HALF_BINS))
+
+    def update(
+        self, values: NDArray[np.float32], weights: NDArray[np.float32] | None = None
+    ) -> None:
         """Add the values of one array of any shape.
+
+        Args:
+            values: what to add.
+            weights: one per value, for a weighted histogram; `zeros`, `total` and the extremes
+                count values all the same.
 
         Raises:
             ValueError: the array holds NaN or infinity; nothing was added.
@@ -69,9 +82,13 @@ class Histogram:
         index += HALF_BINS
         # only x == radius falls on the far edge; it belongs to the last bin
         np.minimum(index, 2 * HALF_BINS - 1, out=index)
-        self.counts += np.bincount(index, minlength=2 * HALF_BINS)
-        self.counts[HALF_BINS] -= zeros
         self.zeros += zeros
+        if weights is None:
+            self.counts += np.bincount(index, minlength=2 * HALF_BINS)
+            self.counts[HALF_BINS] -= zeros
+        else:
+            heavy = np.where(flat == 0, 0, weights.reshape(-1))
+            self.counts += np.bincount(index, weights=heavy, minlength=2 * HALF_BINS)
 
     def edges(self) -> NDArray[np.float64]:
         """The ``2 * HALF_BINS + 1`` bin edges."""

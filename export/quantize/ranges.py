@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +130,7 @@ def _span(interval: Range) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def _upper_quantile(counts: NDArray[np.int64], radius: float, tail: float) -> float:
+def _upper_quantile(counts: NDArray[Any], radius: float, tail: float) -> float:
     """Value above which `tail` of the counts lie; counts cover [0, radius] evenly."""
     above = np.concatenate([np.cumsum(counts[::-1])[::-1], [0]]).astype(np.float64)
     if above[0] <= tail:

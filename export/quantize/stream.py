@@ -68,12 +68,17 @@ def run_activations(
         if part:
             yield sample, part
     if sample < 0:
-        raise InputError(
-            "EC760",
-            "calibration got no samples",
-            why="the data source yielded nothing",
-            fix="give a folder, zip or npz that holds at least one image",
-        )
+        raise no_samples()
+
+
+def no_samples() -> InputError:
+    """The error of a data source that yields nothing."""
+    return InputError(
+        "EC760",
+        "calibration got no samples",
+        why="the data source yielded nothing",
+        fix="give a folder, zip or npz that holds at least one image",
+    )
 
 
 def activation_names(model: ir.Model) -> list[str]:

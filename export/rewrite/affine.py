@@ -165,6 +165,8 @@ def absorb_backward(
         return _through_product(node, affine, depth)
     if is_op(node, "Add") and affine.is_scaling:
         return _through_sum(node, affine, depth)
+    if is_op(node, "Split"):
+        return _through_split(node, value, affine, depth)
     return None
 
 
@@ -354,6 +356,28 @@ def _through_sum(node: ir.Node, affine: Affine, depth: int) -> list[Commit] | No
             return None
         plans += planned
     return plans
+
+
+def _through_split(
+    node: ir.Node, output: ir.Value, affine: Affine, depth: int
+) -> list[Commit] | None:
+    """One part of a tensor is scaled: so is that part of the whole, all others by one."""
+    shape = shape_of(node.inputs[0])
+    if shape is None or math.prod(shape) > MAX_ELEMENTS:
+        return None
+    axis, start = int_attr(node, "axis", 0) % len(shape), 0
+    for part in node.outputs:
+        part_shape = shape_of(part)
+        if part_shape is None:
+            return None
+        if part is output:
+            break
+        start += part_shape[axis]
+    scale, shift = np.ones(shape), np.zeros(shape)
+    at = [slice(None)] * len(shape)
+    at[axis] = slice(start, start + affine.scale.shape[axis])
+    scale[tuple(at)], shift[tuple(at)] = affine.scale, affine.shift
+    return absorb_backward(node, 0, Affine(scale, shift), depth + 1)
 
 
 def absorb_forward(value: ir.Value, affine: Affine, depth: int = 0) -> list[Commit] | None:

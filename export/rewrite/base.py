@@ -39,16 +39,27 @@ class RewritePass(ir.passes.InPlacePass):
     Class attributes:
         name: stable identifier, what `--skip-pass` takes.
         change: one line "before → after".
+        annotates: only node metadata changes, so there are no numbers to check.
 
     Attributes:
         matches: number of places the last run changed.
         note: what else a log should say about the last run.
+        refusals: (node name, why not) of what looked like the pattern and was left alone.
     """
 
     name: ClassVar[str]
     change: ClassVar[str]
+    annotates: ClassVar[bool] = False
     matches: int = 0
     note: str = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusals: list[tuple[str, str]] = []
+
+    def refuse(self, node: ir.Node, reason: str) -> None:
+        """Note why `node`, which starts like the pattern, is left alone."""
+        self.refusals.append((node.name or node.op_type, reason))
 
     def configure(self, options: Options) -> None:
         """Take what the pass needs from the options of the run; most need nothing."""
@@ -61,6 +72,16 @@ class RewritePass(ir.passes.InPlacePass):
     @abc.abstractmethod
     def rewrite(self, graph: ir.Graph) -> int:
         """Rewrite `graph` itself (not its subgraphs); returns the number of matches."""
+
+
+class ViewPass(RewritePass):
+    """A pass that prints views, and so needs the rank they may have."""
+
+    max_rank: int = Options.max_rank
+
+    def configure(self, options: Options) -> None:
+        """Take the rank limit of the run."""
+        self.max_rank = options.max_rank
 
 
 class PatternPass(RewritePass):

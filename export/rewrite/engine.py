@@ -159,7 +159,7 @@ def run_stages(
                     continue
                 modified = True
                 report.passes.append(record)
-                if checker is not None:
+                if checker is not None and not pass_class.annotates:
                     checker.check(model, record)
                 if dump_dir is not None:
                     dumped += 1

@@ -21,21 +21,39 @@ from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
 from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
 from edgec.export.rewrite.canonicalise.share_common import ShareCommon
 from edgec.export.rewrite.canonicalise.split_sequences import SplitSequences
+from edgec.export.rewrite.canonicalise.static_cast import StaticCast
 from edgec.export.rewrite.canonicalise.static_reshape import StaticReshape
 from edgec.export.rewrite.channels.remove_channels import RemoveChannels
 from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
 from edgec.export.rewrite.clean.name_values import NameValues
 from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
 from edgec.export.rewrite.fold.affine_forward import FoldAffineForward
+from edgec.export.rewrite.fold.attention_scale import PlaceAttentionScale
 from edgec.export.rewrite.fold.compose_views import ComposeViews
+from edgec.export.rewrite.fold.linear_chains import MergeLinearChains
+from edgec.export.rewrite.fold.merge_branches import MergeBranches
 from edgec.export.rewrite.fold.merge_parallel import MergeParallel
+from edgec.export.rewrite.fold.merge_slices import MergeSlices
 from edgec.export.rewrite.fold.split_projections import SplitProjections
 from edgec.export.rewrite.fold.transposed_reduce import ReduceBeforeTranspose
 from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.rewrite.legalise.opset import ConvertOpset
+from edgec.export.rewrite.recognise.attention import RecogniseAttention
+from edgec.export.rewrite.recognise.dynamic_relu import RecogniseDynamicRelu
 from edgec.export.rewrite.recognise.gelu import RecogniseGelu
+from edgec.export.rewrite.recognise.group_norm import RecogniseGroupNorm
+from edgec.export.rewrite.recognise.hard_sigmoid import RecogniseHardSigmoid
+from edgec.export.rewrite.recognise.hard_swish import RecogniseHardSwish
 from edgec.export.rewrite.recognise.l2_norm import RecogniseL2Norm
 from edgec.export.rewrite.recognise.layer_norm import RecogniseLayerNorm
+from edgec.export.rewrite.recognise.operators import MarkOperators
+from edgec.export.rewrite.recognise.pixel_shuffle import RecognisePixelShuffle
+from edgec.export.rewrite.recognise.rms_norm import RecogniseRmsNorm
+from edgec.export.rewrite.recognise.separable_attention import RecogniseSeparableAttention
+from edgec.export.rewrite.recognise.sigmoid import RecogniseSigmoid
+from edgec.export.rewrite.recognise.silu import RecogniseSilu
+from edgec.export.rewrite.recognise.squeeze_excite import RecogniseSqueezeExcite
+from edgec.export.rewrite.recognise.unfold import RecogniseUnfold
 
 
 @dataclass(frozen=True)
@@ -47,17 +65,38 @@ class Stage:
     repeat: int = 1
 
 
-PREPARE = (LiftConstants, SplitSequences, RemoveNoOps, FoldConstants)
-RECOGNISE = (RecogniseGelu, RecogniseLayerNorm, RecogniseL2Norm)
+PREPARE = (LiftConstants, SplitSequences, StaticCast, RemoveNoOps, FoldConstants)
+RECOGNISE = (
+    RecogniseGelu,
+    RecogniseSigmoid,
+    RecogniseHardSigmoid,
+    RecogniseHardSwish,
+    RecogniseLayerNorm,
+    RecogniseGroupNorm,
+    RecogniseRmsNorm,
+    RecogniseL2Norm,
+    RecognisePixelShuffle,
+    RecogniseSilu,
+    MarkOperators,
+    RecogniseAttention,
+    RecogniseSeparableAttention,
+    RecogniseSqueezeExcite,
+    RecogniseDynamicRelu,
+    RecogniseUnfold,
+)
 CANONICALISE = (StaticReshape, DropExpand, ShareCommon)
 FOLD = (
     FoldAffineBackward,
     MergeParallel,
+    MergeBranches,
+    MergeLinearChains,
     SplitProjections,
+    MergeSlices,
     ComposeViews,
     FoldAffineBackward,
     FoldAffineForward,
     ReduceBeforeTranspose,
+    PlaceAttentionScale,
     ShareCommon,
 )
 CHANNELS = (RemoveChannels,)

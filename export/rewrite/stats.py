@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgec.export.rewrite.graph import shape_of
+from edgec.export.rewrite.recognise.patterns import counts
 
 SHAPE_ARITHMETIC = frozenset(
     {
@@ -41,6 +42,8 @@ class GraphStats:
         max_rank: highest rank of a node output (0 for a graph without shapes).
         shape_arithmetic: nodes that compute shapes: Shape and Size, and integer nodes.
         initializer_bytes: size of all initializers.
+        patterns: kind of recognised pattern → count (`recognise.marks.KINDS`); empty for graphs
+            that were not through the rewrite stage.
     """
 
     nodes: int
@@ -51,6 +54,7 @@ class GraphStats:
     max_rank: int
     shape_arithmetic: int
     initializer_bytes: int
+    patterns: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready dict."""
@@ -76,6 +80,7 @@ def graph_stats(model: ir.Model) -> GraphStats:
             for value in graph.initializers.values()
             if (tensor := value.const_value) is not None
         ),
+        patterns=counts(model),
     )
 
 

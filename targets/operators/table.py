@@ -1,16 +1,19 @@
 """Reads the operator tables and picks the one that stands for a runtime version.
 
 A table is a TOML file beside this module, written by ``make_tensorrt.py`` from the parser's
-documentation or by ``make_onnxruntime.py`` from an installed package; none is written by hand.
-Data types carry ONNX's names in lower case (``float``, ``float16``, ``int64``, …).
+documentation, by ``make_onnxruntime.py`` and ``make_tflite.py`` from an installed package, or by
+``make_tflm.py`` from source; none is written by hand. Data types carry ONNX's names in lower case
+(``float``, ``float16``, ``int64``, …). Tables of TFLite runtimes list builtin operators; they are
+read through ``onnx_to_tflite.toml``, which says what an ONNX operator becomes there.
 """
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -52,6 +55,8 @@ class Operator:
         kernels: implementations by operator version; empty where the source does not tell.
         function: has no kernel of its own but a definition in other operators, which the runtime
             inlines.
+        max_rank: most dimensions its kernels take; None where the source does not tell.
+        becomes: operators of the runtime's own format that it turns into.
     """
 
     supported: bool = True
@@ -59,6 +64,8 @@ class Operator:
     restrictions: str = ""
     kernels: tuple[Kernel, ...] = ()
     function: bool = False
+    max_rank: int | None = None
+    becomes: tuple[str, ...] = ()
 
     def executes(self, version: int) -> bool:
         """Whether the runtime takes the operator as defined in ai.onnx `version`."""
@@ -81,12 +88,14 @@ class OperatorTable:
     """All operators of one runtime version.
 
     Attributes:
-        runtime: ``"tensorrt"`` or ``"onnxruntime"``.
+        runtime: ``"tensorrt"``, ``"onnxruntime"``, ``"litert"``, ``"tflite-runtime"``, ``"tflm"``.
         version: the version that the source describes.
-        opset: newest ai.onnx opset.
+        opset: newest ai.onnx opset; 0 where the runtime does not read ONNX.
         oldest_opset: oldest one.
         source: repository, branch and licence, or package.
-        operators: name → operator; other domains as ``domain::name``.
+        operators: ONNX name → operator; other domains as ``domain::name``.
+        max_rank: dimensions that all its operators take, as far as known; None: no limit known.
+        builtins: operators of the runtime's own format, where that is not ONNX.
     """
 
     runtime: str
@@ -95,6 +104,8 @@ class OperatorTable:
     oldest_opset: int
     source: str
     operators: dict[str, Operator]
+    max_rank: int | None = None
+    builtins: dict[str, Operator] = field(default_factory=dict)
 
     def find(self, domain: str, name: str) -> Operator | None:
         """The row of an operator, or None if the table does not mention it."""
@@ -118,6 +129,11 @@ def table_versions(runtime: str) -> list[str]:
     return [table.version for table in _tables() if table.runtime == runtime]
 
 
+def table_runtimes() -> list[str]:
+    """Runtimes with a table."""
+    return sorted({table.runtime for table in _tables()})
+
+
 def select_table(runtime: str, version: str) -> Selected:
     """The newest table that is not newer than `version`; the oldest one if all are newer.
 
@@ -135,41 +151,94 @@ def select_table(runtime: str, version: str) -> Selected:
     return Selected(table, f"operator table {runtime} {table.version}: the {relation} {version}")
 
 
+VIEW_RANK = 5
+"""Rank that Reshape and Transpose chains keep to where the runtime sets no lower limit."""
+
+
+def view_rank(runtime: str, version: str) -> int:
+    """Rank that views of graphs for this runtime have to keep to."""
+    try:
+        limit = select_table(runtime, version).table.max_rank
+    except KeyError:
+        limit = None
+    return VIEW_RANK if limit is None else min(VIEW_RANK, limit)
+
+
 def _key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
 @cache
 def _tables() -> tuple[OperatorTable, ...]:
-    files = resources.files("edgec.targets").joinpath("operators").iterdir()
     tables = [
         parse_table(tomllib.loads(file.read_text("utf-8")))
-        for file in files
-        if file.name.endswith(".toml")
+        for file in _folder().iterdir()
+        if file.name.endswith(".toml") and file.name != _MAPPING
     ]
     return tuple(sorted(tables, key=lambda table: (table.runtime, _key(table.version))))
 
 
+_MAPPING = "onnx_to_tflite.toml"
+
+
+def _folder() -> Traversable:
+    return resources.files("edgec.targets").joinpath("operators")
+
+
+@cache
+def tflite_mapping() -> dict[str, tuple[str, ...]]:
+    """ONNX operator → the TFLite builtins that it becomes."""
+    data = tomllib.loads(_folder().joinpath(_MAPPING).read_text("utf-8"))
+    return {name: tuple(row["becomes"]) for name, row in data["operators"].items()}
+
+
 def parse_table(data: dict[str, Any]) -> OperatorTable:
     """Build a table from parsed TOML."""
-    operators = {}
-    for name, row in data["operators"].items():
-        kernels = tuple(
-            Kernel(k["since"], k.get("until"), frozenset(k["types"]))
-            for k in row.get("kernels", ())
-        )
-        operators[name] = Operator(
-            supported=row.get("supported", True),
-            types=frozenset(row.get("types", ())),
-            restrictions=row.get("restrictions", ""),
-            kernels=kernels,
-            function=row.get("function", False),
-        )
+    operators = {name: _operator(row) for name, row in data["operators"].items()}
+    builtins: dict[str, Operator] = {}
+    if data.get("names") == "tflite":
+        builtins = operators
+        operators = {
+            name: _composed(becomes, builtins) for name, becomes in tflite_mapping().items()
+        }
     return OperatorTable(
         runtime=data["runtime"],
         version=data["version"],
-        opset=data["opset"],
-        oldest_opset=data["oldest_opset"],
+        opset=data.get("opset", 0),
+        oldest_opset=data.get("oldest_opset", 0),
         source=data["source"],
         operators=operators,
+        max_rank=data.get("max_rank"),
+        builtins=builtins,
+    )
+
+
+def _operator(row: dict[str, Any]) -> Operator:
+    kernels = tuple(
+        Kernel(k["since"], k.get("until"), frozenset(k["types"])) for k in row.get("kernels", ())
+    )
+    return Operator(
+        supported=row.get("supported", True),
+        types=frozenset(row.get("types", ())),
+        restrictions=row.get("restrictions", ""),
+        kernels=kernels,
+        function=row.get("function", False),
+        max_rank=row.get("max_rank"),
+    )
+
+
+def _composed(becomes: tuple[str, ...], builtins: dict[str, Operator]) -> Operator:
+    """What holds for an ONNX operator that becomes all of these builtins.
+
+    The writer of the file chooses the builtin's version, so that any version will do.
+    """
+    parts = [builtins[name] for name in becomes if name in builtins]
+    types = [frozenset().union(p.types, *(k.types for k in p.kernels)) for p in parts]
+    known = [t for t in types if t]
+    ranks = [p.max_rank for p in parts if p.max_rank is not None]
+    return Operator(
+        supported=len(parts) == len(becomes),
+        types=frozenset.intersection(*known) if known else frozenset(),
+        max_rank=min(ranks, default=None),
+        becomes=becomes,
     )

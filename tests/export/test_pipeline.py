@@ -123,6 +123,18 @@ def test_an_equal_export_gives_equal_bytes(
         assert (x86.path / name).read_bytes() == (again.path / name).read_bytes(), name
 
 
+def test_lint_lists_every_artifact(x86: Bundle) -> None:
+    record = json.loads((x86.path / "lint.json").read_text())
+    built = [a for a in x86.manifest.artifacts if a.format == "onnx"]
+    assert list(record["artifacts"]) == [a.path for a in built]
+    for artifact in built:
+        report = record["artifacts"][artifact.path]
+        counts = {key: report[key] for key in ("errors", "warnings")}
+        assert counts == artifact.checks["lint"]
+        assert len(report["findings"]) >= sum(counts.values())
+    assert "lint      0 errors" in (x86.path / "report.txt").read_text()
+
+
 def test_no_path_of_this_machine_is_in_a_bundle(jetson: Bundle, tmp_path: Path) -> None:
     needle = str(tmp_path.parent).encode()
     for name in jetson.manifest.files:

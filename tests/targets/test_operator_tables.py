@@ -6,8 +6,16 @@ import tomllib
 
 import pytest
 
-from edgec.targets.operators import make_onnxruntime, make_tensorrt
-from edgec.targets.operators.table import Kernel, parse_table, select_table, table_versions
+from edgec.targets.operators import make_onnxruntime, make_tensorrt, make_tflm
+from edgec.targets.operators.table import (
+    Kernel,
+    parse_table,
+    select_table,
+    table_runtimes,
+    table_versions,
+    tflite_mapping,
+    view_rank,
+)
 
 DOCUMENT = """
 TensorRT 9.9 supports operators in the inclusive range of opset 9 to opset 20. Latest …
@@ -33,6 +41,7 @@ def test_the_newest_table_that_is_not_newer_is_taken_and_said() -> None:
     assert "newer than 7.1" in older.note
     with pytest.raises(KeyError):
         select_table("tflite", "2.14")
+    assert view_rank("tflite", "2.14") == 5
 
 
 @pytest.mark.parametrize("version", table_versions("tensorrt"))
@@ -100,3 +109,53 @@ def test_the_installed_onnxruntime_can_be_described() -> None:
     assert "float" in conv.types_at(11)
     assert "int64" in split.types_at(18)
     assert table.opset >= 22
+
+
+TFLITE = [
+    (runtime, version)
+    for runtime in table_runtimes()
+    for version in table_versions(runtime)
+    if select_table(runtime, version).table.builtins
+]
+
+
+def test_tflite_tables_speak_about_onnx() -> None:
+    assert ("litert", "2.3") in TFLITE
+    assert ("tflm", "2026.8") in TFLITE
+    known = {name for pair in TFLITE for name in select_table(*pair).table.builtins}
+    unknown = {b for becomes in tflite_mapping().values() for b in becomes} - known
+    assert not unknown  # no misspelt builtin
+    for runtime, version in TFLITE:
+        table = select_table(runtime, version).table
+        conv = table.find("", "Conv")
+        assert conv is not None
+        assert conv.executes(11)
+        assert {"float", "int8"} <= conv.types_at(11)
+        assert table.find("", "Erf") is None
+        assert table.opset == 0  # no ONNX is read there
+    gelu = [select_table(*pair).table.find("", "Gelu") for pair in TFLITE]
+    executes = {
+        pair: row is not None and row.supported for pair, row in zip(TFLITE, gelu, strict=True)
+    }
+    assert executes["litert", "2.3"]
+    assert not executes["tflm", "2026.8"]
+
+
+def test_rank_of_views_follows_the_table() -> None:
+    assert view_rank("tflm", "2026.8") == 4
+    assert view_rank("onnxruntime", "1.22") == view_rank("tensorrt", "10.1") == 5
+
+
+def test_a_kernel_file_of_its_own_tells_its_types_and_rank() -> None:
+    files = {
+        "add.cc": "{ case kTfLiteFloat32: BroadcastAdd4DSlow(); case kTfLiteInt8: }"
+        "TFLMRegistration Register_ADD() { } TFLMRegistration Register_ADD_INT8() { }",
+        "both.cc": "case kTfLiteFloat32: TFLMRegistration Register_SIN() {} "
+        "TFLMRegistration Register_COS() {}",
+    }
+    assert make_tflm.types_of("ADD", files) == ["float", "int8"]
+    assert make_tflm.rank_of("ADD", files) == 4
+    assert make_tflm.types_of("SIN", files) == []  # which of the two is not known
+    assert make_tflm.rank_of("SIN", files) is None
+    resolver = "AddBuiltin(BuiltinOperator_ADD, r); AddBuiltin(\n    BuiltinOperator_SIN, r)"
+    assert make_tflm.registered(resolver) == ["ADD", "SIN"]

@@ -16,6 +16,7 @@ from edgec.export.rewrite.graph import (
     shape_of,
 )
 from edgec.export.rewrite.numerics import RANDOM_OPS
+from edgec.export.rewrite.recognise.marks import merge_marks
 
 _COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min", "Equal", "And", "Or", "Sum"})
 
@@ -48,6 +49,7 @@ class ShareCommon(RewritePass):
                     break  # two outputs with the same value: each needs its own producer
                 replace_value(old, new)
             else:
+                merge_marks(first, node)
                 remove_dead([node])
                 count += 1
         return count

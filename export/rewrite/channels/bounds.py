@@ -65,7 +65,7 @@ def _captured(attribute: ir.Attr) -> list[ir.Value]:
         graphs = list(attribute.as_graphs())
     found: list[ir.Value] = []
     for graph in graphs:
-        found += graph.outputs
+        found.extend(graph.outputs)
         for node in graph.all_nodes():
             found += [v for v in node.inputs if v is not None]
     return found

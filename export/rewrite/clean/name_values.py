@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 
 from edgec.export.rewrite.base import RewritePass
 from edgec.export.rewrite.graph import MODULE_KEY, module_of
+from edgec.export.rewrite.recognise.marks import PATTERN_KEY
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "BatchNormalization"}
 
@@ -28,7 +29,7 @@ class NameValues(RewritePass):
         for graph in model.graphs():
             for node in graph:
                 props = node.metadata_props
-                for key in [k for k in props if k != MODULE_KEY]:
+                for key in [k for k in props if k not in (MODULE_KEY, PATTERN_KEY)]:
                     del props[key]
         changed = self.rewrite(model.graph)
         common.NameFixPass()(model)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgec.export.rewrite.base import Options, RewritePass
+from edgec.export.rewrite.base import ViewPass
 from edgec.export.rewrite.graph import Builder, remove_dead, replace_value, sole_user
 from edgec.export.rewrite.layout import Step, View, cost, plan
 from edgec.export.rewrite.view_nodes import as_step, as_view, emit, extend
 
 
-class ComposeViews(RewritePass):
+class ComposeViews(ViewPass):
     """Compose each maximal chain of views and print it anew if that is cheaper or of lower rank.
 
     A chain ends where a second reader needs an intermediate tensor.
@@ -20,13 +20,6 @@ class ComposeViews(RewritePass):
 
     name = "compose-views"
     change = "chains of Reshape, Transpose, … of any rank → few nodes of rank ≤ 5 (TFLite, C: 4)"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.max_rank = 5
-
-    def configure(self, options: Options) -> None:
-        self.max_rank = options.max_rank
 
     def rewrite(self, graph: ir.Graph) -> int:
         count = 0

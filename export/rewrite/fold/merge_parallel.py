@@ -26,7 +26,7 @@ class MergeParallel(RewritePass):
         for node in graph:
             if not is_op(node, "Add") or len(node.inputs) != 2:
                 continue
-            left, right = (_linear_behind(value, node) for value in node.inputs)
+            left, right = (linear_behind(value, node) for value in node.inputs)
             if left is None or right is None or not _same_geometry(left, right):
                 continue
             replace_value(node.outputs[0], left.output)
@@ -37,7 +37,8 @@ class MergeParallel(RewritePass):
         return count
 
 
-def _linear_behind(value: ir.Value | None, reader: ir.Node) -> Linear | None:
+def linear_behind(value: ir.Value | None, reader: ir.Node) -> Linear | None:
+    """The linear operator whose result `value` is, if `reader` alone reads it."""
     if value is None or sole_user(value) is not reader:
         return None
     producer = value.producer()

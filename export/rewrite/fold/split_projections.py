@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgec.export.rewrite.base import Options, RewritePass
+from edgec.export.rewrite.base import ViewPass
 from edgec.export.rewrite.graph import (
     Builder,
     constant,
@@ -23,8 +23,9 @@ from edgec.export.rewrite.graph import (
     replace_value,
     shape_of,
 )
-from edgec.export.rewrite.layout import View
+from edgec.export.rewrite.layout import View, plan
 from edgec.export.rewrite.linear import Linear, match_linear, with_channels
+from edgec.export.rewrite.slices import forward_range, slices_of
 from edgec.export.rewrite.view_nodes import emit, extend
 
 
@@ -48,22 +49,16 @@ class _Leaf:
     view: View
 
 
-class SplitProjections(RewritePass):
+class SplitProjections(ViewPass):
     """Split the weights of a linear operator whose result is only ever read in parts.
 
-    Refuses if any reader takes the whole, if the parts are not runs of output channels, or if they
-    overlap (then work would be duplicated).
+    Refuses if any reader takes the whole, if the parts are not runs of output channels, if they
+    overlap (then work would be duplicated), and if it saves nothing: every part gets operators and
+    views of its own, for one Split less.
     """
 
     name = "split-projections"
     change = "Conv/MatMul/Gemm → views → Slice, Gather or Split per q, k, v → one Conv/… for each"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.max_rank = 5
-
-    def configure(self, options: Options) -> None:
-        self.max_rank = options.max_rank
 
     def rewrite(self, graph: ir.Graph) -> int:
         count = 0
@@ -71,20 +66,35 @@ class SplitProjections(RewritePass):
             linear = match_linear(node)
             if linear is None or linear.groups != 1:
                 continue
-            leaves = _leaves(linear)
-            if leaves is None or not _worth_it(leaves, linear.channels):
+            found = _leaves(linear)
+            if found is None or not _disjoint(found[0], linear.channels):
+                continue
+            leaves, between = found
+            if not self._pays(leaves, between):
+                self.refuse(node, "the parts would take more operators than they save")
                 continue
             _split(linear, leaves, self.max_rank)
             count += 1
         return count
 
+    def _pays(self, leaves: list[_Leaf], between: list[ir.Node]) -> bool:
+        """Gather, Slice and ranks above 4 always go; a plain Split if fewer views are left."""
+        if any(is_op(node, "Gather", "Slice") or _rank(node) > 4 for node in between):
+            return True
+        return sum(len(plan(leaf.view, self.max_rank)) for leaf in leaves) < len(between)
 
-def _leaves(linear: Linear) -> list[_Leaf] | None:
-    """All parts that are read, or None if something else reads the result."""
+
+def _rank(node: ir.Node) -> int:
+    return max(len(shape_of(value) or ()) for value in node.outputs)
+
+
+def _leaves(linear: Linear) -> tuple[list[_Leaf], list[ir.Node]] | None:
+    """All parts that are read and the nodes that cut them out, or None if more is read."""
     shape = shape_of(linear.output)
     if shape is None:
         return None
     leaves: list[_Leaf] = []
+    between: dict[ir.Node, None] = {}
     pending = [(linear.output, View.identity(shape))]
     while pending:
         value, view = pending.pop()
@@ -93,6 +103,7 @@ def _leaves(linear: Linear) -> list[_Leaf] | None:
         for use in value.uses():
             if use.idx != 0 or use.node.graph is not linear.node.graph:
                 return None
+            between[use.node] = None
             parts = list(_parts(use.node))
             if not parts:
                 extended = extend(view, use.node)
@@ -105,7 +116,7 @@ def _leaves(linear: Linear) -> list[_Leaf] | None:
                 if leaf is None:
                     return None
                 leaves.append(leaf)
-    return leaves
+    return leaves, list(between)
 
 
 def _parts(node: ir.Node) -> Iterator[_Part]:
@@ -134,26 +145,10 @@ def _parts(node: ir.Node) -> Iterator[_Part]:
 
 def _slice_part(node: ir.Node, shape: tuple[int, ...]) -> _Part | None:
     """A Slice with step 1 that cuts exactly one axis."""
-    arrays = [constant(v) if v is not None else None for v in node.inputs[1:]]
-    given = [v is not None for v in node.inputs[1:]]
-    if any(g and a is None for g, a in zip(given, arrays, strict=True)) or len(arrays) < 2:
-        return None
-    starts, ends = arrays[0], arrays[1]
-    assert starts is not None
-    assert ends is not None
-    axes = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.arange(len(starts))
-    steps = arrays[3] if len(arrays) > 3 and arrays[3] is not None else np.ones(len(starts))
-    cuts = []
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = shape[int(axis)]
-        first, last, stride = slice(int(start), int(end), int(step)).indices(size)
-        if stride != 1:
-            return None
-        if (first, last) != (0, size):
-            cuts.append((int(axis) % len(shape), first, last))
-    if len(cuts) != 1 or cuts[0][1] >= cuts[0][2]:
-        return None
-    return _Part(node.outputs[0], *cuts[0], drop=False)
+    cut = slices_of(node, shape)
+    cuts = [] if cut is None else [(i, c) for i, c in enumerate(cut) if c != slice(0, shape[i], 1)]
+    span = forward_range(cuts[0][1]) if len(cuts) == 1 else None
+    return None if span is None else _Part(node.outputs[0], cuts[0][0], *span, drop=False)
 
 
 def _leaf(linear: Linear, view: View, part: _Part) -> _Leaf | None:
@@ -211,7 +206,7 @@ def _without_units(
     )
 
 
-def _worth_it(leaves: list[_Leaf], channels: int) -> bool:
+def _disjoint(leaves: list[_Leaf], channels: int) -> bool:
     """At least two different parts, none overlapping."""
     distinct = {leaf.channels for leaf in leaves}
     total = [c for part in distinct for c in part]

@@ -66,6 +66,8 @@ def layer_normalization(node: ir.Node, builder: Builder, opset: int) -> ir.Value
     if x is None or shape is None or dtype is None or any(o.uses() for o in node.outputs[1:]):
         return None
     axis = int_attr(node, "axis", -1) % len(shape)
+    if axis == 1 and len(shape) > 2 and dtype == ir.DataType.FLOAT and _is_plain(node):
+        return _single_group(builder, x, float_attr(node, "epsilon", 1e-5))
     wide = ir.DataType.DOUBLE if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
     if dtype != wide:
         x = builder.op("Cast", [x], shape=shape, dtype=wide, to=wide)
@@ -85,6 +87,29 @@ def layer_normalization(node: ir.Node, builder: Builder, opset: int) -> ir.Value
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         result = builder.op("Add", [result, node.inputs[2]], shape=shape, dtype=dtype)
     return result
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """No scale but one and no offset."""
+    scale = constant(node.inputs[1])
+    offset = node.inputs[2] if len(node.inputs) > 2 else None
+    return scale is not None and bool((scale == 1).all()) and offset is None
+
+
+def _single_group(builder: Builder, x: ir.Value, epsilon: float) -> ir.Value:
+    """Everything but the batch normalised together: three nodes and no constant of x's size."""
+    shape = shape_of(x) or ()
+    flat = builder.reshape(x, (shape[0], 1, int(np.prod(shape[1:]))))
+    one = builder.constant(np.ones(1, np.float32), "one")
+    zero = builder.constant(np.zeros(1, np.float32), "zero")
+    normal = builder.op(
+        "InstanceNormalization",
+        [flat, one, zero],
+        shape=shape_of(flat),
+        dtype=x.dtype,
+        epsilon=epsilon,
+    )
+    return builder.reshape(normal, shape)
 
 
 def group_normalization(node: ir.Node, builder: Builder, opset: int) -> ir.Value | None:

@@ -1,8 +1,9 @@
 """Layer normalization (Ba et al., 2016), spelled out in means, becomes LayerNormalization.
 
-Over the last axis that is one node. Channels-first networks normalise axis 1 of NCHW: there it
+Over trailing axes that is one node. Channels-first networks normalise axis 1 of NCHW: there it
 becomes Transpose, LayerNormalization, Transpose, and the view passes merge the transposes with
-what is around them.
+what is around them. Over the pixels of each channel it is InstanceNormalization (Ulyanov et al.,
+2016), over all but the batch the normalization of one group (Wu and He, 2018).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from edgec.export.rewrite.base import RewritePass
 from edgec.export.rewrite.graph import (
     Array,
     Builder,
+    add_initializer,
     constant,
     int_attr,
     is_op,
@@ -31,21 +33,21 @@ from edgec.export.rewrite.graph import (
 @dataclass(frozen=True)
 class _Match:
     x: ir.Value
-    axis: int
+    axes: tuple[int, ...]
     epsilon: float
     normalized: ir.Value
 
 
 class RecogniseLayerNorm(RewritePass):
-    """(x - mean) / √(var + ε) · γ + β over one axis; γ and β may be missing.
+    """(x - mean) / √(var + ε) · γ + β over one axis or all trailing ones; γ and β may be missing.
 
     The square may be Pow 2, a product with itself, or the deviation computed twice; the division
-    may be Div by Sqrt or Mul by Reciprocal(Sqrt). Refuses several axes, computed ε, and a variance
-    of another tensor.
+    may be Div by Sqrt or Mul by Reciprocal(Sqrt). Refuses several axes that are not the last ones,
+    computed ε, and a variance of another tensor.
     """
 
     name = "recognise-layer-norm"
-    change = "ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div (, Mul, Add) → LayerNormalization"
+    change = "ReduceMean, Sub, Pow, …, Sqrt, Div (, Mul, Add) → Layer- or InstanceNormalization"
 
     def rewrite(self, graph: ir.Graph) -> int:
         count = 0
@@ -53,7 +55,17 @@ class RecogniseLayerNorm(RewritePass):
             match = _match(node)
             if match is None:
                 continue
-            _replace(match)
+            rank = len(shape_of(match.x) or ())
+            trailing = match.axes == tuple(range(match.axes[0], rank))
+            if not trailing and len(match.axes) > 1:
+                self.refuse(node, f"axes {match.axes} are several and not the last ones")
+                continue
+            if trailing and match.axes[0] == 2 and rank > 3:
+                _replace_per_channel(match)
+            elif trailing and len(match.axes) > 1:
+                _replace_trailing(match)
+            else:
+                _replace(match, match.axes[0])
             count += 1
         return count
 
@@ -69,14 +81,14 @@ def _match(node: ir.Node) -> _Match | None:
     variance, epsilon = shifted.inputs[0], scalar(shifted.inputs[1])
     if epsilon is None:
         variance, epsilon = shifted.inputs[1], scalar(shifted.inputs[0])
-    centred = _centred(deviation)
+    numerator = centred(deviation)
     spread = _mean_of_square(variance)
-    if centred is None or spread is None or epsilon is None:
+    if numerator is None or spread is None or epsilon is None:
         return None
-    if centred[0] is not spread[0] or centred[1] != spread[1]:
+    if numerator[0] is not spread[0] or numerator[1] != spread[1]:
         return None
-    x, axis = centred
-    return _Match(x, axis, epsilon, node.outputs[0])
+    x, axes = numerator
+    return _Match(x, axes, epsilon, node.outputs[0])
 
 
 def _quotient(node: ir.Node) -> tuple[ir.Value | None, ir.Node | None]:
@@ -95,19 +107,19 @@ def _producer(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
 
 
-def _mean(value: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """(x, axis) if `value` is the mean of x over one axis with the axis kept."""
+def _mean(value: ir.Value | None) -> tuple[ir.Value, tuple[int, ...]] | None:
+    """(x, axes) if `value` is the mean of x over some axes, which are kept."""
     node = _producer(value)
     if node is None or not is_op(node, "ReduceMean") or not int_attr(node, "keepdims", 1):
         return None
     axes = reduce_axes(node)
-    if axes is None or len(axes) != 1 or node.inputs[0] is None:
+    if not axes or node.inputs[0] is None or shape_of(node.inputs[0]) is None:
         return None
-    return node.inputs[0], axes[0]
+    return node.inputs[0], axes
 
 
-def _centred(value: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """(x, axis) if `value` is x minus its own mean."""
+def centred(value: ir.Value | None) -> tuple[ir.Value, tuple[int, ...]] | None:
+    """(x, axes) if `value` is x minus its own mean."""
     node = _producer(value)
     if node is None or not is_op(node, "Sub"):
         return None
@@ -115,29 +127,88 @@ def _centred(value: ir.Value | None) -> tuple[ir.Value, int] | None:
     return mean if mean is not None and mean[0] is node.inputs[0] else None
 
 
-def _mean_of_square(value: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """(x, axis) if `value` is the variance of x over one axis."""
+def _mean_of_square(value: ir.Value | None) -> tuple[ir.Value, tuple[int, ...]] | None:
+    """(x, axes) if `value` is the variance of x over some axes."""
     mean = _mean(value)
     if mean is None:
         return None
-    square, axis = mean
+    square, axes = mean
     node = square.producer()
     if node is None:
         return None
     is_square = (is_op(node, "Pow") and scalar(node.inputs[1]) == 2.0) or (
         is_op(node, "Mul") and node.inputs[0] is node.inputs[1]
     )
-    centred = _centred(node.inputs[0]) if is_square else None
-    return centred if centred is not None and centred[1] == axis else None
+    deviation = centred(node.inputs[0]) if is_square else None
+    return deviation if deviation is not None and deviation[1] == axes else None
 
 
-def _replace(match: _Match) -> None:
+def _replace_per_channel(match: _Match) -> None:
+    """Every channel of NC… by itself, γ and β per channel."""
     shape = shape_of(match.x)
     assert shape is not None
-    channels = shape[match.axis]
+    gain, last = _followed_by(match.normalized, "Mul", 1, shape)
+    offset, last = _followed_by(last, "Add", 1, shape)
+    anchor, normalizer = last.producer(), match.normalized.producer()
+    assert anchor is not None
+    assert normalizer is not None
+    builder = Builder(anchor, normalizer)
+    kind = np.float32 if match.x.dtype is None else match.x.dtype.numpy()
+    scale = np.ones(shape[1]) if gain is None else gain
+    shift = np.zeros(shape[1]) if offset is None else offset
+    result = builder.op(
+        "InstanceNormalization",
+        [
+            match.x,
+            builder.constant(scale.astype(kind), "scale"),
+            builder.constant(shift.astype(kind), "offset"),
+        ],
+        shape=shape,
+        dtype=match.x.dtype,
+        epsilon=match.epsilon,
+    )
+    replace_value(last, result)
+    remove_dead([anchor])
+
+
+def _replace_trailing(match: _Match) -> None:
+    """All trailing axes at once; γ and β stay outside, where weights can take them in."""
+    shape = shape_of(match.x)
+    normalizer = match.normalized.producer()
+    assert shape is not None
+    assert normalizer is not None
+    builder = Builder(normalizer)
+    axis = match.axes[0]
+    result = builder.op(
+        "LayerNormalization",
+        [match.x, shared_ones(builder.graph, shape[axis:], match.x.dtype)],
+        shape=shape,
+        dtype=match.x.dtype,
+        axis=axis,
+        epsilon=match.epsilon,
+    )
+    replace_value(match.normalized, result)
+    remove_dead([normalizer])
+
+
+def shared_ones(graph: ir.Graph, shape: tuple[int, ...], dtype: ir.DataType | None) -> ir.Value:
+    """The scale that changes nothing, one initializer per shape for all that need it."""
+    kind = np.dtype(np.float32 if dtype is None else dtype.numpy())
+    name = f"ones_{'x'.join(map(str, shape))}_{kind}"
+    known = graph.initializers.get(name)
+    array = constant(known)
+    if known is not None and array is not None and array.shape == shape and (array == 1).all():
+        return known
+    return add_initializer(graph, np.ones(shape, kind), name)
+
+
+def _replace(match: _Match, axis: int) -> None:
+    shape = shape_of(match.x)
+    assert shape is not None
+    channels = shape[axis]
     last, gain, offset = match.normalized, None, None
-    gain, last = _followed_by(last, "Mul", match.axis, shape)
-    offset, last = _followed_by(last, "Add", match.axis, shape)
+    gain, last = _followed_by(last, "Mul", axis, shape)
+    offset, last = _followed_by(last, "Add", axis, shape)
     anchor = last.producer()
     normalizer = match.normalized.producer()
     assert anchor is not None
@@ -150,7 +221,7 @@ def _replace(match: _Match) -> None:
     if offset is not None:
         inputs.append(builder.constant(offset.astype(kind), "offset"))
     rank = len(shape)
-    to_last = [i for i in range(rank) if i != match.axis] + [match.axis]
+    to_last = [i for i in range(rank) if i != axis] + [axis]
     back = [int(i) for i in np.argsort(to_last)]
     x = builder.transpose(match.x, to_last)
     result = builder.op(

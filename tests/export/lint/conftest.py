@@ -20,7 +20,7 @@ Find = Callable[..., list[Finding]]
 
 def target_for(runtime: str, version: str, opset: int = 20) -> Target:
     """A target like a shipped one, with another runtime version."""
-    base = get_target("jetson" if runtime == "tensorrt" else "x86")
+    base = get_target({"tensorrt": "jetson", "onnxruntime": "x86"}.get(runtime, runtime))
     return replace(base, runtime=replace(base.runtime, version=version, opset=opset))
 
 

@@ -27,6 +27,7 @@ class Outcome:
     matches: int
     before: Counter[str]
     after: Counter[str] = field(default_factory=Counter)
+    refusals: list[str] = field(default_factory=list)
 
 
 def _ops(model: ir.Model) -> Counter[str]:
@@ -71,6 +72,7 @@ def _run_passes(
         instance.configure(Options(target_opset, max_rank, frozenset(lacking)))
         instance(model)
         outcome.matches += instance.matches
+        outcome.refusals += [reason for _, reason in instance.refusals]
         common.NameFixPass()(model)
     common.RemoveUnusedNodesPass()(model)
     infer_shapes(model)
