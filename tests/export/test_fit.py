@@ -145,7 +145,7 @@ def test_an_operator_that_the_runtime_lacks_is_seen(fits: dict[tuple[str, str], 
     captured = capture(
         NAME, ExportOptions(weights="random"), needs_accuracy=False, reporter=Reporter(quiet=True)
     )
-    graphs = _Graphs(captured.graph, 20, Reporter(quiet=True))
+    graphs = _Graphs(captured.graph, get_target("jetson").runtime, Reporter(quiet=True))
     # the graph of a new opset on an old TensorRT
     found = _fit(get_target("jetson-nano"), "fp32", graphs)
     assert found.operators == "refused"
