@@ -14,6 +14,7 @@ from edgec.export.lint.engine import LintReport, check_codes, lint
 from edgec.export.options import resolve
 from edgec.export.progress import Reporter
 from edgec.export.rewrite.engine import run_stages
+from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.source import capture, describe
 from edgec.targets.operators.table import view_rank
 from edgec.targets.registry import get_target
@@ -97,6 +98,7 @@ def _captured(
         run_stages(
             graph,
             target_opset=target.runtime.opset,
+            lacking=operators_lacking(target.runtime),
             max_rank=view_rank(target.runtime.name, target.runtime.version),
             skip=resolved.skip_passes,
             on_progress=lambda name, done, total: tick(done, total),

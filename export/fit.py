@@ -19,7 +19,7 @@ from edgec.export.cache import StageCache
 from edgec.export.errors import EdgecError
 from edgec.export.progress import Reporter
 from edgec.models.registry import ModelSpec
-from edgec.targets.schema import Target
+from edgec.targets.schema import Runtime, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -123,15 +123,18 @@ def measured_fit(
     from edgec.export.source import capture
 
     reporter = reporter or Reporter(quiet=True)
-    opsets = sorted({target.runtime.opset for target in targets})
-    reporter.stages = 1 + 2 * len(opsets)
+    # targets of equal runtimes share their graphs
+    runtimes = {(t.runtime.name, t.runtime.version, t.runtime.opset): t.runtime for t in targets}
+    reporter.stages = 1 + 2 * len(runtimes)
     with reporter.stage("capture"):
         options = ExportOptions(weights="random")
         captured = capture(spec.name, options, needs_accuracy=False, reporter=reporter)
     found: dict[str, list[Fit]] = {}
-    for opset in opsets:
-        graphs = _Graphs(captured.graph, opset, reporter)
-        members = [target for target in targets if target.runtime.opset == opset]
+    for key, runtime in runtimes.items():
+        graphs = _Graphs(captured.graph, runtime, reporter)
+        members = [
+            t for t in targets if (t.runtime.name, t.runtime.version, t.runtime.opset) == key
+        ]
         with reporter.stage(f"check {len(members)} targets") as tick:
             for index, target in enumerate(members, 1):
                 found[target.name] = [_fit(target, p, graphs) for p in target.precisions]
@@ -144,20 +147,24 @@ def measured_fit(
 
 
 class _Graphs:
-    """The graphs of all precisions at one opset, each built once."""
+    """The graphs of all precisions for one runtime, each built once."""
 
-    def __init__(self, captured: ir.Model, opset: int, reporter: Reporter) -> None:
+    def __init__(self, captured: ir.Model, runtime: Runtime, reporter: Reporter) -> None:
         import onnx_ir as ir
 
         from edgec.export.pipeline import tensor_infos
         from edgec.export.rewrite.engine import run_stages
+        from edgec.export.rewrite.legalise.lacking import operators_lacking
         from edgec.profiles.activations import activation_peak_bytes
+        from edgec.targets.operators.table import view_rank
 
         self.master = ir.from_proto(ir.to_proto(captured))
-        with reporter.stage(f"rewrite for opset {opset}") as tick:
+        with reporter.stage(f"rewrite for {runtime.name} {runtime.version}") as tick:
             run_stages(
                 self.master,
-                target_opset=opset,
+                target_opset=runtime.opset,
+                lacking=operators_lacking(runtime),
+                max_rank=view_rank(runtime.name, runtime.version),
                 on_progress=lambda name, done, total: tick(done, total),
             )
         self.activation_bytes = activation_peak_bytes(self.master.graph)

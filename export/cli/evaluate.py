@@ -47,8 +47,8 @@ def evaluate(
         f"{'' if record['labelled'] else ' (no labels: agreement only)'}"
     )
 
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}" if abs(value) > 1 else f"{value:.4f}"
+    def number(value: float | None, digits: int = 2) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
 
     print_table(
         ("artifact", "top-1", "top-5", "agreement", "SQNR dB"),
@@ -64,7 +64,13 @@ def evaluate(
         ],
     )
     rows = [
-        (r["artifact"], name, *(number(found[key]) for key in ("sqnr_db", "cosine", "equal")))
+        (
+            r["artifact"],
+            name,
+            number(found["sqnr_db"]),
+            number(found["cosine"], 6),
+            number(found["equal"]),
+        )
         for r in record["results"][1:]
         for name, found in r["outputs"].items()
     ]
