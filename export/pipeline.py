@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 import edgec
 from edgec.export.budget import check_budgets
@@ -35,7 +34,6 @@ from edgec.export.quantize.float16 import float32_islands, to_float16
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import get_scheme
 from edgec.export.report import headline, make_report, text_report
-from edgec.export.rewrite.channels.remove_channels import RemoveChannels
 from edgec.export.rewrite.engine import RewriteReport, run_stages
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
@@ -243,11 +241,6 @@ def _build(
         if job.options.bias_correction:
             graph = correct_biases(master, data.fit_feeds(), scheme)
         graph = quantize(graph, calibration, scheme)
-        # quantization silences channels that were only almost constant
-        shrink = RemoveChannels()
-        if shrink(graph).modified:
-            common.NameFixPass()(graph)
-            reporter.detail(f"  {shrink.name}: {shrink.matches} operators, {shrink.note}")
     path = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
     report = lint(graph, job.target)
     refuse_errors(report, path, job.target)
