@@ -15,6 +15,7 @@ take.
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 RUNTIMES = {"ai_edge_litert": "litert", "tflite_runtime": "tflite-runtime"}
+SCHEMA = "ai_edge_litert.schema_py_generated"
 LICENCE = "Apache-2.0"
 NEWEST = 30
 """Versions above this are not asked for; the newest one known is 13."""
@@ -187,7 +189,11 @@ PROBES: dict[str, Probe] = {
     "CONCATENATION": Probe(
         (X, X), (Tensor((2, 4, 4, 8)),), ("ConcatenationOptions", {"axis": 0}), ranked=True
     ),
-    "PAD": Probe((X, ints(0, 0, 0, 0, 0, 0, 1, 1)), (Tensor((1, 4, 4, 10)),), ranked=True),
+    "PAD": Probe(
+        (X, Tensor((4, 2), INT32, (0, 0, 0, 0, 0, 0, 1, 1))),
+        (Tensor((1, 4, 4, 10)),),
+        ranked=True,
+    ),
     "MIRROR_PAD": Probe(
         (X, Tensor((4, 2), INT32, (0, 0, 1, 1, 1, 1, 0, 0))),
         (Tensor((1, 6, 6, 8)),),
@@ -281,18 +287,18 @@ def table_text(package: str, runtime: str, version: str, source: str) -> str:
         "[operators]",
     ]
     for name in sorted(known):
-        types = sorted(t for (n, _, t, _), said in typed.items() if n == name and said == "runs")
-        rank = f", max_rank = {ranks[name]}" if ranks.get(name) else ""
+        types = [t for t in sorted(TYPES) if typed.get((name, max(known[name]), t, None)) == "runs"]
+        limit = f", max_rank = {ranks[name]}" if name in ranks else ""
         kernel = (
             f"since = {min(known[name])}, until = {max(known[name])}, types = {json.dumps(types)}"
         )
-        lines.append(f"{name} = {{ kernels = [{{ {kernel} }}]{rank} }}")
+        lines.append(f"{name} = {{ kernels = [{{ {kernel} }}]{limit} }}")
     return "\n".join(lines) + "\n"
 
 
 def builtin_names() -> list[str]:
     """Names of all operators of the schema."""
-    from ai_edge_litert import schema_py_generated as schema
+    schema = importlib.import_module(SCHEMA)
 
     names = [n for n in vars(schema.BuiltinOperator) if n.isupper() and not n.startswith("_")]
     internal = ("CUSTOM", "DELEGATE", "PLACEHOLDER_FOR_GREATER_OP_CODES")
@@ -326,7 +332,7 @@ def asked(package: str, questions: list[Question]) -> dict[Question, str]:
 
 def answer(package: str) -> None:
     """The child process: one line of JSON per question read from stdin."""
-    interpreter = __import__(f"{package}.interpreter", fromlist=["interpreter"])
+    interpreter = importlib.import_module(f"{package}.interpreter")
     plain = interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     for name, version, dtype, rank in json.load(sys.stdin):
         try:
@@ -348,8 +354,8 @@ def answer(package: str) -> None:
 
 def model(name: str, version: int, dtype: str | None, rank: int | None) -> bytes:
     """A flatbuffer with one operator."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+    flatbuffers = importlib.import_module("flatbuffers")
+    schema = importlib.import_module(SCHEMA)
 
     code = getattr(schema.BuiltinOperator, name)
     operator = schema.OperatorT()

@@ -141,7 +141,22 @@ def test_tflite_tables_speak_about_onnx() -> None:
     assert not executes["tflm", "2026.8"]
 
 
+def test_the_last_tflite_runtime_has_no_int8_division() -> None:
+    old, new = (
+        select_table(*pair).table for pair in (("tflite-runtime", "2.14"), ("litert", "2.3"))
+    )
+    div = old.find("", "Div")
+    assert div is not None
+    assert "int8" not in div.types_at(14)
+    assert "float" in div.types_at(14)
+    versions = [
+        max(k.until or 0 for k in table.builtins["FULLY_CONNECTED"].kernels) for table in (old, new)
+    ]
+    assert versions[0] < versions[1]
+
+
 def test_rank_of_views_follows_the_table() -> None:
+    assert view_rank("tflite-runtime", "2.14") == 4
     assert view_rank("tflm", "2026.8") == 4
     assert view_rank("onnxruntime", "1.22") == view_rank("tensorrt", "10.1") == 5
 
