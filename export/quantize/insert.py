@@ -17,6 +17,7 @@ from edgec.export.quantize.graph import (
     prepared_copy,
     require_float32,
 )
+from edgec.export.quantize.learned import Learned, learned_grid
 from edgec.export.quantize.plan import Bias, Quantizer, QuantPlan, Weight, plan_quantization
 from edgec.export.quantize.ranges import Range
 from edgec.export.quantize.scheme import QuantScheme
@@ -39,6 +40,7 @@ def quantize(
     *,
     exclude: Collection[str] = (),
     weight_rule: WeightRule = "absmax",
+    learned: Learned | None = None,
 ) -> ir.Model:
     """Return a Q/DQ copy of a float graph.
 
@@ -49,11 +51,14 @@ def quantize(
         exclude: node names, operator types or module paths (with everything below) to leave
             float; each must match something.
         weight_rule: see `edgec.export.quantize.weights.quantize_weight`.
+        learned: (weight tensor, axis) → integers and scales that replace rounding to nearest; each
+            must be a weight of the plan (`Weight.tensor`, `Weight.axis`).
 
     Raises:
         UnsupportedError: EC360 not a float32 graph, EC362 opset too low, EC363 the graph has
             Q/DQ already.
-        UsageError: EC262 a tensor was not calibrated, EC265 `exclude` names nothing.
+        UsageError: EC262 a tensor was not calibrated, EC265 `exclude` names nothing, EC269 a
+            learned weight does not fit.
         InputError: EC764 NaN or infinite weights.
     """
     check_quantizable(model, scheme)
@@ -66,7 +71,17 @@ def quantize(
                 fix="give a node name, an operator type or a module path of the network",
             )
     plan = plan_quantization(copy, scheme, exclude)
-    InsertQDQPass(plan, calibration, weight_rule)(copy)
+    learned = learned or {}
+    weights = {(w.tensor, w.axis) for w in plan.weights if not w.operand}
+    for tensor, axis in learned:
+        if (tensor, axis) not in weights:
+            raise UsageError(
+                "EC269",
+                f"there is no quantized weight {tensor!r} with axis {axis} to replace",
+                why="the scheme leaves it float, `exclude` names it, or it is of another graph",
+                fix="learn it for the graph, scheme and `exclude` that are quantized",
+            )
+    InsertQDQPass(plan, calibration, weight_rule, learned)(copy)
     return copy
 
 
@@ -100,12 +115,17 @@ class InsertQDQPass(ir.passes.InPlacePass):
     """
 
     def __init__(
-        self, plan: QuantPlan, calibration: Calibration, weight_rule: WeightRule = "absmax"
+        self,
+        plan: QuantPlan,
+        calibration: Calibration,
+        weight_rule: WeightRule = "absmax",
+        learned: Learned | None = None,
     ) -> None:
         super().__init__()
         self.plan = plan
         self.calibration = calibration
         self.weight_rule: WeightRule = weight_rule
+        self.learned: Learned = learned or {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self._graph = model.graph
@@ -232,13 +252,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
                 grid = np.clip(np.rint(number / scalar) + zero, low, high).astype(scheme.dtype)
                 scales, zeros = np.array(scalar, np.float32), np.array(zero, scheme.dtype)
             else:
-                grid, scales = quantize_weight(
-                    number,
-                    weight.axis,
-                    rule=self.weight_rule,
-                    pair_safe=weight.pair_safe,
-                    floor=floors.get(weight.tensor),
-                )
+                grid, scales = self._weight_grid(weight, number, floors.get(weight.tensor))
                 zeros = np.zeros(scales.shape, np.int8)
                 if self.plan.scheme.weight == "uint8":
                     grid = (grid.astype(np.int16) + 128).astype(np.uint8)
@@ -247,6 +261,18 @@ class InsertQDQPass(ir.passes.InPlacePass):
             output = self._dequantized_constant(node, name, grid, scales, zeros, weight.axis)
             self._stored[key] = output, scales
         node.replace_input_with(weight.index, self._stored[key][0])
+
+    def _weight_grid(
+        self, weight: Weight, number: NDArray[np.float32], floor: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        key = (weight.tensor, weight.axis)
+        if key in self.learned:
+            return learned_grid(
+                key, number, self.learned[key], pair_safe=weight.pair_safe, floor=floor
+            )
+        return quantize_weight(
+            number, weight.axis, rule=self.weight_rule, pair_safe=weight.pair_safe, floor=floor
+        )
 
     def _has_other(self, weight: Weight) -> bool:
         return any(w.tensor == weight.tensor and w.axis != weight.axis for w in self.plan.weights)
