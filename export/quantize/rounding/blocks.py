@@ -31,7 +31,8 @@ class Block:
     """Consecutive nodes.
 
     Attributes:
-        name: the module that holds its weights, else its first node with weights.
+        name: the module that holds its weights; if there is none, or an earlier block has its
+            name, the first node with weights. Unique.
         nodes: node names, in graph order.
         inputs: names of the activations alive before it.
         outputs: activations that it computes and that are alive after it.
@@ -81,9 +82,12 @@ def find_blocks(
         inside = nodes[first:last]
         made = {v.name for node in inside for v in node.outputs}
         positions = [p for p in range(first, last) if p in weighted]
+        name = _name(nodes, positions)
+        if any(block.name == name for block in blocks):
+            name = str(nodes[positions[0]].name)
         blocks.append(
             Block(
-                name=_name(nodes, positions),
+                name=name,
                 nodes=tuple(str(node.name) for node in inside),
                 inputs=alive[first],
                 outputs=tuple(name for name in alive[last] if name in made),

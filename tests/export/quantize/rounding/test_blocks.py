@@ -105,3 +105,10 @@ def test_a_shared_weight_belongs_to_its_first_block(build, node):
     )
     blocks = blocks_of(model, max_layers=1)
     assert [block.weights for block in blocks] == [(("w", 0),), ()]
+
+
+def test_names_are_unique(graph):
+    for node in graph.graph:
+        node.metadata_props["edgec.module"] = "net"
+    names = [block.name for block in blocks_of(graph, max_layers=2)]
+    assert names == ["net", "node_c1", "node_l0", "node_y"]
