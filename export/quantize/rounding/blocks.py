@@ -71,7 +71,7 @@ def find_blocks(
     pieces = _with_weights(pieces, weighted)
     groups = _joined(pieces, nodes, weighted, max_layers)
     seen: set[WeightKey] = set()
-    blocks = []
+    blocks: list[Block] = []
     for first, last in groups:
         keys: list[WeightKey] = []
         for position in range(first, last):

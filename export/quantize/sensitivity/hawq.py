@@ -2,8 +2,8 @@
 
 Rounding a layer's weights changes the loss by about ½·ΔWᵀHΔW; with the mean of H's eigenvalues for
 H this is ½·(Tr H / n)·‖Q(W) − W‖² (Dong et al., HAWQ-V2, arXiv 1911.03852, section 3; the factor ½
-is left out). The trace is estimated without H: E[zᵀHz] for random signs z (Hutchinson), one product Hz
-costing two backward passes.
+is left out). The trace is estimated without H: E[zᵀHz] for random signs z (Hutchinson), one product
+Hz costing two backward passes.
 
 Labels are not needed: the loss is the cross-entropy to the network's own float prediction. It is at
 its minimum there, so its Hessian is the Fisher information and has no negative eigenvalue.
