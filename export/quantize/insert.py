@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -17,9 +19,10 @@ from edgec.export.quantize.graph import (
     prepared_copy,
     require_float32,
 )
+from edgec.export.quantize.learned import Learned, learned_grid
 from edgec.export.quantize.plan import Bias, Quantizer, QuantPlan, Weight, plan_quantization
 from edgec.export.quantize.ranges import Range
-from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.quantize.scheme import INT4_OPSET, QuantScheme
 from edgec.export.quantize.weights import (
     WeightRule,
     activation_parameters,
@@ -39,6 +42,7 @@ def quantize(
     *,
     exclude: Collection[str] = (),
     weight_rule: WeightRule = "absmax",
+    learned: Learned | None = None,
 ) -> ir.Model:
     """Return a Q/DQ copy of a float graph.
 
@@ -49,11 +53,14 @@ def quantize(
         exclude: node names, operator types or module paths (with everything below) to leave
             float; each must match something.
         weight_rule: see `edgec.export.quantize.weights.quantize_weight`.
+        learned: (weight tensor, axis) → integers and scales that replace rounding to nearest; each
+            must be a weight of the plan (`Weight.tensor`, `Weight.axis`).
 
     Raises:
         UnsupportedError: EC360 not a float32 graph, EC362 opset too low, EC363 the graph has
             Q/DQ already.
-        UsageError: EC262 a tensor was not calibrated, EC265 `exclude` names nothing.
+        UsageError: EC262 a tensor was not calibrated, EC265 `exclude` names nothing, EC269 a
+            learned weight does not fit.
         InputError: EC764 NaN or infinite weights.
     """
     check_quantizable(model, scheme)
@@ -66,19 +73,29 @@ def quantize(
                 fix="give a node name, an operator type or a module path of the network",
             )
     plan = plan_quantization(copy, scheme, exclude)
-    InsertQDQPass(plan, calibration, weight_rule)(copy)
+    learned = learned or {}
+    weights = {(w.tensor, w.axis) for w in plan.weights if not w.operand}
+    for tensor, axis in learned:
+        if (tensor, axis) not in weights:
+            raise UsageError(
+                "EC269",
+                f"there is no quantized weight {tensor!r} with axis {axis} to replace",
+                why="the scheme leaves it float, `exclude` names it, or it is of another graph",
+                fix="learn it for the graph, scheme and `exclude` that are quantized",
+            )
+    InsertQDQPass(plan, calibration, weight_rule, learned)(copy)
     return copy
 
 
 def check_quantizable(model: ir.Model, scheme: QuantScheme) -> None:
     """Raise UnsupportedError (EC360, EC362, EC363) unless the graph can be quantized."""
     opset = opset_of(model)
-    if opset < scheme.min_opset:
+    if opset < scheme.lowest_opset:
         raise UnsupportedError(
             "EC362",
-            f"opset {opset} is too old for per-channel Q/DQ",
-            why=f"DequantizeLinear has an axis from opset 13 on; {scheme.name} needs "
-            f"{scheme.min_opset}",
+            f"opset {opset} is too old for the Q/DQ of {scheme.name}",
+            why=f"DequantizeLinear has an axis from opset 13 on, 16-bit integers from 21; "
+            f"{scheme.name} needs {scheme.lowest_opset}",
             fix="convert the model up first (edgec does so when it loads an ONNX file)",
         )
     require_float32(model)
@@ -100,12 +117,17 @@ class InsertQDQPass(ir.passes.InPlacePass):
     """
 
     def __init__(
-        self, plan: QuantPlan, calibration: Calibration, weight_rule: WeightRule = "absmax"
+        self,
+        plan: QuantPlan,
+        calibration: Calibration,
+        weight_rule: WeightRule = "absmax",
+        learned: Learned | None = None,
     ) -> None:
         super().__init__()
         self.plan = plan
         self.calibration = calibration
         self.weight_rule: WeightRule = weight_rule
+        self.learned: Learned = learned or {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self._graph = model.graph
@@ -117,6 +139,8 @@ class InsertQDQPass(ir.passes.InPlacePass):
         self._parameters: dict[str, tuple[ir.Value, ir.Value, np.float32]] = {}
         self._stored: dict[tuple[str, int | None, bool], tuple[ir.Value, NDArray[np.float32]]] = {}
         self._scale_of: dict[str, np.float32] = {}
+        self._limits: tuple[ir.Value, ir.Value] | None = None
+        self._opset = opset_of(model)
         for quantizer in self.plan.quantizers:
             self._activation(quantizer)
         floors = self._floors()
@@ -158,10 +182,14 @@ class InsertQDQPass(ir.passes.InPlacePass):
             name=f"{name}_DequantizeLinear",
             metadata_props=dict(module),
         )
+        nodes = [q, dq]
+        if scheme.cut:
+            nodes.insert(1, self._cut(quantized, f"{name}_cut", module))
+            dq.replace_input_with(0, nodes[1].outputs[0])
         if producer is None:
-            self._graph.insert_before(self._graph[0], [q, dq])
+            self._graph.insert_before(self._graph[0], nodes)
         else:
-            self._graph.insert_after(producer, [q, dq])
+            self._graph.insert_after(producer, nodes)
         for node_name, index in quantizer.readers:
             self._nodes[node_name].replace_input_with(index, dequantized)
         if quantizer.output:
@@ -171,6 +199,24 @@ class InsertQDQPass(ir.passes.InPlacePass):
             for i, output in enumerate(self._graph.outputs):
                 if output is value:
                     self._graph.outputs[i] = dequantized
+
+    def _cut(self, quantized: ir.Value, name: str, module: dict[str, str]) -> ir.Node:
+        """Saturate integers at the limits of a grid that is smaller than their type."""
+        scheme = self.plan.scheme
+        if self._limits is None:
+            low, high = (np.array(limit, scheme.dtype) for limit in scheme.limits)
+            self._limits = (
+                self._initializer("edgec_lowest_integer", low),
+                self._initializer("edgec_highest_integer", high),
+            )
+        output = ir.Value(name=name, type=quantized.type, shape=quantized.shape)
+        return ir.node(
+            "Clip",
+            [quantized, *self._limits],
+            outputs=[output],
+            name=f"{name}_Clip",
+            metadata_props=dict(module),
+        )
 
     def _shared_parameters(self, quantizer: Quantizer) -> tuple[ir.Value, ir.Value, np.float32]:
         key = quantizer.range_of
@@ -232,21 +278,32 @@ class InsertQDQPass(ir.passes.InPlacePass):
                 grid = np.clip(np.rint(number / scalar) + zero, low, high).astype(scheme.dtype)
                 scales, zeros = np.array(scalar, np.float32), np.array(zero, scheme.dtype)
             else:
-                grid, scales = quantize_weight(
-                    number,
-                    weight.axis,
-                    rule=self.weight_rule,
-                    pair_safe=weight.pair_safe,
-                    floor=floors.get(weight.tensor),
-                )
+                grid, scales = self._weight_grid(weight, number, floors.get(weight.tensor))
                 zeros = np.zeros(scales.shape, np.int8)
-                if self.plan.scheme.weight == "uint8":
+                if self._has_int4(node):
+                    grid, zeros = grid.astype(ml_dtypes.int4), zeros.astype(ml_dtypes.int4)
+                elif self.plan.scheme.weight == "uint8":
                     grid = (grid.astype(np.int16) + 128).astype(np.uint8)
                     zeros = np.full(scales.shape, 128, np.uint8)
             name = weight.tensor + suffix
             output = self._dequantized_constant(node, name, grid, scales, zeros, weight.axis)
             self._stored[key] = output, scales
         node.replace_input_with(weight.index, self._stored[key][0])
+
+    def _weight_grid(
+        self, weight: Weight, number: NDArray[np.float32], floor: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        key, safe = (weight.tensor, weight.axis), weight.pair_safe
+        limit = self.plan.scheme.weight_limit(self._nodes[weight.node])
+        if key in self.learned:
+            given = self.learned[key]
+            return learned_grid(key, number, given, pair_safe=safe, floor=floor, limit=limit)
+        return quantize_weight(
+            number, weight.axis, rule=self.weight_rule, pair_safe=safe, floor=floor, limit=limit
+        )
+
+    def _has_int4(self, node: ir.Node) -> bool:
+        return self.plan.scheme.weight_limit(node) == 7 and self._opset >= INT4_OPSET
 
     def _has_other(self, weight: Weight) -> bool:
         return any(w.tensor == weight.tensor and w.axis != weight.axis for w in self.plan.weights)
@@ -267,9 +324,9 @@ class InsertQDQPass(ir.passes.InPlacePass):
         self,
         reader: ir.Node,
         name: str,
-        grid: NDArray[np.integer],
+        grid: NDArray[Any],
         scales: NDArray[np.float32],
-        zeros: NDArray[np.integer] | None,
+        zeros: NDArray[Any] | None,
         axis: int | None,
     ) -> ir.Value:
         inputs = [

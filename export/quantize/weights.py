@@ -1,12 +1,13 @@
 """Integer weights, biases and scales.
 
-Weights: int8 in [-127, 127], zero point 0, per output channel (Krishnamoorthi 2018, "Quantizing
-deep convolutional networks for efficient inference"; TensorFlow Lite quantization spec).
+Weights: int8 in [-127, 127] (or the grid of fewer bits), zero point 0, per output channel
+(Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference"; TensorFlow
+Lite quantization spec).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,14 @@ from edgec.export.errors import InputError
 from edgec.export.quantize.ranges import Range
 
 WEIGHT_MAX = 127
+# 255·128 is the largest sum of two u8·s8 products that fits int16
+PAIR_MAX = 128
 _INT32_MAX = 2**31 - 1
 # Smallest scale written: below it 1 / scale overflows float32.
 MIN_SCALE = float(np.float32(2.0**-120))
 
 WeightRule = Literal["absmax", "mse"]
+T = TypeVar("T", bound=np.generic)
 
 
 def activation_parameters(
@@ -57,6 +61,7 @@ def quantize_weight(
     rule: WeightRule = "absmax",
     pair_safe: bool = False,
     floor: NDArray[np.float64] | None = None,
+    limit: int = WEIGHT_MAX,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Integers and scales of a weight tensor.
 
@@ -69,6 +74,7 @@ def quantize_weight(
         pair_safe: no two integers of a channel with the same sign add up to more than 128, so
             255·(w1 + w2) fits int16 in whatever order a kernel pairs them.
         floor: least admissible scale per channel (see `scale_floor`).
+        limit: largest magnitude of an integer: 127, or 31 or 7 for six or four bits.
 
     Returns:
         int8 array of the weight's shape; float32 scales of shape (channels,) or ().
@@ -78,21 +84,74 @@ def quantize_weight(
     """
     if not np.isfinite(weight).all():
         raise InputError("EC764", "weights hold NaN or infinity", fix="check the checkpoint")
-    rows = _rows(weight, axis)
+    rows = per_channel(weight, axis)
     peak = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
-    scale = _mse_scale(rows, peak) if rule == "mse" else peak / WEIGHT_MAX
-    if pair_safe:
+    scale = _mse_scale(rows, peak, limit) if rule == "mse" else peak / limit
+    if pair_safe and 2 * limit > PAIR_MAX:
         scale = np.maximum(scale, _largest_pair(rows) / WEIGHT_MAX)
     scale = np.where(peak > 0.0, np.maximum(scale, MIN_SCALE), 1.0)
     if floor is not None:
         # a channel without weights serves its bias alone: the floor sets its scale
         scale = np.where(peak > 0.0, np.maximum(scale, floor), np.where(floor > 0.0, floor, scale))
     scales = scale.astype(np.float32)
-    integers = np.clip(np.rint(rows / scales[:, None]), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
     if axis is None:
-        return integers.reshape(weight.shape), scales.reshape(())
+        scales = scales.reshape(())
+    return round_weight(weight, scales, axis, pair_safe=pair_safe, limit=limit), scales
+
+
+def round_weight(
+    weight: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    axis: int | None,
+    *,
+    pair_safe: bool = False,
+    limit: int = WEIGHT_MAX,
+) -> NDArray[np.int8]:
+    """Round to nearest on a given grid; what is outside saturates.
+
+    Args:
+        weight: any shape.
+        scales: float32 of shape (channels,), or () without an axis.
+        axis: channel axis, or None for one scale.
+        pair_safe: saturate so that the result is pair-safe, see `make_pair_safe`.
+        limit: largest magnitude of an integer.
+    """
+    rows = per_channel(weight, axis)
+    nearest = np.clip(np.rint(rows / scales.reshape(-1, 1)), -limit, limit)
+    integers: NDArray[np.int8] = nearest.astype(np.int8)
+    if pair_safe:
+        integers = make_pair_safe(integers)
+    if axis is None:
+        return integers.reshape(weight.shape)
     moved = integers.reshape(np.moveaxis(weight, axis, 0).shape)
-    return np.ascontiguousarray(np.moveaxis(moved, 0, axis)), scales
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis))
+
+
+def is_pair_safe(rows: NDArray[np.int8]) -> bool:
+    """Whether no two integers of a row with the same sign add up to more than 128."""
+    return bool((_largest_pair(rows) <= PAIR_MAX).all())
+
+
+def make_pair_safe(rows: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Saturate rows (channels, n) until they are pair-safe; safe rows stay as they are.
+
+    Per sign the second largest magnitude is cut to 64 and the largest to what that leaves, so an
+    outlier alone in its row is kept.
+    """
+    wide = rows.astype(np.int16)
+    for sign in (1, -1):
+        side = np.maximum(sign * wide, 0)
+        if side.shape[1] < 2:
+            continue
+        order = np.sort(side, axis=1)[:, -2:]
+        second = np.minimum(order[:, 0], PAIR_MAX // 2)
+        first = np.minimum(order[:, 1], PAIR_MAX - second)
+        # of equal largest ones, all but the first take the lower limit
+        limit = np.repeat(second[:, None], side.shape[1], axis=1)
+        limit[np.arange(len(side)), side.argmax(axis=1)] = first
+        wide = np.where(side > 0, sign * np.minimum(side, limit), wide)
+    safe: NDArray[np.int8] = wide.astype(np.int8)
+    return safe
 
 
 def scale_floor(bias: NDArray[np.float32], activation_scale: float) -> NDArray[np.float64]:
@@ -112,31 +171,34 @@ def quantize_bias(
     return np.clip(integers, -_INT32_MAX, _INT32_MAX).astype(np.int32), scales
 
 
-def _rows(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
+def per_channel(weight: NDArray[T], axis: int | None) -> NDArray[T]:
+    """The weights of each channel as a row, shape (channels, n); one row without an axis."""
     if axis is None:
         return weight.reshape(1, -1)
     return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
 
 
-def _largest_pair(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+def _largest_pair(rows: NDArray[np.float32] | NDArray[np.int8]) -> NDArray[np.float64]:
     """Per row, the largest magnitude that two weights of the same sign add up to.
 
     Divided by 127 it bounds the rounded sum by 128: rounding adds less than one.
     """
-    positive = np.maximum(rows, 0.0).astype(np.float64)
-    negative = np.maximum(-rows, 0.0).astype(np.float64)
+    wide = rows.astype(np.float64)
+    positive, negative = np.maximum(wide, 0.0), np.maximum(-wide, 0.0)
     count = min(2, rows.shape[1])
     pairs = [np.sort(side, axis=1)[:, -count:].sum(axis=1) for side in (positive, negative)]
     largest: NDArray[np.float64] = np.maximum(pairs[0], pairs[1])
     return largest
 
 
-def _mse_scale(rows: NDArray[np.float32], peak: NDArray[np.float64]) -> NDArray[np.float64]:
-    best = peak / WEIGHT_MAX
+def _mse_scale(
+    rows: NDArray[np.float32], peak: NDArray[np.float64], limit: int
+) -> NDArray[np.float64]:
+    best = peak / limit
     best_error = np.full(len(rows), np.inf)
     for share in np.linspace(1.0, 0.5, 51):
-        scale = np.maximum(share * peak / WEIGHT_MAX, MIN_SCALE)
-        grid = np.clip(np.rint(rows / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
+        scale = np.maximum(share * peak / limit, MIN_SCALE)
+        grid = np.clip(np.rint(rows / scale[:, None]), -limit, limit)
         error = ((grid * scale[:, None] - rows) ** 2).sum(axis=1)
         better = error < best_error
         best = np.where(better, scale, best)
