@@ -1,0 +1,144 @@
+"""A layer as one matrix product over sampled output positions.
+
+Hundreds of candidate scales are judged per layer. What a candidate does to the output is needed at
+a sample of positions only, so the windows of the input that these positions see are cut out once
+(im2col), and every candidate costs one rounding and one product of matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgec.export.quantize.graph import constant_of
+from edgec.export.rewrite.graph import int_attr, ints, is_op, str_attr
+
+
+@dataclass
+class Layer:
+    """A Conv (any spatial rank), Gemm or MatMul with a constant weight.
+
+    Attributes:
+        node: its name.
+        tensor: name of the weight; `axis` is its output channel axis in the plan (None: one
+            scale).
+        weight: float weight as (groups, outputs per group, inputs × window).
+        columns: sampled inputs as (groups, inputs × window, n), after `freeze`.
+        importance: squared gradients at the sampled outputs, (outputs, n), each standing for as
+            many positions as were not sampled; after `freeze`.
+        target: float outputs without bias at the sampled positions, (outputs, n).
+    """
+
+    node: ir.Node
+    tensor: str
+    axis: int | None
+    weight: Tensor
+    columns: Tensor = field(default_factory=lambda: torch.empty(0))
+    importance: Tensor = field(default_factory=lambda: torch.empty(0))
+    target: Tensor = field(default_factory=lambda: torch.empty(0))
+    _columns: list[Tensor] = field(default_factory=list)
+    _importance: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, node: ir.Node, axis: int | None) -> Layer | None:
+        """The layer of a node; None if it has another form."""
+        value = node.inputs[1] if len(node.inputs) > 1 else None
+        number = constant_of(value)
+        if value is None or number is None or not is_op(node, "Conv", "Gemm", "MatMul"):
+            return None
+        if node.op_type == "Conv":
+            if str_attr(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+                return None
+            groups = int_attr(node, "group", 1)
+            shaped = number.reshape(groups, number.shape[0] // groups, -1)
+        elif number.ndim != 2 or constant_of(node.inputs[0]) is not None:
+            return None
+        else:
+            transposed = node.op_type == "Gemm" and int_attr(node, "transB", 0)
+            shaped = (number if transposed else number.T)[None]
+        return cls(node, str(value.name), axis, torch.tensor(shaped))
+
+    @property
+    def outputs(self) -> int:
+        """Number of output channels."""
+        return int(self.weight.shape[0] * self.weight.shape[1])
+
+    def sample(
+        self, x: Tensor, importance: Tensor, count: int, generator: torch.Generator
+    ) -> None:
+        """Add up to `count` positions of one input and of the squared gradient at the output."""
+        if self.node.op_type != "Conv":
+            rows = x.reshape(-1, x.shape[-1])
+            chosen = _choose(len(rows), count, generator)
+            self._columns.append(rows[chosen].T[None].contiguous())
+            picked = importance.reshape(len(rows), -1)[chosen].T
+            self._importance.append(picked * (len(rows) / len(chosen)))
+            return
+        spatial = importance.shape[2:]
+        chosen = _choose(len(x) * math.prod(spatial), count, generator)
+        place = torch.stack(torch.unravel_index(chosen, (len(x), *spatial)))  # (1 + rank, P)
+        columns = self._windows(x, place)  # (P, C·window)
+        groups = self.weight.shape[0]
+        self._columns.append(columns.reshape(len(chosen), groups, -1).permute(1, 2, 0).contiguous())
+        rows = importance.movedim(1, -1).reshape(-1, importance.shape[1])
+        self._importance.append(rows[chosen].T * (len(rows) / len(chosen)))
+
+    def _windows(self, x: Tensor, place: Tensor) -> Tensor:
+        kernel = [int(d) for d in self.node.inputs[1].shape[2:]]  # type: ignore[union-attr,index]
+        rank = len(kernel)
+        strides = ints(self.node, "strides") or (1,) * rank
+        dilations = ints(self.node, "dilations") or (1,) * rank
+        pads = ints(self.node, "pads") or (0,) * (2 * rank)
+        amounts = [p for i in reversed(range(rank)) for p in (pads[i], pads[rank + i])]
+        x = F.pad(x, amounts)
+        index = []
+        for i in range(rank):
+            at = place[1 + i][:, None] * strides[i] + torch.arange(kernel[i]) * dilations[i]
+            index.append(at.reshape([-1, *(kernel[i] if i == j else 1 for j in range(rank))]))
+        sample = place[0].reshape(-1, *[1] * rank)
+        windows = x[(sample, slice(None), *index)]  # (P, *kernel, C)
+        return windows.movedim(-1, 1).reshape(place.shape[1], -1)
+
+    def freeze(self) -> None:
+        """Join the samples."""
+        self.columns = torch.cat(self._columns, dim=2)
+        self.importance = torch.cat(self._importance, dim=1)
+        self.target = self.product(self.weight, self.columns)
+        self._columns.clear()
+        self._importance.clear()
+
+    def product(self, weight: Tensor, columns: Tensor) -> Tensor:
+        """Outputs (outputs, n) of a weight and columns of this layer's form."""
+        return torch.bmm(weight, columns).reshape(self.outputs, -1)
+
+    def errors(self, weight: Tensor, columns: Tensor) -> Tensor:
+        """Weighted squared error per output channel, summed over the sampled positions."""
+        difference = self.product(weight, columns) - self.target
+        return (difference.square_() * self.importance).sum(1)
+
+    def rows(self) -> Tensor:
+        """The weight as (scales, values): a row per scale."""
+        if self.axis is None:
+            return self.weight.reshape(1, -1)
+        return self.weight.reshape(self.outputs, -1)
+
+    def original(self, rows: Tensor) -> NDArray[np.float32]:
+        """Rows as an array of the weight's own shape."""
+        array: NDArray[np.float32] = rows.reshape(self.outputs, -1).numpy()
+        shape = tuple(int(d) for d in self.node.inputs[1].shape)  # type: ignore[union-attr]
+        if self.node.op_type == "Conv" or int_attr(self.node, "transB", 0):
+            return array.reshape(shape)
+        return np.ascontiguousarray(array.T)
+
+
+def _choose(total: int, count: int, generator: torch.Generator) -> Tensor:
+    if total <= count:
+        return torch.arange(total)
+    return torch.randperm(total, generator=generator)[:count].sort().values
