@@ -8,6 +8,7 @@ a sample of positions only, so the windows of the input that these positions see
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgec.export.quantize.graph import constant_of
+from edgec.export.quantize.qhyvit.pointwise import Pointwise
+from edgec.export.quantize.replay.graph import Replay
 from edgec.export.rewrite.graph import int_attr, ints, is_op, str_attr
 
 
@@ -31,24 +34,36 @@ class Layer:
             scale).
         weight: float weight as (groups, outputs per group, inputs × window).
         columns: sampled inputs as (groups, inputs × window, n), after `freeze`.
-        importance: squared gradients at the sampled outputs, (outputs, n), each standing for as
-            many positions as were not sampled; after `freeze`.
-        target: float outputs without bias at the sampled positions, (outputs, n).
+        bias: added to the outputs, (outputs, 1).
+        after: the nonlinearity behind the layer, at whose exits errors are measured.
+        importance: per exit, squared gradients at the sampled positions, (outputs, n), each
+            standing for as many positions as were not sampled; after `freeze`.
+        target: per exit, the float values at the same positions.
     """
 
     node: ir.Node
     tensor: str
     axis: int | None
     weight: Tensor
+    bias: Tensor
+    after: Pointwise
     columns: Tensor = field(default_factory=lambda: torch.empty(0))
-    importance: Tensor = field(default_factory=lambda: torch.empty(0))
-    target: Tensor = field(default_factory=lambda: torch.empty(0))
+    importance: list[Tensor] = field(default_factory=list)
+    target: list[Tensor] = field(default_factory=list)
     _columns: list[Tensor] = field(default_factory=list)
-    _importance: list[Tensor] = field(default_factory=list)
+    _importance: list[list[Tensor]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, node: ir.Node, axis: int | None) -> Layer | None:
-        """The layer of a node; None if it has another form."""
+    def of(
+        cls, node: ir.Node, axis: int | None, replay: Replay, nodes: Sequence[ir.Node]
+    ) -> Layer | None:
+        """The layer of a node; None if it has another form.
+
+        Args:
+            node: the node.
+            axis: of the weight's scales.
+            replay, nodes: of the whole graph.
+        """
         value = node.inputs[1] if len(node.inputs) > 1 else None
         number = constant_of(value)
         if value is None or number is None or not is_op(node, "Conv", "Gemm", "MatMul"):
@@ -63,7 +78,10 @@ class Layer:
         else:
             transposed = node.op_type == "Gemm" and int_attr(node, "transB", 0)
             shaped = (number if transposed else number.T)[None]
-        return cls(node, str(value.name), axis, torch.tensor(shaped))
+        written, bias = _biased(node)
+        added = torch.zeros(()) if bias is None else torch.tensor(bias.reshape(-1, 1))
+        after = Pointwise.of(replay, nodes, written)
+        return cls(node, str(value.name), axis, torch.tensor(shaped), added, after)
 
     @property
     def outputs(self) -> int:
@@ -71,24 +89,28 @@ class Layer:
         return int(self.weight.shape[0] * self.weight.shape[1])
 
     def sample(
-        self, x: Tensor, importance: Tensor, count: int, generator: torch.Generator
+        self, x: Tensor, squares: Mapping[str, Tensor], count: int, generator: torch.Generator
     ) -> None:
-        """Add up to `count` positions of one input and of the squared gradient at the output."""
+        """Add up to `count` positions of an input and of the squared gradients at the exits."""
+        importance = [squares[name] for name in self.after.exits]
         if self.node.op_type != "Conv":
             rows = x.reshape(-1, x.shape[-1])
             chosen = _choose(len(rows), count, generator)
             self._columns.append(rows[chosen].T[None].contiguous())
-            picked = importance.reshape(len(rows), -1)[chosen].T
-            self._importance.append(picked * (len(rows) / len(chosen)))
+            share = len(rows) / len(chosen)
+            self._importance.append(
+                [square.reshape(len(rows), -1)[chosen].T * share for square in importance]
+            )
             return
-        spatial = importance.shape[2:]
+        spatial = importance[0].shape[2:]
         chosen = _choose(len(x) * math.prod(spatial), count, generator)
         place = torch.stack(torch.unravel_index(chosen, (len(x), *spatial)))  # (1 + rank, P)
         columns = self._windows(x, place)  # (P, C·window)
         groups = self.weight.shape[0]
         self._columns.append(columns.reshape(len(chosen), groups, -1).permute(1, 2, 0).contiguous())
-        rows = importance.movedim(1, -1).reshape(-1, importance.shape[1])
-        self._importance.append(rows[chosen].T * (len(rows) / len(chosen)))
+        picked = [s.movedim(1, -1).reshape(-1, self.outputs)[chosen].T for s in importance]
+        share = len(x) * math.prod(spatial) / len(chosen)
+        self._importance.append([square * share for square in picked])
 
     def _windows(self, x: Tensor, place: Tensor) -> Tensor:
         kernel = [int(d) for d in self.node.inputs[1].shape[2:]]  # type: ignore[union-attr,index]
@@ -109,19 +131,22 @@ class Layer:
     def freeze(self) -> None:
         """Join the samples."""
         self.columns = torch.cat(self._columns, dim=2)
-        self.importance = torch.cat(self._importance, dim=1)
-        self.target = self.product(self.weight, self.columns)
+        self.importance = [torch.cat(parts, dim=1) for parts in zip(*self._importance, strict=True)]
+        self.target = self.after(self.product(self.weight, self.columns))
         self._columns.clear()
         self._importance.clear()
 
     def product(self, weight: Tensor, columns: Tensor) -> Tensor:
         """Outputs (outputs, n) of a weight and columns of this layer's form."""
-        return torch.bmm(weight, columns).reshape(self.outputs, -1)
+        return torch.bmm(weight, columns).reshape(self.outputs, -1).add_(self.bias)
 
     def errors(self, weight: Tensor, columns: Tensor) -> Tensor:
         """Weighted squared error per output channel, summed over the sampled positions."""
-        difference = self.product(weight, columns) - self.target
-        return (difference.square_() * self.importance).sum(1)
+        found = self.after(self.product(weight, columns))
+        total = torch.zeros(self.outputs)
+        for value, target, importance in zip(found, self.target, self.importance, strict=True):
+            total += ((value - target).square_() * importance).sum(1)
+        return total
 
     def rows(self) -> Tensor:
         """The weight as (scales, values): a row per scale."""
@@ -136,6 +161,21 @@ class Layer:
         if self.node.op_type == "Conv" or int_attr(self.node, "transB", 0):
             return array.reshape(shape)
         return np.ascontiguousarray(array.T)
+
+
+def _biased(node: ir.Node) -> tuple[ir.Value, NDArray[np.float32] | None]:
+    """The value behind the bias of a layer, and the bias (a vector)."""
+    written = node.outputs[0]
+    if node.op_type != "MatMul":
+        bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        return written, bias
+    uses = list(written.uses())
+    if len(uses) == 1 and is_op(uses[0].node, "Add") and not written.is_graph_output():
+        add = uses[0].node
+        bias = constant_of(add.inputs[1 - uses[0].idx])
+        if bias is not None and bias.size == written.shape[-1]:  # type: ignore[index]
+            return add.outputs[0], bias
+    return written, None
 
 
 def _choose(total: int, count: int, generator: torch.Generator) -> Tensor:

@@ -36,6 +36,7 @@ from edgec.export.quantize.learned import Learned, LearnedWeight, WeightKey
 from edgec.export.quantize.plan import QuantPlan, plan_quantization
 from edgec.export.quantize.qhyvit.gradients import Gradients, divergence, tensors
 from edgec.export.quantize.qhyvit.layers import Layer
+from edgec.export.quantize.qhyvit.pointwise import Pointwise
 from edgec.export.quantize.qhyvit.segment import Segment, rounded, segments
 from edgec.export.quantize.ranges import Range
 from edgec.export.quantize.replay.graph import Replay
@@ -165,8 +166,10 @@ class _Group:
         full: its min-max range; `range` is the choice so far.
         bounds: limits of the range, of all its quantizers.
         layers: layers whose input it is, with the name of the tensor they read.
-        watched: whether the error of the tensor itself counts.
-        values, importance: its sampled values and squared gradients, if it is watched.
+        watched: the nonlinearity behind the tensor, at whose exits its own error counts; None if
+            only layers read it.
+        values: its sampled values; `importance` and `target`: per exit, squared gradients and
+            float values.
     """
 
     root: str
@@ -174,9 +177,10 @@ class _Group:
     range: Range
     bounds: tuple[float, float]
     layers: list[tuple[Layer, str]] = field(default_factory=list)
-    watched: bool = False
+    watched: Pointwise | None = None
     values: list[Tensor] = field(default_factory=list)
-    importance: list[Tensor] = field(default_factory=list)
+    importance: list[list[Tensor]] = field(default_factory=list)
+    target: list[Tensor] = field(default_factory=list)
 
 
 class _Search:
@@ -191,7 +195,7 @@ class _Search:
     ) -> None:
         self.plan, self.scheme, self.config = plan, plan.scheme, config
         self.gradients = gradients
-        self.groups = _groups(model, plan, calibration)
+        self.groups = _groups(model, plan, calibration, gradients.replay)
         self.shares = config.shares()
         layers = {str(layer.node.name) for g in self.groups.values() for layer, _ in g.layers}
         self.segments: dict[str, Segment] = segments(gradients.replay, bridges, layers)
@@ -217,9 +221,10 @@ class _Search:
         """Collect sampled inputs and squared gradients; the mean divergence of min-max."""
         generator = torch.Generator().manual_seed(self.config.seed)
         layers = [pair for group in self.groups.values() for pair in group.layers]
-        values = {name for _, name in layers} | {g.root for g in self.groups.values() if g.watched}
-        errors = {str(layer.node.outputs[0].name) for layer, _ in layers}
-        errors |= {g.root for g in self.groups.values() if g.watched}
+        watched = [g for g in self.groups.values() if g.watched is not None]
+        values = {name for _, name in layers} | {group.root for group in watched}
+        errors = {name for layer, _ in layers for name in layer.after.exits}
+        errors |= {name for g in watched if g.watched is not None for name in g.watched.exits}
         for segment in self.segments.values():
             values |= {*segment.needed, *segment.exits}
             errors |= set(segment.exits)
@@ -230,30 +235,35 @@ class _Search:
             squares, loss = self.gradients.squares(feed, found, sorted(errors))
             total += loss
             for layer, name in layers:
-                square = squares[str(layer.node.outputs[0].name)]
-                layer.sample(found[name], square, self.config.positions, generator)
-            for group in self.groups.values():
-                if group.watched:
-                    self._sample(group, found[group.root], squares[group.root], generator)
+                layer.sample(found[name], squares, self.config.positions, generator)
+            for group in watched:
+                self._sample(group, found[group.root], squares, generator)
             if position < self.config.bridge_samples:
                 for segment in self.segments.values():
                     segment.keep(found, squares)
         for layer, _ in layers:
             layer.freeze()
-        for group in self.groups.values():
-            if group.watched:
-                group.values = [torch.cat(group.values)]
-                group.importance = [torch.cat(group.importance)]
+        for group in watched:
+            group.values = [torch.cat(group.values)]
+            group.importance = [[torch.cat(p)] for p in zip(*group.importance, strict=True)]
+            group.target = [] if group.watched is None else group.watched(group.values[0])
         return total / len(samples)
 
     def _sample(
-        self, group: _Group, value: Tensor, square: Tensor, generator: torch.Generator
+        self,
+        group: _Group,
+        value: Tensor,
+        squares: Mapping[str, Tensor],
+        generator: torch.Generator,
     ) -> None:
-        flat, weights = value.reshape(-1), square.reshape(-1)
+        assert group.watched is not None
+        flat = value.reshape(-1)
         count = min(len(flat), 64 * self.config.positions)
         chosen = torch.randint(len(flat), (count,), generator=generator)
         group.values.append(flat[chosen])
-        group.importance.append(weights[chosen] * (len(flat) / count))
+        share = len(flat) / count
+        weights = [squares[name].reshape(-1)[chosen] * share for name in group.watched.exits]
+        group.importance.append(weights)
 
     # --- pass 3 ----------------------------------------------------------------------------
 
@@ -316,9 +326,10 @@ class _Search:
                 total += self._segment_error(segment, layer, name, weight, grid)
             else:
                 total += float(layer.errors(weight, rounded(layer.columns, *grid)).sum())
-        if group.watched:
-            difference = rounded(group.values[0], *grid) - group.values[0]
-            total += float((difference.square_() * group.importance[0]).sum())
+        if group.watched is not None:
+            found = group.watched(rounded(group.values[0], *grid))
+            for value, target, weight in zip(found, group.target, group.importance, strict=True):
+                total += float(((value - target).square_() * weight[0]).sum())
         return total
 
     def _segment_error(
@@ -384,9 +395,14 @@ class _Search:
         return result
 
 
-def _groups(model: ir.Model, plan: QuantPlan, calibration: Calibration) -> dict[str, _Group]:
+def _groups(
+    model: ir.Model, plan: QuantPlan, calibration: Calibration, replay: Replay
+) -> dict[str, _Group]:
     """The activation ranges of a plan, in its order, with the layers that read each of them."""
-    nodes = {str(node.name): node for node in model.graph}
+    ordered = list(model.graph)
+    nodes = {str(node.name): node for node in ordered}
+    values = {str(v.name): v for v in model.graph.inputs}
+    values |= {str(v.name): v for node in ordered for v in node.outputs}
     weights = {(w.node, w.index): w for w in plan.weights}
     uses = [w.tensor for w in plan.weights]
     groups: dict[str, _Group] = {}
@@ -405,17 +421,19 @@ def _groups(model: ir.Model, plan: QuantPlan, calibration: Calibration) -> dict[
             low, high = group.bounds
             group.bounds = max(low, quantizer.bounds[0]), min(high, quantizer.bounds[1])
             group.range = group.range.intersect(*group.bounds)
-        group.watched |= quantizer.output
+        watched = quantizer.output
         for node, index in quantizer.readers:
             weight = weights.get((node, 1))
             layer = None
             if index == 0 and weight is not None and not weight.operand:
                 shared = uses.count(weight.tensor) > 1
-                layer = None if shared else Layer.of(nodes[node], weight.axis)
+                layer = None if shared else Layer.of(nodes[node], weight.axis, replay, ordered)
             if layer is not None:
                 group.layers.append((layer, quantizer.tensor))
             elif nodes[node].op_type not in scheme.same_scale:
-                group.watched = True
+                watched = True
+        if watched and group.watched is None:
+            group.watched = Pointwise.of(replay, ordered, values[name])
     return groups
 
 
