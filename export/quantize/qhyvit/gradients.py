@@ -49,7 +49,8 @@ class Gradients:
     def values(self, feed: Feed, names: Collection[str]) -> dict[str, Tensor]:
         """Values of the named tensors of the float graph, and its outputs."""
         with torch.no_grad():
-            return self.replay(tensors(feed), watch=names)
+            found: dict[str, Tensor] = self.replay(tensors(feed), watch=names)
+        return found
 
     def squares(
         self, feed: Feed, outputs: Mapping[str, Tensor], names: Collection[str]

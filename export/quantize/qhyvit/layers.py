@@ -32,6 +32,7 @@ class Layer:
         node: its name.
         tensor: name of the weight; `axis` is its output channel axis in the plan (None: one
             scale).
+        shape: of the weight as stored.
         weight: float weight as (groups, outputs per group, inputs × window).
         columns: sampled inputs as (groups, inputs × window, n), after `freeze`.
         bias: added to the outputs, (outputs, 1).
@@ -44,6 +45,7 @@ class Layer:
     node: ir.Node
     tensor: str
     axis: int | None
+    shape: tuple[int, ...]
     weight: Tensor
     bias: Tensor
     after: Pointwise
@@ -81,7 +83,7 @@ class Layer:
         written, bias = _biased(node)
         added = torch.zeros(()) if bias is None else torch.tensor(bias.reshape(-1, 1))
         after = Pointwise.of(replay, nodes, written)
-        return cls(node, str(value.name), axis, torch.tensor(shaped), added, after)
+        return cls(node, str(value.name), axis, number.shape, torch.tensor(shaped), added, after)
 
     @property
     def outputs(self) -> int:
@@ -113,7 +115,7 @@ class Layer:
         self._importance.append([square * share for square in picked])
 
     def _windows(self, x: Tensor, place: Tensor) -> Tensor:
-        kernel = [int(d) for d in self.node.inputs[1].shape[2:]]  # type: ignore[union-attr,index]
+        kernel = self.shape[2:]
         rank = len(kernel)
         strides = ints(self.node, "strides") or (1,) * rank
         dilations = ints(self.node, "dilations") or (1,) * rank
@@ -122,10 +124,11 @@ class Layer:
         x = F.pad(x, amounts)
         index = []
         for i in range(rank):
-            at = place[1 + i][:, None] * strides[i] + torch.arange(kernel[i]) * dilations[i]
-            index.append(at.reshape([-1, *(kernel[i] if i == j else 1 for j in range(rank))]))
+            reach = place[1 + i][:, None] * strides[i] + torch.arange(kernel[i]) * dilations[i]
+            index.append(reach.reshape([-1, *(kernel[i] if i == j else 1 for j in range(rank))]))
         sample = place[0].reshape(-1, *[1] * rank)
-        windows = x[(sample, slice(None), *index)]  # (P, *kernel, C)
+        at: tuple[Tensor, ...] = (sample, *index)
+        windows = x.movedim(1, -1)[at]  # (P, *kernel, C)
         return windows.movedim(-1, 1).reshape(place.shape[1], -1)
 
     def freeze(self) -> None:
@@ -157,7 +160,7 @@ class Layer:
     def original(self, rows: Tensor) -> NDArray[np.float32]:
         """Rows as an array of the weight's own shape."""
         array: NDArray[np.float32] = rows.reshape(self.outputs, -1).numpy()
-        shape = tuple(int(d) for d in self.node.inputs[1].shape)  # type: ignore[union-attr]
+        shape = self.shape
         if self.node.op_type == "Conv" or int_attr(self.node, "transB", 0):
             return array.reshape(shape)
         return np.ascontiguousarray(array.T)

@@ -74,7 +74,7 @@ class Pointwise:
     def _find(self, known: dict[str, Tensor], name: str) -> Tensor | None:
         if not name or name in known:
             return known[name] if name else None
-        constant = self.replay.weights[name] if name in self.replay.weights else None
+        constant = self.replay.weights.get(name)
         # scalars of any rank broadcast without changing the shape
         return (self.replay.constants[name] if constant is None else constant).reshape(())
 

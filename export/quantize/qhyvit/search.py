@@ -13,13 +13,15 @@ What is different here, because the result has to run on integer kernels:
 - Channel-wise activations are no option of the search. Where they are exact, an equivalent
   transform of the float graph gives them before (`edgec.export.quantize.equivalent`).
 - Every range holds zero, so no zero point leaves the integer grid, whatever sign a channel has.
+- Errors are measured behind the nonlinearity that follows, where clipping shows (`pointwise`).
+- A proposal is kept only if it lowers the divergence of the whole network (`verify`).
 - Outputs are compared at a sample of positions (`Config.positions`), with inputs cut out once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,12 +36,12 @@ from edgec.export.quantize.graph import prepared_copy
 from edgec.export.quantize.insert import check_quantizable, quantize
 from edgec.export.quantize.learned import Learned, LearnedWeight, WeightKey
 from edgec.export.quantize.plan import QuantPlan, plan_quantization
-from edgec.export.quantize.qhyvit.gradients import Gradients, divergence, tensors
+from edgec.export.quantize.qhyvit.gradients import Gradients
+from edgec.export.quantize.qhyvit.groups import Group, find_groups
 from edgec.export.quantize.qhyvit.layers import Layer
-from edgec.export.quantize.qhyvit.pointwise import Pointwise
 from edgec.export.quantize.qhyvit.segment import Segment, rounded, segments
+from edgec.export.quantize.qhyvit.verify import Divergence, accepted
 from edgec.export.quantize.ranges import Range
-from edgec.export.quantize.replay.graph import Replay
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stream import no_samples
 from edgec.export.quantize.weights import WEIGHT_MAX, activation_parameters, quantize_weight
@@ -58,6 +60,7 @@ class Config:
         positions: output positions compared per sample and layer.
         bridge_samples: samples on which bridge blocks are run whole.
         weights: search weight scales (else only activation ranges).
+        verify: keep only what lowers the divergence of the whole network on the samples.
         seed: of the positions.
     """
 
@@ -69,6 +72,7 @@ class Config:
     positions: int = 24
     bridge_samples: int = 4
     weights: bool = True
+    verify: bool = True
     seed: int = 0
 
     def shares(self) -> list[float]:
@@ -84,8 +88,8 @@ class SearchResult:
         calibration: the given one with the chosen ranges.
         learned: weight scales that differ from min-max, for ``quantize(..., learned=)``.
         bridges: the bridge blocks of the graph.
-        divergence: mean KL per sample of the search's data, with min-max, with the ranges of the
-            given calibration, and with the result.
+        divergence: mean KL per sample of the search's data with ``minmax``, with the ranges of
+            the given ``calibration``, with all that was ``proposed``, and with the ``result``.
     """
 
     calibration: Calibration
@@ -131,56 +135,36 @@ def search(
     gradients = Gradients(copy, minmax)
     bridges = find_bridges(copy)
     work = _Search(copy, plan, calibration, gradients, bridges, config)
+    groups = list(work.groups.values())
+    steps = len(groups) * (2 if config.verify else 1)
     divergences = {"minmax": work.observe(samples)}
-    groups = work.groups
-    for done, group in enumerate(groups.values()):
+    for done, group in enumerate(groups):
         work.improve(group)
         if on_progress is not None:
-            on_progress(done + 1, len(groups))
-    chosen = calibration.with_ranges({name: g.range for name, g in groups.items()})
-    learned = work.learned()
-    started = quantize(copy, calibration, scheme, exclude=exclude)
-    finished = quantize(copy, chosen, scheme, exclude=exclude, learned=learned)
-    divergences["calibration"] = _divergence(gradients.replay, started, samples)
-    divergences["result"] = _divergence(gradients.replay, finished, samples)
-    return SearchResult(chosen, learned, tuple(bridges), divergences)
+            on_progress(done + 1, steps)
 
+    def built(chosen: Sequence[Group]) -> tuple[Calibration, Learned]:
+        ranges = {group.root: group.range for group in chosen}
+        return calibration.with_ranges(ranges), work.learned(chosen)
 
-def _divergence(reference: Replay, quantized: ir.Model, samples: Sequence[Feed]) -> float:
-    other = Replay(quantized)
-    total = 0.0
-    with torch.no_grad():
-        for feed in samples:
-            given = tensors(feed)
-            wanted, found = reference(given), other(given)
-            total += sum(float(divergence(wanted[n], found[n])) for n in reference.output_names)
-    return total / len(samples)
+    def cost(chosen: Sequence[Group]) -> float:
+        ranges, learned = built(chosen)
+        return judge(quantize(copy, ranges, scheme, exclude=exclude, learned=learned))
 
-
-@dataclass
-class _Group:
-    """An activation range and everything that it decides.
-
-    Attributes:
-        root: tensor that lends the range.
-        full: its min-max range; `range` is the choice so far.
-        bounds: limits of the range, of all its quantizers.
-        layers: layers whose input it is, with the name of the tensor they read.
-        watched: the nonlinearity behind the tensor, at whose exits its own error counts; None if
-            only layers read it.
-        values: its sampled values; `importance` and `target`: per exit, squared gradients and
-            float values.
-    """
-
-    root: str
-    full: Range
-    range: Range
-    bounds: tuple[float, float]
-    layers: list[tuple[Layer, str]] = field(default_factory=list)
-    watched: Pointwise | None = None
-    values: list[Tensor] = field(default_factory=list)
-    importance: list[list[Tensor]] = field(default_factory=list)
-    target: list[Tensor] = field(default_factory=list)
+    judge = Divergence(samples, work.references)
+    divergences["calibration"] = cost([])
+    divergences["proposed"] = cost(groups)
+    if config.verify:
+        groups, divergences["result"] = accepted(
+            groups,
+            cost,
+            divergences["calibration"],
+            None if on_progress is None else lambda done: on_progress(steps // 2 + done, steps),
+        )
+    else:
+        divergences["result"] = divergences["proposed"]
+    ranges, learned = built(groups)
+    return SearchResult(ranges, learned, tuple(bridges), divergences)
 
 
 class _Search:
@@ -195,7 +179,7 @@ class _Search:
     ) -> None:
         self.plan, self.scheme, self.config = plan, plan.scheme, config
         self.gradients = gradients
-        self.groups = _groups(model, plan, calibration, gradients.replay)
+        self.groups = find_groups(model, plan, calibration, gradients.replay)
         self.shares = config.shares()
         layers = {str(layer.node.name) for g in self.groups.values() for layer, _ in g.layers}
         self.segments: dict[str, Segment] = segments(gradients.replay, bridges, layers)
@@ -214,6 +198,7 @@ class _Search:
                 self.floors[key] = torch.where(paired, self.scales[key], 0.0)
         self.start = dict(self.scales)
         self.samples = 0
+        self.references: list[Mapping[str, Tensor]] = []
 
     # --- passes 1 and 2 --------------------------------------------------------------------
 
@@ -234,6 +219,8 @@ class _Search:
             found = self.gradients.values(feed, sorted(values))
             squares, loss = self.gradients.squares(feed, found, sorted(errors))
             total += loss
+            outputs = self.gradients.replay.output_names
+            self.references.append({name: found[name] for name in outputs})
             for layer, name in layers:
                 layer.sample(found[name], squares, self.config.positions, generator)
             for group in watched:
@@ -251,7 +238,7 @@ class _Search:
 
     def _sample(
         self,
-        group: _Group,
+        group: Group,
         value: Tensor,
         squares: Mapping[str, Tensor],
         generator: torch.Generator,
@@ -267,7 +254,7 @@ class _Search:
 
     # --- pass 3 ----------------------------------------------------------------------------
 
-    def improve(self, group: _Group) -> None:
+    def improve(self, group: Group) -> None:
         """Alternate between the weights of a group and its range."""
         for turn in range(self.config.rounds if group.layers else 1):
             if self.config.weights:
@@ -277,12 +264,12 @@ class _Search:
             before = group.range
             group.range = self._best_range(group, candidates)
             if not group.layers and not self.scheme.symmetric:
-                for turn in (1, 2):
-                    group.range = self._best_range(group, self._ranges(group, turn))
+                for other in (1, 2):
+                    group.range = self._best_range(group, self._ranges(group, other))
             elif turn and group.range == before:
                 break  # nothing moves any more
 
-    def _ranges(self, group: _Group, turn: int) -> list[Range]:
+    def _ranges(self, group: Group, turn: int) -> list[Range]:
         """Candidates of one turn: both ends first, then the upper and the lower one alone."""
         low, high = group.full.low, group.full.high
         if self.scheme.symmetric:
@@ -299,7 +286,7 @@ class _Search:
             found = [Range(s * low, group.range.high) for s in self.shares] if low < 0 else []
         return [r.intersect(*group.bounds) for r in found]
 
-    def _best_range(self, group: _Group, candidates: Sequence[Range]) -> Range:
+    def _best_range(self, group: Group, candidates: Sequence[Range]) -> Range:
         """The candidate of least error, the present range if none is better.
 
         Layers in bridge blocks are expensive to judge: a coarse walk through the candidates and a
@@ -312,11 +299,11 @@ class _Search:
             return self._least(group, [best, *around])
         return self._least(group, [group.range, *candidates])
 
-    def _least(self, group: _Group, candidates: Sequence[Range]) -> Range:
+    def _least(self, group: Group, candidates: Sequence[Range]) -> Range:
         errors = [self._range_error(group, candidate) for candidate in candidates]
         return candidates[int(np.argmin(errors))]  # of equal ones the first
 
-    def _range_error(self, group: _Group, candidate: Range) -> float:
+    def _range_error(self, group: Group, candidate: Range) -> float:
         grid = self._grid(candidate)
         total = 0.0
         for layer, name in group.layers:
@@ -328,8 +315,8 @@ class _Search:
                 total += float(layer.errors(weight, rounded(layer.columns, *grid)).sum())
         if group.watched is not None:
             found = group.watched(rounded(group.values[0], *grid))
-            for value, target, weight in zip(found, group.target, group.importance, strict=True):
-                total += float(((value - target).square_() * weight[0]).sum())
+            for value, target, share in zip(found, group.target, group.importance, strict=True):
+                total += float(((value - target).square_() * share[0]).sum())
         return total
 
     def _segment_error(
@@ -345,7 +332,7 @@ class _Search:
         error = segment.error({layer.tensor: torch.from_numpy(array)}, {name: grid})
         return error * (self.samples / len(segment.images))
 
-    def _improve_weight(self, group: _Group, layer: Layer, name: str) -> None:
+    def _improve_weight(self, group: Group, layer: Layer, name: str) -> None:
         """Per channel the best scale for the present range; in bridges the best set of them."""
         key = (layer.tensor, layer.axis)
         grid = self._grid(group.range)
@@ -385,59 +372,17 @@ class _Search:
         scale, zero = activation_parameters(interval, limits, symmetric=self.scheme.symmetric)
         return float(scale), float(limits[0] - zero), float(limits[1] - zero)
 
-    def learned(self) -> dict[WeightKey, LearnedWeight]:
-        """The weight scales that the search moved."""
+    def learned(self, groups: Sequence[Group]) -> dict[WeightKey, LearnedWeight]:
+        """The weight scales that the search moved, of the layers of some groups."""
         result = {}
-        for key, scales in self.scales.items():
+        for key in ((layer.tensor, layer.axis) for group in groups for layer, _ in group.layers):
+            scales = self.scales[key]
             if not torch.equal(scales, self.start[key]):
                 array = scales.numpy().astype(np.float32)
-                result[key] = LearnedWeight(None, array if key[1] is not None else array.reshape(()))
+                result[key] = LearnedWeight(None, array.reshape(() if key[1] is None else -1))
         return result
-
-
-def _groups(
-    model: ir.Model, plan: QuantPlan, calibration: Calibration, replay: Replay
-) -> dict[str, _Group]:
-    """The activation ranges of a plan, in its order, with the layers that read each of them."""
-    ordered = list(model.graph)
-    nodes = {str(node.name): node for node in ordered}
-    values = {str(v.name): v for v in model.graph.inputs}
-    values |= {str(v.name): v for node in ordered for v in node.outputs}
-    weights = {(w.node, w.index): w for w in plan.weights}
-    uses = [w.tensor for w in plan.weights]
-    groups: dict[str, _Group] = {}
-    for quantizer in plan.quantizers:
-        if quantizer.fixed is not None:
-            continue
-        name = quantizer.range_of
-        scheme = plan.scheme
-        if name not in groups:
-            extremes = calibration.extremes(name)
-            start = calibration.range(name, levels=scheme.levels, symmetric=scheme.symmetric)
-            full = start if extremes is None else Range.including_zero(*extremes)
-            groups[name] = _Group(name, full, start, (-np.inf, np.inf))
-        group = groups[name]
-        if quantizer.bounds is not None:
-            low, high = group.bounds
-            group.bounds = max(low, quantizer.bounds[0]), min(high, quantizer.bounds[1])
-            group.range = group.range.intersect(*group.bounds)
-        watched = quantizer.output
-        for node, index in quantizer.readers:
-            weight = weights.get((node, 1))
-            layer = None
-            if index == 0 and weight is not None and not weight.operand:
-                shared = uses.count(weight.tensor) > 1
-                layer = None if shared else Layer.of(nodes[node], weight.axis, replay, ordered)
-            if layer is not None:
-                group.layers.append((layer, quantizer.tensor))
-            elif nodes[node].op_type not in scheme.same_scale:
-                watched = True
-        if watched and group.watched is None:
-            group.watched = Pointwise.of(replay, ordered, values[name])
-    return groups
 
 
 def _close(candidate: Range, best: Range, share: float) -> bool:
     width = (best.high - best.low) * share
-    near = abs(candidate.low - best.low) <= width and abs(candidate.high - best.high) <= width
-    return near
+    return abs(candidate.low - best.low) <= width and abs(candidate.high - best.high) <= width

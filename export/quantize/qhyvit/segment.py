@@ -67,7 +67,9 @@ class Segment:
             )
         )
 
-    def error(self, replaced: Mapping[str, Tensor], quantize: Mapping[str, Sequence[float]]) -> float:
+    def error(
+        self, replaced: Mapping[str, Tensor], quantize: Mapping[str, Sequence[float]]
+    ) -> float:
         """Weighted squared error at the exits, summed over the images.
 
         Args:
@@ -109,7 +111,7 @@ def segments(
     replay: Replay, bridges: Collection[Bridge], layers: Collection[str]
 ) -> dict[str, Segment]:
     """For every layer inside a bridge, before its views, the segment that judges it."""
-    found = {}
+    found: dict[str, Segment] = {}
     for bridge in bridges:
         for layer in bridge.layers:
             segment = Segment.of(replay, bridge, layer) if layer in layers else None
