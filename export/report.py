@@ -67,7 +67,8 @@ def text_report(report: dict[str, Any]) -> str:
         lines.append(
             f"calibrated on {calibration['used']} of {calibration['count']} items of "
             f"{calibration['source']}, sha256 {calibration['sha256'][:12]}…, "
-            f"method {calibration['method']}"
+            f"method {calibration['method']}, recipe {calibration['recipe']['recipe']['name']} "
+            f"({calibration['recipe']['chosen']})"
         )
     found = [a["checks"]["lint"] for a in report["artifacts"] if "lint" in a["checks"]]
     if found:
