@@ -1,0 +1,1 @@
+"""Equivalent transforms: float graphs that compute the same and are easier to quantize."""

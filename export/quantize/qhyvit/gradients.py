@@ -1,0 +1,102 @@
+"""Passes 1 and 2 of Q-HyViT: what an error in each value costs.
+
+The loss needs no labels: it is the divergence KL(softmax of the float network ‖ softmax of the
+quantized one). Near its minimum the loss grows with the square of the error of an inner value, and
+the squared gradient, the diagonal of the Fisher information, stands for its curvature (Li et al.,
+BRECQ, arXiv 2102.05426, section 3.1). Gradients are taken in the quantized network, where the
+divergence is not zero; rounding passes them straight through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgec.export.quantize.fisher import MIN_CLASSES
+from edgec.export.quantize.replay.graph import Replay
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+class Gradients:
+    """A float graph and its quantized copy, run side by side on one sample after another."""
+
+    def __init__(self, model: ir.Model, quantized: ir.Model) -> None:
+        """Prepare both.
+
+        Args:
+            model: float graph.
+            quantized: what `edgec.export.quantize.insert.quantize` made of it.
+
+        Raises:
+            UnsupportedError: EC366, an operator has no replay.
+        """
+        self.replay = Replay(model)
+        self.quantized = Replay(quantized)
+        written = {name for step in self.quantized.steps for name in step.outputs}
+        # a graph output that is quantized is renamed before its quantizer
+        self._inner = {
+            name: f"{name}_float" for name in self.replay.output_names if f"{name}_float" in written
+        }
+
+    def values(self, feed: Feed, names: Collection[str]) -> dict[str, Tensor]:
+        """Values of the named tensors of the float graph, and its outputs."""
+        with torch.no_grad():
+            found: dict[str, Tensor] = self.replay(tensors(feed), watch=names)
+        return found
+
+    def squares(
+        self, feed: Feed, outputs: Mapping[str, Tensor], names: Collection[str]
+    ) -> tuple[dict[str, Tensor], float]:
+        """Squared gradients at the named tensors, and the divergence of this sample.
+
+        Args:
+            feed: the sample.
+            outputs: what the float network makes of it.
+            names: tensors of the float graph; zeros for those that no output depends on.
+        """
+        inner = {name: self._inner.get(name, name) for name in names}
+
+        def track(value: Tensor) -> Tensor:
+            return value if value.requires_grad else value.detach().requires_grad_()
+
+        with torch.enable_grad():
+            found = self.quantized(
+                tensors(feed),
+                watch=list(inner.values()),
+                intercept=dict.fromkeys(inner.values(), track),
+            )
+            watched = [found[name] for name in inner.values()]
+            loss = torch.stack(
+                [divergence(outputs[name], found[name]) for name in self.replay.output_names]
+            ).sum()
+            gradients = torch.autograd.grad(loss, watched, allow_unused=True)
+        squares = {
+            name: torch.zeros_like(value) if gradient is None else gradient.square()
+            for name, value, gradient in zip(inner, watched, gradients, strict=True)
+        }
+        return {name: square.detach() for name, square in squares.items()}, float(loss.detach())
+
+
+def tensors(feed: Feed) -> dict[str, Tensor]:
+    """A sample as torch tensors."""
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feed.items()}
+
+
+def divergence(reference: Tensor, output: Tensor) -> Tensor:
+    """KL(softmax(reference) ‖ softmax(output)) summed over rows of logits.
+
+    Outputs that are no logits (rank other than 2 or 3, or few classes) count half their squared
+    distance, the divergence of Gaussians of unit variance.
+    """
+    if output.ndim in (2, 3) and output.shape[-1] >= MIN_CLASSES:
+        p, q = reference.log_softmax(-1), output.log_softmax(-1)
+        return F.kl_div(q, p, log_target=True, reduction="sum")
+    return 0.5 * (output - reference).square().sum()
