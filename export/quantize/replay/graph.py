@@ -22,6 +22,7 @@ from edgec.export.quantize.replay import (  # noqa: F401  (register)
     integers,
     views,
 )
+from edgec.export.quantize.replay.fuse import fused
 from edgec.export.quantize.replay.table import OPERATORS, Attributes, Operator
 
 Intercept = Callable[[Tensor], Tensor]
@@ -144,7 +145,8 @@ class Replay(nn.Module):
 class Segment:
     """A part of a `Replay`, called like it; see `Replay.between`.
 
-    It shares the weights of the replay.
+    It shares the weights of the replay. Integer activations inside cannot be intercepted: rounding
+    is one step.
     """
 
     def __init__(self, replay: Replay, inputs: Collection[str], outputs: Sequence[str]) -> None:
@@ -165,7 +167,8 @@ class Segment:
         if missing:
             raise KeyError(f"not computable from the given values: {', '.join(missing)}")
         self._constants = tuple(sorted(needed))
-        self.steps = _with_last_use(chosen[::-1])
+        constants = {name: source[name] for source in constant for name in source}
+        self.steps = _with_last_use(fused(chosen[::-1], constants, set(outputs), _rebuilt))
         self.produced = frozenset(name for step in self.steps for name in step.outputs if name)
 
     def __call__(
@@ -229,6 +232,10 @@ def _execute(
         for name in step.last_use:
             if name not in kept:
                 values.pop(name, None)
+
+
+def _rebuilt(step: _Step, function: Operator, inputs: tuple[str, ...]) -> _Step:
+    return replace(step, function=function, inputs=inputs)
 
 
 def _with_last_use(steps: Sequence[_Step]) -> tuple[_Step, ...]:

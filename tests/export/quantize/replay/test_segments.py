@@ -95,3 +95,33 @@ def test_intercepted_noise_differs_per_sample(hybrid, feeds):
     same = {"x": torch.from_numpy(np.stack([feeds[0]["x"]] * 3))}
     noisy = part.batched(same, intercept={"a2": lambda v: v + torch.rand_like(v)})["y"]
     assert not torch.equal(noisy[0], noisy[1])
+
+
+def test_rounding_is_one_step(hybrid, feeds):
+    quantized = quantize(hybrid, calibrate(hybrid, feeds), SCHEMES["ort-x86"].with_bits(4, 6))
+    replay = Replay(quantized)
+    count = sum(node.op_type == "QuantizeLinear" for node in quantized.graph)
+    part = replay.between(["x"], ["y"])
+    assert len(part.steps) == len(replay.steps) - 2 * count
+    # a value that is asked for stays
+    assert len(replay.between(["x"], ["y", "m1_quantized"]).steps) == len(part.steps) + 2
+
+
+def test_the_single_step_has_the_values_and_gradients_of_the_operators(hybrid, feeds):
+    """Same graph, whole replay (operator by operator) against a part (fused)."""
+    quantized = quantize(hybrid, calibrate(hybrid, feeds), SCHEMES["ort-arm"])
+    replay = Replay(quantized)
+    x = torch.from_numpy(feeds[0]["x"])
+
+    def gradient(run) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = (1.5 * x).requires_grad_()
+        (y,) = run({"x": leaf}).values()
+        return y.detach(), torch.autograd.grad(y.square().sum(), leaf)[0]
+
+    part = replay.between(["x"], ["y"])
+    expected = gradient(replay)
+    for found in (gradient(part), gradient(lambda f: part.batched({"x": f["x"][None]}))):
+        torch.testing.assert_close(found[0].reshape(1, 10), expected[0], rtol=1e-3, atol=1e-4)
+        error = (found[1] - expected[1]).norm() / expected[1].norm()
+        assert error < 0.02
+    assert (expected[1] == 0).any()

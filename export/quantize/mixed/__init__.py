@@ -1,0 +1,1 @@
+"""Mixed precision: which blocks run on integers, chosen for a budget."""

@@ -1,0 +1,375 @@
+"""Choose a precision per block for a budget of accuracy or of bytes.
+
+1. Every block is quantized alone, in every precision that the target executes, and the divergence
+   of the output is measured (`edgec.export.quantize.sensitivity.measured`).
+2. If damages added up, the best assignments for all budgets would be the Pareto front of a
+   multiple-choice knapsack (`edgec.export.quantize.mixed.front`).
+3. They do not quite, so points along the front are really quantized and measured.
+4. The chosen point is measured again on held-out samples that had no part in the choice; if it
+   fails there, the next more precise point is tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgec.export.errors import BudgetError, UsageError
+from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.fisher import MIN_CLASSES
+from edgec.export.quantize.graph import prepared_copy
+from edgec.export.quantize.insert import quantize
+from edgec.export.quantize.learned import Learned
+from edgec.export.quantize.mixed.choice import (
+    Assignment,
+    Cost,
+    Precision,
+    assigned_scheme,
+    block_costs,
+    exclusions,
+    total_cost,
+)
+from edgec.export.quantize.mixed.front import pareto_front
+from edgec.export.quantize.plan import plan_quantization
+from edgec.export.quantize.rounding.blocks import MAX_LAYERS, Block, find_blocks
+from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.quantize.sensitivity.measured import (
+    Arrays,
+    damage,
+    measured_sensitivity,
+    run,
+)
+from edgec.export.quantize.stream import no_samples
+
+Samples = Iterable[Mapping[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class MixedPoint:
+    """One assignment of precisions.
+
+    Attributes:
+        precisions: block name → precision.
+        bytes, bit_operations: see `edgec.export.quantize.mixed.choice.Cost`.
+        predicted: sum of the blocks' divergences, in nats.
+        divergence: measured on the search samples, in nats.
+        drop: points lost, measured on the search samples; see `search_mixed`.
+        held_out_drop: the same on held-out samples, for points that were verified.
+    """
+
+    precisions: Mapping[str, Precision]
+    bytes: int
+    bit_operations: int
+    predicted: float
+    divergence: float
+    drop: float
+    held_out_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class MixedPlan:
+    """The result of a search.
+
+    Attributes:
+        front: the measured points, cheapest first.
+        chosen: the verified one among them.
+        exclude: nodes to leave float, for `quantize`.
+        scheme: the scheme, with 4-bit weights where they were chosen, for `quantize`.
+        learned: the learned weights that still apply, for `quantize`.
+        sensitivity: block name → precision → divergence when it alone is quantized, in nats.
+        met: the budget holds on the held-out samples.
+    """
+
+    front: tuple[MixedPoint, ...]
+    chosen: MixedPoint
+    exclude: tuple[str, ...]
+    scheme: QuantScheme
+    learned: Learned
+    sensitivity: Mapping[str, Mapping[Precision, float]]
+    met: bool
+
+    def quantize(self, model: ir.Model, calibration: Calibration) -> ir.Model:
+        """The Q/DQ graph of the chosen point."""
+        return quantize(model, calibration, self.scheme, exclude=self.exclude, learned=self.learned)
+
+    def to_json(self) -> dict[str, Any]:
+        """The table of points, the choice and the sensitivities as plain data."""
+        return {
+            "met": self.met,
+            "chosen": asdict(self.chosen),
+            "front": [asdict(point) for point in self.front],
+            "sensitivity": {name: dict(found) for name, found in self.sensitivity.items()},
+        }
+
+
+def search_mixed(
+    model: ir.Model,
+    calibration: Calibration,
+    scheme: QuantScheme,
+    feeds: Samples,
+    holdout: Samples,
+    *,
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+    labels: Sequence[int] | None = None,
+    precisions: Sequence[Precision] = ("float", "int8"),
+    learned: Learned | None = None,
+    points: int = 12,
+    max_layers: int = MAX_LAYERS,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> MixedPlan:
+    """Search the cheapest assignment within `max_drop`, or the best within `max_bytes`.
+
+    A drop is the share of samples, in points (percent), whose largest class is not that of the
+    float network; on held-out samples with `labels` it is the loss of top-1 accuracy.
+
+    Args:
+        model: float32 graph; not modified.
+        calibration: ranges of its activations.
+        scheme: of the blocks that are not float.
+        feeds: samples for the search, read once and held; calibration samples will do.
+        holdout: samples for the verification, disjoint from them; read once and held.
+        max_drop: in points, e.g. 0.5; the cost is bit operations.
+        max_bytes: of weights and scales; the cost is bytes. Give one of the two.
+        labels: class of each held-out sample.
+        precisions: what the target executes, see
+            `edgec.export.quantize.mixed.choice.executable_precisions`.
+        learned: rounding learned for `scheme`; used in the blocks that are int8.
+        points: most points of the front that are really measured.
+        max_layers: most weights of a block, see `edgec.export.quantize.rounding.blocks`.
+        on_progress: called with what is done ("sensitivity", "front"), a number and a count.
+
+    Raises:
+        UsageError: EC266, the budget is missing, double or not positive, labels do not match, or a
+            drop is asked for a network without classes.
+        BudgetError: EC582, no assignment has so few bytes.
+        InputError: EC760, no samples.
+    """
+    if (max_drop is None) == (max_bytes is None) or min(max_drop or 0, max_bytes or 0) < 0:
+        raise _misuse("give either max_drop or max_bytes, not negative")
+    work = _Search(model, calibration, scheme, feeds, learned or {}, precisions, max_layers)
+    held = _Held(work, list(holdout), labels)
+    if max_drop is not None and not work.has_classes():
+        raise _misuse("the network has no class scores to lose points on: give max_bytes")
+    by_bytes = max_bytes is not None
+    sensitivity = work.sensitivity(on_progress)
+    candidates = work.candidates("bytes" if by_bytes else "bit_operations", sensitivity)
+    if max_bytes is not None:
+        least = min(candidates, key=lambda c: c.cost.bytes)
+        candidates = [c for c in candidates if c.cost.bytes <= max_bytes]
+        if not candidates:
+            raise BudgetError(
+                "EC582",
+                f"no assignment of precisions has at most {max_bytes} bytes of weights",
+                why=f"the smallest has {least.cost.bytes}",
+                fix="allow more bytes, or export a smaller network",
+            )
+    measured = work.measure(_spread(candidates, points), on_progress)
+    order = list(range(len(measured)))
+    if max_drop is not None:
+        passing = [i for i in order if measured[i].drop <= max_drop]
+        first = passing[0] if passing else order[-1]
+        order = order[first:]
+    else:
+        # the budget holds for all of them: least divergence first
+        order = [min(order, key=lambda i: measured[i].divergence)]
+    chosen = order[-1]
+    for i in order:
+        measured[i] = replace(measured[i], held_out_drop=held.drop(work.assignment(measured[i])))
+        if max_drop is None or _within(measured[i], max_drop):
+            chosen = i
+            break
+    assignment = work.assignment(measured[chosen])
+    return MixedPlan(
+        front=tuple(measured),
+        chosen=measured[chosen],
+        exclude=exclusions(work.plan, work.blocks, assignment),
+        scheme=assigned_scheme(scheme, work.blocks, assignment),
+        learned=work.learned_of(assignment),
+        sensitivity=sensitivity,
+        met=max_drop is None or _within(measured[chosen], max_drop),
+    )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    assignment: Assignment
+    cost: Cost
+    predicted: float
+
+
+class _Search:
+    def __init__(
+        self,
+        model: ir.Model,
+        calibration: Calibration,
+        scheme: QuantScheme,
+        feeds: Samples,
+        learned: Learned,
+        precisions: Sequence[Precision],
+        max_layers: int,
+    ) -> None:
+        self.model = prepared_copy(model)
+        self.calibration, self.scheme = calibration, scheme
+        self.learned, self.precisions = learned, tuple(precisions)
+        self.samples = [dict(feed) for feed in feeds]
+        if not self.samples:
+            raise no_samples()
+        self.plan = plan_quantization(self.model, scheme)
+        self.blocks: tuple[Block, ...] = find_blocks(self.model, self.plan, max_layers=max_layers)
+        self.costs = block_costs(self.model, self.plan, self.blocks, self.precisions)
+        self.reference: Arrays = run(self.model, self.samples)
+
+    def has_classes(self) -> bool:
+        return any(a.ndim in (2, 3) and a.shape[-1] >= MIN_CLASSES for a in self.reference)
+
+    def sensitivity(
+        self, on_progress: Callable[[str, int, int], None] | None
+    ) -> dict[str, dict[Precision, float]]:
+        found: dict[str, dict[Precision, float]] = {block.name: {} for block in self.blocks}
+        for precision in self.precisions:
+            if precision == "float":
+                for name in found:
+                    found[name][precision] = 0.0
+                continue
+            whole: Assignment = (precision,) * len(self.blocks)
+
+            def progress(done: int, count: int) -> None:
+                if on_progress is not None:
+                    on_progress("sensitivity", done, count)
+
+            damages = measured_sensitivity(
+                self.model,
+                self.calibration,
+                assigned_scheme(self.scheme, self.blocks, whole),
+                self.blocks,
+                self.samples,
+                learned=self.learned_of(whole),
+                on_progress=progress,
+            )
+            for name, value in damages.items():
+                found[name][precision] = value.divergence
+        return found
+
+    def candidates(
+        self,
+        cost: Literal["bytes", "bit_operations"],
+        sensitivity: Mapping[str, Mapping[Precision, float]],
+    ) -> list[_Candidate]:
+        """The predicted front."""
+        front = pareto_front(
+            [[getattr(c[p], cost) for p in self.precisions] for c in self.costs],
+            [[sensitivity[block.name][p] for p in self.precisions] for block in self.blocks],
+        )
+        result = []
+        for choice in front:
+            assignment: Assignment = tuple(self.precisions[i] for i in choice.options)
+            result.append(_Candidate(assignment, total_cost(self.costs, assignment), choice.loss))
+        return result
+
+    def measure(
+        self,
+        candidates: Sequence[_Candidate],
+        on_progress: Callable[[str, int, int], None] | None,
+    ) -> list[MixedPoint]:
+        result = []
+        for done, candidate in enumerate(candidates):
+            found = damage(self.reference, run(self.build(candidate.assignment), self.samples))
+            names = [block.name for block in self.blocks]
+            result.append(
+                MixedPoint(
+                    precisions=dict(zip(names, candidate.assignment, strict=True)),
+                    bytes=candidate.cost.bytes,
+                    bit_operations=candidate.cost.bit_operations,
+                    predicted=candidate.predicted,
+                    divergence=found.divergence,
+                    drop=100.0 * (1.0 - found.agreement),
+                )
+            )
+            if on_progress is not None:
+                on_progress("front", done + 1, len(candidates))
+        return result
+
+    def build(self, assignment: Assignment) -> ir.Model:
+        return quantize(
+            self.model,
+            self.calibration,
+            assigned_scheme(self.scheme, self.blocks, assignment),
+            exclude=exclusions(self.plan, self.blocks, assignment),
+            learned=self.learned_of(assignment),
+        )
+
+    def learned_of(self, assignment: Assignment) -> Learned:
+        eight = {
+            key
+            for block, precision in zip(self.blocks, assignment, strict=True)
+            if precision == "int8"
+            for key in block.weights
+        }
+        return {key: value for key, value in self.learned.items() if key in eight}
+
+    def assignment(self, point: MixedPoint) -> Assignment:
+        return tuple(point.precisions[block.name] for block in self.blocks)
+
+
+class _Held:
+    """The held-out samples and what the float network makes of them."""
+
+    def __init__(
+        self,
+        work: _Search,
+        samples: list[Mapping[str, NDArray[Any]]],
+        labels: Sequence[int] | None,
+    ) -> None:
+        if not samples:
+            raise no_samples()
+        self.work, self.samples = work, samples
+        self.reference = run(work.model, samples)
+        self.labels = None if labels is None else np.asarray(labels)
+        if self.labels is not None and len(self.labels) != self._classes(self.reference).size:
+            raise _misuse(
+                f"{len(self.labels)} labels for {self._classes(self.reference).size} predictions "
+                "of the held-out samples"
+            )
+
+    def drop(self, assignment: Assignment) -> float:
+        """Points lost against the float network."""
+        found = run(self.work.build(assignment), self.samples)
+        if self.labels is None:
+            return 100.0 * (1.0 - damage(self.reference, found).agreement)
+        before = (self._classes(self.reference) == self.labels).mean()
+        return 100.0 * float(before - (self._classes(found) == self.labels).mean())
+
+    @staticmethod
+    def _classes(outputs: Arrays) -> NDArray[np.int64]:
+        result: NDArray[np.int64] = outputs[0].argmax(axis=-1).reshape(-1)
+        return result
+
+
+def _spread(candidates: Sequence[_Candidate], points: int) -> list[_Candidate]:
+    """At most `points`, evenly spaced along the logarithm of the predicted loss, ends included.
+
+    Accuracy depends on orders of magnitude of the divergence; most of a front's points crowd at its
+    precise end.
+    """
+    if len(candidates) <= points:
+        return list(candidates)
+    floor = min(c.predicted for c in candidates if c.predicted > 0) if len(candidates) > 1 else 1.0
+    position = [math.log(max(c.predicted, floor)) for c in candidates]
+    wanted = np.linspace(position[0], position[-1], max(points, 2))
+    nearest = {int(np.argmin(np.abs(np.array(position) - w))) for w in wanted}
+    return [candidates[i] for i in sorted(nearest | {0, len(candidates) - 1})][: points + 1]
+
+
+def _within(point: MixedPoint, max_drop: float) -> bool:
+    return point.held_out_drop is not None and point.held_out_drop <= max_drop
+
+
+def _misuse(what: str) -> UsageError:
+    return UsageError("EC266", f"mixed precision cannot be searched: {what}")
