@@ -7,8 +7,8 @@ import logging
 import math
 import os
 import platform
+import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,6 +124,25 @@ def onnxruntime_static(
     return Variant(name, make, calibrated=False)
 
 
+def nncf_quantize(name: str, model: ir.Model, python: str, *, transformer: bool) -> Variant:
+    """nncf.quantize, by an interpreter of its own: NNCF pins other versions of onnx.
+
+    Its CPU time includes starting the interpreter and importing the package.
+    """
+
+    def make(_: Calibration, feeds: Sequence[Feed]) -> bytes:
+        script = Path(__file__).with_name("_peer_nncf.py")
+        with tempfile.TemporaryDirectory() as folder:
+            source, data, target = (Path(folder) / n for n in ("a.onnx", "feeds.npz", "b.onnx"))
+            source.write_bytes(serialize(model))
+            np.savez(data, **{key: np.stack([feed[key] for feed in feeds]) for key in feeds[0]})
+            command = [python, str(script), str(source), str(data), str(target)]
+            subprocess.run(command + ["transformer"] * transformer, check=True, capture_output=True)
+            return target.read_bytes()
+
+    return Variant(name, make, calibrated=False)
+
+
 def serialize(model: ir.Model) -> bytes:
     """The ONNX file of a graph."""
     return bytes(ir.to_proto(model).SerializeToString())
@@ -171,8 +190,14 @@ def row(
 def report(title: str, rows: Sequence[Row], facts: Mapping[str, Any], path: Path | None) -> None:
     """Print the table and write it as JSON."""
     facts = {**facts, **machine()}
-    print(title)
     print("; ".join(f"{key}: {value}" for key, value in facts.items()))
+    table(title, rows)
+    save(title, [asdict(r) for r in rows], facts, path)
+
+
+def table(title: str, rows: Sequence[Row]) -> None:
+    """Print one line per row."""
+    print(title)
     print(
         f"{'variant':40} {'%':>6} {'drop':>6} {'±':>5} {'agree%':>7} {'latency':>8} {'MB':>6} "
         f"{'int convs':>9} {'s':>6}"
@@ -182,10 +207,17 @@ def report(title: str, rows: Sequence[Row], facts: Mapping[str, Any], path: Path
         print(
             f"{r.name:40} {r.metric:6.2f} {r.drop:+6.2f} {r.standard_error:5.2f} "
             f"{r.agreement:7.2f} {latency:>8} {r.megabytes:6.2f} "
-            f"{r.integer_convs:4d}/{r.convs:<4d} {r.seconds:6.1f}"
+            f"{r.integer_convs:4d}/{r.convs:<4d} {r.seconds:6.1f}",
+            flush=True,
         )
+
+
+def save(
+    title: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], path: Path | None
+) -> None:
+    """Write the records as JSON, if there is a path."""
     if path is not None:
-        content = {"title": title, "facts": facts, "rows": [asdict(r) for r in rows]}
+        content = {"title": title, "facts": dict(facts), "rows": list(rows)}
         path.write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -209,6 +241,11 @@ def data_folder() -> Path | None:
 
 
 def timed(make: Callable[[], T]) -> tuple[T, float]:
-    """Result and CPU seconds of this process."""
-    start = time.process_time()
-    return make(), time.process_time() - start
+    """Result and CPU seconds of this process and of the programs that it ran."""
+    start = _cpu_seconds()
+    return make(), _cpu_seconds() - start
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

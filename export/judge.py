@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import onnx
@@ -11,6 +12,7 @@ import onnx_ir as ir
 
 from edgec.export.bundle import Artifact
 from edgec.export.data import CalibrationData
+from edgec.export.diagnose.diagnose import worst_blocks
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.errors import AccuracyGateError
 from edgec.export.golden import Feeds
@@ -26,6 +28,8 @@ MIN_GATE_SAMPLES = 500
 """Hold-out images that the default gate of one point needs: where one image in twenty changes its
 class, the standard error of the difference is 0.22 / sqrt(n), one point at 500."""
 DEFAULT_MAX_DROP = 1.0
+BLAME_SAMPLES = 32
+"""Samples from which a failing gate finds the worst blocks."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +90,20 @@ def judged(
     return replace(item, artifact=replace(item.artifact, checks=checks))
 
 
-def gate(built: list[Built], job: Job, reporter: Reporter) -> list[Built]:
+def gate(
+    built: list[Built], data: CalibrationData | None, job: Job, reporter: Reporter
+) -> list[Built]:
     """Stop when int8 lost more than allowed.
 
     Classifiers are gated by the points they lose, and any network by ``--min-sqnr``.
+
+    Raises:
+        AccuracyGateError: EC480, EC482; both name the blocks that cost most.
     """
     result = []
     for item in built:
         if item.artifact.precision == "int8":
-            item = _gate_noise(item, job)
+            item = _gate_noise(item, built[0], data, job)
         checks = item.artifact.checks
         drop = checks.get("drop")
         if item.artifact.precision != "int8" or drop is None:
@@ -123,8 +132,10 @@ def gate(built: list[Built], job: Job, reporter: Reporter) -> list[Built]:
                 "EC480",
                 f"int8 loses {drop:.2f} points on {samples} {checks['data']}, more than {limit}",
                 where=item.artifact.path,
-                why=f"measured against the fp32 graph: {checks['vs_fp32']}",
-                fix="give more or better calibration images (--calib, --calib-limit), another "
+                why=f"measured against the fp32 graph: {checks['vs_fp32']}"
+                + _blamed(item, built[0], data),
+                fix="leave these blocks in float (--keep-float), give more or better "
+                "calibration images (--calib, --calib-limit), another "
                 "--calib-method, a larger --max-drop, or keep it with --force",
             )
         gate = {"gate": "passed" if passed else "failed", "max_drop": limit}
@@ -132,7 +143,21 @@ def gate(built: list[Built], job: Job, reporter: Reporter) -> list[Built]:
     return result
 
 
-def _gate_noise(item: Built, job: Job) -> Built:
+def _blamed(item: Built, master: Built, data: CalibrationData | None) -> str:
+    """The blocks that cost most, for the message of a gate."""
+    if data is None:
+        return ""
+    floats, integers = (
+        ir.from_proto(onnx.load_model_from_string(built.data)) for built in (master, item)
+    )
+    worst = worst_blocks(floats, integers, list(islice(data.holdout_feeds(), BLAME_SAMPLES)))
+    if not worst:
+        return ""
+    named = ", ".join(f"{c.block.name} ({c.share:.0%})" for c in worst)
+    return f"; worst blocks, by their share of the loss: {named}"
+
+
+def _gate_noise(item: Built, master: Built, data: CalibrationData | None, job: Job) -> Built:
     """Compare every float output's SQNR with ``--min-sqnr``."""
     limit = job.options.min_sqnr
     if limit is None:
@@ -150,8 +175,10 @@ def _gate_noise(item: Built, job: Job) -> Built:
             "EC482",
             f"int8 keeps less than {limit:g} dB at {len(low)} of {len(outputs)} outputs",
             where=item.artifact.path,
-            why=f"{worst}, against fp32 on {checks['vs_fp32']['samples']} {checks['data']}",
-            fix="give more or better calibration data (--calib, --calib-limit), another "
+            why=f"{worst}, against fp32 on {checks['vs_fp32']['samples']} {checks['data']}"
+            + _blamed(item, master, data),
+            fix="leave these blocks in float (--keep-float), give more or better "
+            "calibration data (--calib, --calib-limit), another "
             "--calib-method, a smaller --min-sqnr, or keep it with --force",
         )
     found = {"sqnr_gate": "failed" if low else "passed", "min_sqnr": limit}

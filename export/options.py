@@ -33,6 +33,7 @@ class ExportOptions:
         calib_limit: how many images at most, drawn with `seed`.
         calib_method: how activation ranges are chosen.
         bias_correction: shift biases so that rounded weights keep the mean output of each channel.
+        keep_float: module paths, node names or operator types that int8 leaves in float.
         preprocess: JSON file with the fields of `edgec.models.preprocess.Preprocess`, for networks
             that bring none.
         input_size: (height, width) for image networks.
@@ -56,6 +57,7 @@ class ExportOptions:
     calib_limit: int = 128
     calib_method: CalibrationMethod = "mse"
     bias_correction: bool = True
+    keep_float: tuple[str, ...] = ()
     preprocess: str | None = None
     input_size: tuple[int, int] | None = None
     shapes: Mapping[str, tuple[int, ...]] | None = None
@@ -274,6 +276,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "calib_limit": _positive,
     "calib_method": _one_of(*CALIBRATION_METHODS),
     "bias_correction": _flag,
+    "keep_float": _names,
     "preprocess": str,
     "input_size": parse_size,
     "shapes": parse_shapes,

@@ -118,7 +118,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         with reporter.stage(f"build {precision}"):
             item = _build(precision, master, ranges, data, job, reporter)
             built.append(judged(item, built, captured, golden, data, job))
-    built = gate(built, job, reporter)
+    built = gate(built, data, job, reporter)
     facts = graph_facts(before, master, rewriting)
     facts["capture_max_abs"] = None if difference is None else float(difference)
     check_budgets(options, [b.artifact for b in built], facts, options.precision or "")
@@ -271,8 +271,8 @@ def _build(
         assert data is not None
         scheme = get_scheme(job.target.int8_scheme)
         if job.options.bias_correction:
-            graph = correct_biases(master, data.fit_feeds(), scheme)
-        graph = quantize(graph, calibration, scheme)
+            graph = correct_biases(master, data.fit_feeds(), scheme, exclude=job.options.keep_float)
+        graph = quantize(graph, calibration, scheme, exclude=job.options.keep_float)
     path = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
     report = lint(graph, job.target)
     refuse_errors(report, path, job.target)

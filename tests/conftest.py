@@ -81,6 +81,43 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def siamese_network() -> onnx.ModelProto:
+    """Two images through shared weights; their embedding and their distance."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        siamese (float[1,3,16,16] left, float[1,3,16,16] right)
+            => (float[1,8] embedding, float[1] distance) {
+          a = Conv<strides=[2,2], pads=[1,1,1,1]>(left, w)
+          ar = Relu(a)
+          b = Conv<strides=[2,2], pads=[1,1,1,1]>(right, w)
+          br = Relu(b)
+          ap = GlobalAveragePool(ar)
+          bp = GlobalAveragePool(br)
+          af = Flatten(ap)
+          bf = Flatten(bp)
+          embedding = Gemm<transB=1>(af, v)
+          other = Gemm<transB=1>(bf, v)
+          d = Sub(embedding, other)
+          s = Mul(d, d)
+          axis = Constant<value_ints=[1]>()
+          distance = ReduceSum<keepdims=0>(s, axis)
+        }"""
+    )
+    rng = np.random.default_rng(3)
+    for name, shape in (("w", (8, 3, 3, 3)), ("v", (8, 8))):
+        array = rng.standard_normal(shape) * (1.4 / np.sqrt(np.prod(shape[1:])))
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    return model
+
+
+@pytest.fixture(scope="session")
+def siamese_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of a network with two inputs, ``left`` and ``right``, and two outputs."""
+    path = tmp_path_factory.mktemp("siamese") / "siamese.onnx"
+    onnx.save(siamese_network(), path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def preprocess_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A preprocessing file that fits `tiny_onnx`."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgec.export.cli.diagnosis import print_diagnosis
 from edgec.export.cli.output import Json, Quiet, print_json, print_table
 
 
@@ -27,6 +28,12 @@ def evaluate(
         ),
     ],
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Find the blocks that int8 loses accuracy in, and what helps."
+        ),
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
     json: Json = False,
     quiet: Quiet = False,
@@ -36,6 +43,9 @@ def evaluate(
     from edgec.export.progress import Reporter
     from edgec.runtime.evaluate import evaluate_bundle
 
+    if explain:
+        _explain(bundle, data, limit, threads, json=json, quiet=quiet)
+        return
     reporter = Reporter(1, quiet=quiet)
     with reporter.stage("evaluate") as tick:
         record = evaluate_bundle(edgec.load(bundle), data, limit=limit, threads=threads, tick=tick)
@@ -77,3 +87,19 @@ def evaluate(
     if any(len(r["outputs"]) > 1 for r in record["results"]):
         print()
         print_table(("artifact", "output", "SQNR dB", "cosine", "equal %"), rows)
+
+
+def _explain(
+    bundle: Path, data: str, limit: int | None, threads: int, *, json: bool, quiet: bool
+) -> None:
+    import edgec
+    from edgec.export.diagnose.diagnose import diagnose
+    from edgec.export.progress import Reporter
+
+    reporter = Reporter(1, quiet=quiet)
+    with reporter.stage("explain") as tick:
+        record = diagnose(edgec.load(bundle), data, limit=limit, threads=threads, tick=tick)
+    if json:
+        print_json("edgec.explain/1", record)
+    else:
+        print_diagnosis(record)

@@ -63,6 +63,13 @@ def export(
     no_bias_correction: Annotated[
         bool, typer.Option("--no-bias-correction", help="Leave biases as they are in int8.")
     ] = False,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Module, node or operator type that int8 leaves in float (repeatable); "
+            "`edgec eval --explain` suggests some."
+        ),
+    ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(help="JSON file telling how images become the input (own networks)."),
@@ -157,6 +164,7 @@ def export(
             "calib_limit": calib_limit,
             "calib_method": calib_method,
             "bias_correction": False if no_bias_correction else None,
+            "keep_float": keep_float,
             "preprocess": preprocess,
             "input_size": input_size,
             "shapes": shape,

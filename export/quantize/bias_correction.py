@@ -57,7 +57,17 @@ def correct_biases(
         number = constant_of(holder.inputs[bias.index])
         assert number is not None  # the planner took only constant biases
         weight = weights[(bias.weight, bias.axis)]
-        shift = _mean_error(nodes[weight.node], weight, means[bias.activation], weight_rule)
+        node = nodes[weight.node]
+        floats = constant_of(node.inputs[weight.index])
+        assert floats is not None  # the planner took only constants
+        grid = quantize_weight(
+            floats,
+            weight.axis,
+            rule=weight_rule,
+            pair_safe=weight.pair_safe,
+            limit=scheme.weight_limit(node),
+        )
+        shift = _mean_error(node, weight, means[bias.activation], floats, grid)
         corrected = (number - shift).astype(np.float32)
         name = f"{bias.node}_corrected_bias"
         value = ir.Value(
@@ -94,12 +104,14 @@ def _channel_means(
 
 
 def _mean_error(
-    node: ir.Node, weight: Weight, mean: NDArray[np.float64], rule: WeightRule
+    node: ir.Node,
+    weight: Weight,
+    mean: NDArray[np.float64],
+    number: NDArray[np.float32],
+    grid: tuple[NDArray[np.int8], NDArray[np.float32]],
 ) -> NDArray[np.float64]:
     """(W_q − W)·E[x] per output channel."""
-    number = constant_of(node.inputs[weight.index])
-    assert number is not None  # the planner took only constants
-    integers, scales = quantize_weight(number, weight.axis, rule=rule, pair_safe=weight.pair_safe)
+    integers, scales = grid
     shape = [1] * number.ndim
     if weight.axis is not None:
         shape[weight.axis] = -1

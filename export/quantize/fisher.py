@@ -95,7 +95,9 @@ def _squared_gradients(
     watched = [found[name] for name in names]
     squares = [np.zeros(tuple(value.shape), np.float32) for value in watched]
     for draw in range(draws):
-        loss = torch.stack([_loss(found[name], generator) for name in replay.output_names]).sum()
+        loss = torch.stack(
+            [fisher_loss(found[name], generator) for name in replay.output_names]
+        ).sum()
         gradients = torch.autograd.grad(
             loss, watched, retain_graph=draw + 1 < draws, allow_unused=True
         )
@@ -106,7 +108,7 @@ def _squared_gradients(
     return values, dict(zip(names, squares, strict=True))
 
 
-def _loss(output: Tensor, generator: torch.Generator) -> Tensor:
+def fisher_loss(output: Tensor, generator: torch.Generator) -> Tensor:
     """A scalar whose squared gradients average to the diagonal of the Fisher information.
 
     Logits: minus the log-probability of classes drawn from the prediction. Anything else: the

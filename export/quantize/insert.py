@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from edgec.export.quantize.graph import (
 from edgec.export.quantize.learned import Learned, learned_grid
 from edgec.export.quantize.plan import Bias, Quantizer, QuantPlan, Weight, plan_quantization
 from edgec.export.quantize.ranges import Range
-from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.quantize.scheme import INT4_OPSET, QuantScheme
 from edgec.export.quantize.weights import (
     WeightRule,
     activation_parameters,
@@ -88,12 +90,12 @@ def quantize(
 def check_quantizable(model: ir.Model, scheme: QuantScheme) -> None:
     """Raise UnsupportedError (EC360, EC362, EC363) unless the graph can be quantized."""
     opset = opset_of(model)
-    if opset < scheme.min_opset:
+    if opset < scheme.lowest_opset:
         raise UnsupportedError(
             "EC362",
-            f"opset {opset} is too old for per-channel Q/DQ",
-            why=f"DequantizeLinear has an axis from opset 13 on; {scheme.name} needs "
-            f"{scheme.min_opset}",
+            f"opset {opset} is too old for the Q/DQ of {scheme.name}",
+            why=f"DequantizeLinear has an axis from opset 13 on, 16-bit integers from 21; "
+            f"{scheme.name} needs {scheme.lowest_opset}",
             fix="convert the model up first (edgec does so when it loads an ONNX file)",
         )
     require_float32(model)
@@ -137,6 +139,8 @@ class InsertQDQPass(ir.passes.InPlacePass):
         self._parameters: dict[str, tuple[ir.Value, ir.Value, np.float32]] = {}
         self._stored: dict[tuple[str, int | None, bool], tuple[ir.Value, NDArray[np.float32]]] = {}
         self._scale_of: dict[str, np.float32] = {}
+        self._limits: tuple[ir.Value, ir.Value] | None = None
+        self._opset = opset_of(model)
         for quantizer in self.plan.quantizers:
             self._activation(quantizer)
         floors = self._floors()
@@ -178,10 +182,14 @@ class InsertQDQPass(ir.passes.InPlacePass):
             name=f"{name}_DequantizeLinear",
             metadata_props=dict(module),
         )
+        nodes = [q, dq]
+        if scheme.cut:
+            nodes.insert(1, self._cut(quantized, f"{name}_cut", module))
+            dq.replace_input_with(0, nodes[1].outputs[0])
         if producer is None:
-            self._graph.insert_before(self._graph[0], [q, dq])
+            self._graph.insert_before(self._graph[0], nodes)
         else:
-            self._graph.insert_after(producer, [q, dq])
+            self._graph.insert_after(producer, nodes)
         for node_name, index in quantizer.readers:
             self._nodes[node_name].replace_input_with(index, dequantized)
         if quantizer.output:
@@ -191,6 +199,24 @@ class InsertQDQPass(ir.passes.InPlacePass):
             for i, output in enumerate(self._graph.outputs):
                 if output is value:
                     self._graph.outputs[i] = dequantized
+
+    def _cut(self, quantized: ir.Value, name: str, module: dict[str, str]) -> ir.Node:
+        """Saturate integers at the limits of a grid that is smaller than their type."""
+        scheme = self.plan.scheme
+        if self._limits is None:
+            low, high = (np.array(limit, scheme.dtype) for limit in scheme.limits)
+            self._limits = (
+                self._initializer("edgec_lowest_integer", low),
+                self._initializer("edgec_highest_integer", high),
+            )
+        output = ir.Value(name=name, type=quantized.type, shape=quantized.shape)
+        return ir.node(
+            "Clip",
+            [quantized, *self._limits],
+            outputs=[output],
+            name=f"{name}_Clip",
+            metadata_props=dict(module),
+        )
 
     def _shared_parameters(self, quantizer: Quantizer) -> tuple[ir.Value, ir.Value, np.float32]:
         key = quantizer.range_of
@@ -254,7 +280,9 @@ class InsertQDQPass(ir.passes.InPlacePass):
             else:
                 grid, scales = self._weight_grid(weight, number, floors.get(weight.tensor))
                 zeros = np.zeros(scales.shape, np.int8)
-                if self.plan.scheme.weight == "uint8":
+                if self._has_int4(node):
+                    grid, zeros = grid.astype(ml_dtypes.int4), zeros.astype(ml_dtypes.int4)
+                elif self.plan.scheme.weight == "uint8":
                     grid = (grid.astype(np.int16) + 128).astype(np.uint8)
                     zeros = np.full(scales.shape, 128, np.uint8)
             name = weight.tensor + suffix
@@ -265,14 +293,17 @@ class InsertQDQPass(ir.passes.InPlacePass):
     def _weight_grid(
         self, weight: Weight, number: NDArray[np.float32], floor: NDArray[np.float64] | None
     ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        key = (weight.tensor, weight.axis)
+        key, safe = (weight.tensor, weight.axis), weight.pair_safe
+        limit = self.plan.scheme.weight_limit(self._nodes[weight.node])
         if key in self.learned:
-            return learned_grid(
-                key, number, self.learned[key], pair_safe=weight.pair_safe, floor=floor
-            )
+            given = self.learned[key]
+            return learned_grid(key, number, given, pair_safe=safe, floor=floor, limit=limit)
         return quantize_weight(
-            number, weight.axis, rule=self.weight_rule, pair_safe=weight.pair_safe, floor=floor
+            number, weight.axis, rule=self.weight_rule, pair_safe=safe, floor=floor, limit=limit
         )
+
+    def _has_int4(self, node: ir.Node) -> bool:
+        return self.plan.scheme.weight_limit(node) == 7 and self._opset >= INT4_OPSET
 
     def _has_other(self, weight: Weight) -> bool:
         return any(w.tensor == weight.tensor and w.axis != weight.axis for w in self.plan.weights)
@@ -293,9 +324,9 @@ class InsertQDQPass(ir.passes.InPlacePass):
         self,
         reader: ir.Node,
         name: str,
-        grid: NDArray[np.integer],
+        grid: NDArray[Any],
         scales: NDArray[np.float32],
-        zeros: NDArray[np.integer] | None,
+        zeros: NDArray[Any] | None,
         axis: int | None,
     ) -> ir.Value:
         inputs = [

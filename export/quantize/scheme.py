@@ -15,10 +15,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import onnx_ir as ir
 
 from edgec.export.errors import UsageError
+from edgec.export.quantize.graph import is_excluded
 
 IntegerType = Literal["uint8", "int8"]
+
+WEIGHT_BITS = (8, 6, 4)
+ACTIVATION_BITS = (8, 6, 16)
+# first opset whose Q/DQ take int4 and 16-bit integers
+INT4_OPSET = 21
 
 # Pure data movement: every output value is one of the input values (or a constant zero pad),
 # so input and output can use one scale and zero point.
@@ -79,6 +86,13 @@ class QuantScheme:
         bounds: operator → (low, high) that its output cannot leave; ranges are cut to it.
         fixed: operator → (low, high) that the runtime prescribes for its output.
         min_opset: lowest default-domain opset with the Q/DQ forms used.
+        weight_bits: 8, 6 or 4; integers are symmetric, ±127, ±31 or ±7. Four bits are stored as
+            int4 from opset 21 on, and as int8 below.
+        weight_bits_of: node name, operator type or module path → bits of the weights there; of
+            several that match, the longest (the most specific one) counts.
+        activation_bits: 8, 6 or 16. Six bits are emulated: the integers of the 8-bit type are cut
+            to 64 levels between QuantizeLinear and DequantizeLinear, because QuantizeLinear
+            saturates only at the limits of its type. Sixteen need opset 21.
     """
 
     name: str
@@ -100,18 +114,70 @@ class QuantScheme:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     fixed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     min_opset: int = 13
+    weight_bits: int = 8
+    weight_bits_of: Mapping[str, int] = field(default_factory=dict)
+    activation_bits: int = 8
+
+    def __post_init__(self) -> None:
+        for bits in (self.weight_bits, *self.weight_bits_of.values()):
+            if bits not in WEIGHT_BITS:
+                raise _no_such_width("weights", bits, WEIGHT_BITS)
+        if self.activation_bits not in ACTIVATION_BITS:
+            raise _no_such_width("activations", self.activation_bits, ACTIVATION_BITS)
 
     @property
-    def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.int8]:
+    def dtype(self) -> np.dtype[np.integer]:
         """numpy dtype of quantized activations."""
-        return np.dtype(np.uint8) if self.activation == "uint8" else np.dtype(np.int8)
+        unsigned = self.activation == "uint8"
+        if self.activation_bits == 16:
+            return np.dtype(np.uint16 if unsigned else np.int16)
+        return np.dtype(np.uint8 if unsigned else np.int8)
 
     @property
     def limits(self) -> tuple[int, int]:
         """Smallest and largest integer of the activation grid."""
+        count = 2**self.activation_bits
         if self.activation == "uint8":
-            return 0, 255
-        return (-127, 127) if self.symmetric else (-128, 127)
+            return 0, count - 1
+        return 1 - count // 2 if self.symmetric else -count // 2, count // 2 - 1
+
+    @property
+    def cut(self) -> bool:
+        """Whether activations have fewer levels than their integer type, symmetry apart."""
+        return self.activation_bits < 8
+
+    @property
+    def emulated(self) -> bool:
+        """Whether no runtime has kernels for these widths: for comparison, not for export."""
+        return self.activation_bits != 8 or {self.weight_bits, *self.weight_bits_of.values()} != {8}
+
+    @property
+    def lowest_opset(self) -> int:
+        """`min_opset`, or what the widths need."""
+        return max(self.min_opset, INT4_OPSET if self.activation_bits == 16 else 0)
+
+    def weight_limit(self, node: ir.Node) -> int:
+        """Largest magnitude of an integer weight of `node`: 2^(bits - 1) - 1."""
+        bits = self.weight_bits
+        for entry in sorted(self.weight_bits_of, key=len):
+            if is_excluded(node, (entry,)):
+                bits = self.weight_bits_of[entry]
+        return int(2 ** (bits - 1) - 1)
+
+    def with_bits(self, weights: int = 8, activations: int = 8) -> QuantScheme:
+        """The same placement on other grids, named as in the literature: ``ort-x86-w4a8``.
+
+        Raises:
+            UsageError: EC268, no such width.
+        """
+        if (weights, activations) == (8, 8):
+            return replace(self, weight_bits=8, activation_bits=8)
+        return replace(
+            self,
+            name=f"{self.name}-w{weights}a{activations}",
+            weight_bits=weights,
+            activation_bits=activations,
+        )
 
     @property
     def levels(self) -> int:
@@ -167,6 +233,15 @@ TENSORRT = QuantScheme(
     bounds=_BOUNDS,
 )
 
+
+def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
+    return UsageError(
+        "EC268",
+        f"{what} cannot be quantized to {bits} bits",
+        fix=f"choose one of {', '.join(map(str, sorted(known)))}",
+    )
+
+
 SCHEMES: Mapping[str, QuantScheme] = {s.name: s for s in (ORT_X86, ORT_X86_VNNI, ORT_ARM, TENSORRT)}
 
 
@@ -183,3 +258,19 @@ def get_scheme(name: str) -> QuantScheme:
             fix=f"choose one of {', '.join(sorted(SCHEMES))}",
         )
     return SCHEMES[name]
+
+
+def require_executable(scheme: QuantScheme) -> None:
+    """Refuse to export for a device what only an emulation runs.
+
+    Raises:
+        UsageError: EC267, the scheme is emulated.
+    """
+    if scheme.emulated:
+        raise UsageError(
+            "EC267",
+            f"scheme {scheme.name} is emulated and cannot be exported",
+            why="no kernel of the target's runtime computes with these bit widths; the scheme "
+            "exists to compare accuracy with the literature",
+            fix="use the 8-bit scheme of the target",
+        )

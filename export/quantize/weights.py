@@ -1,7 +1,8 @@
 """Integer weights, biases and scales.
 
-Weights: int8 in [-127, 127], zero point 0, per output channel (Krishnamoorthi 2018, "Quantizing
-deep convolutional networks for efficient inference"; TensorFlow Lite quantization spec).
+Weights: int8 in [-127, 127] (or the grid of fewer bits), zero point 0, per output channel
+(Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference"; TensorFlow
+Lite quantization spec).
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def quantize_weight(
     rule: WeightRule = "absmax",
     pair_safe: bool = False,
     floor: NDArray[np.float64] | None = None,
+    limit: int = WEIGHT_MAX,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Integers and scales of a weight tensor.
 
@@ -72,6 +74,7 @@ def quantize_weight(
         pair_safe: no two integers of a channel with the same sign add up to more than 128, so
             255·(w1 + w2) fits int16 in whatever order a kernel pairs them.
         floor: least admissible scale per channel (see `scale_floor`).
+        limit: largest magnitude of an integer: 127, or 31 or 7 for six or four bits.
 
     Returns:
         int8 array of the weight's shape; float32 scales of shape (channels,) or ().
@@ -83,8 +86,8 @@ def quantize_weight(
         raise InputError("EC764", "weights hold NaN or infinity", fix="check the checkpoint")
     rows = per_channel(weight, axis)
     peak = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
-    scale = _mse_scale(rows, peak) if rule == "mse" else peak / WEIGHT_MAX
-    if pair_safe:
+    scale = _mse_scale(rows, peak, limit) if rule == "mse" else peak / limit
+    if pair_safe and 2 * limit > PAIR_MAX:
         scale = np.maximum(scale, _largest_pair(rows) / WEIGHT_MAX)
     scale = np.where(peak > 0.0, np.maximum(scale, MIN_SCALE), 1.0)
     if floor is not None:
@@ -93,7 +96,7 @@ def quantize_weight(
     scales = scale.astype(np.float32)
     if axis is None:
         scales = scales.reshape(())
-    return round_weight(weight, scales, axis, pair_safe=pair_safe), scales
+    return round_weight(weight, scales, axis, pair_safe=pair_safe, limit=limit), scales
 
 
 def round_weight(
@@ -188,12 +191,14 @@ def _largest_pair(rows: NDArray[np.float32] | NDArray[np.int8]) -> NDArray[np.fl
     return largest
 
 
-def _mse_scale(rows: NDArray[np.float32], peak: NDArray[np.float64]) -> NDArray[np.float64]:
-    best = peak / WEIGHT_MAX
+def _mse_scale(
+    rows: NDArray[np.float32], peak: NDArray[np.float64], limit: int
+) -> NDArray[np.float64]:
+    best = peak / limit
     best_error = np.full(len(rows), np.inf)
     for share in np.linspace(1.0, 0.5, 51):
-        scale = np.maximum(share * peak / WEIGHT_MAX, MIN_SCALE)
-        grid = np.clip(np.rint(rows / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
+        scale = np.maximum(share * peak / limit, MIN_SCALE)
+        grid = np.clip(np.rint(rows / scale[:, None]), -limit, limit)
         error = ((grid * scale[:, None] - rows) ** 2).sum(axis=1)
         better = error < best_error
         best = np.where(better, scale, best)

@@ -20,6 +20,7 @@ from edgec.export.rewrite.base import Options, RewritePass
 from edgec.export.rewrite.graph import shape_of
 from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.rewrite.legalise.opset import MASTER
+from edgec.export.rewrite.snapshot import Snapshot, hold_weights, weights_apart
 from edgec.export.rewrite.stages import STAGES, all_passes
 
 OnProgress = Callable[[str, int, int], None]
@@ -141,6 +142,7 @@ def run_stages(
         )
     options = Options(target_opset, max_rank, frozenset(lacking))
     report = RewriteReport(target_opset=target_opset, nodes_before=count_nodes(model))
+    hold_weights(model)
     checker = _Checker(model, report) if verify else None
     total = sum(len(stage.passes) for stage in STAGES)
     index = dumped = 0
@@ -212,7 +214,7 @@ def _run_pass(rewrite: RewritePass, stage: str, model: ir.Model, options: Option
         stage,
         rewrite.matches,
         before,
-        count_nodes(model),
+        count_nodes(model) if rewrite.matches else before,
         seconds,
         note=rewrite.note,
     )
@@ -228,7 +230,7 @@ class _Checker:
     def __init__(self, model: ir.Model, report: RewriteReport) -> None:
         self.report = report
         self.names = [v.name or "" for v in model.graph.outputs]
-        self.before = numerics.serialize(model)
+        self.before = Snapshot.of(model)
         self.feeds: list[Mapping[str, numerics.Array]] = []
         self.active = numerics.is_deterministic(model)
         self.quantized = numerics.is_quantized(model)
@@ -237,7 +239,7 @@ class _Checker:
             return
         self.feeds = [numerics.seeded_inputs(model, seed) for seed in _SEEDS]
         try:
-            self.reference = numerics.run(self.before, self.feeds)
+            self.reference = self.before.run(self.feeds)
         except Exception as error:
             custom = sorted({n.domain for n in model.graph.all_nodes() if n.domain})
             raise UnsupportedError(
@@ -253,10 +255,10 @@ class _Checker:
         if not self.active:
             return
         started = time.perf_counter()
-        after = numerics.serialize(model)
+        after = Snapshot.of(model)
         names = self.names * len(self.feeds)
         try:
-            actual = numerics.run(after, self.feeds)
+            actual = after.run(self.feeds)
         except Exception as error:
             raise InternalError(
                 "EC142",
@@ -278,10 +280,10 @@ class _Checker:
         record.check_seconds = time.perf_counter() - started
         self.before = after
 
-    def _dump(self, record: PassRecord, after: bytes) -> str:
+    def _dump(self, record: PassRecord, after: Snapshot) -> str:
         folder = Path(tempfile.mkdtemp(prefix=f"edgec-{record.name}-"))
-        (folder / "before.onnx").write_bytes(self.before)
-        (folder / "after.onnx").write_bytes(after)
+        (folder / "before.onnx").write_bytes(self.before.to_bytes())
+        (folder / "after.onnx").write_bytes(after.to_bytes())
         for seed, feed in zip(_SEEDS, self.feeds, strict=True):
             for name, array in feed.items():
                 np.save(folder / f"input_{name}_seed{seed}.npy", array)
@@ -299,7 +301,9 @@ def _max_abs_diff(reference: list[numerics.Array], actual: list[numerics.Array])
 
 def _check_model(model: ir.Model) -> None:
     """The result must be a valid ONNX model at its opset."""
-    proto = ir.to_proto(model)
+    with weights_apart(model) as weights:
+        proto = ir.to_proto(model)
+    _declare_as_inputs(proto.graph, weights)
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
@@ -309,3 +313,17 @@ def _check_model(model: ir.Model) -> None:
             why=str(error).splitlines()[0][:300],
             fix="Please report this with the model.",
         ) from error
+
+
+def _declare_as_inputs(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Typed inputs instead of these initializers: the checker would copy their data to look at."""
+    kept = []
+    for tensor in graph.initializer:
+        if tensor.name in names:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+        else:
+            kept.append(tensor)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

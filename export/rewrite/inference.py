@@ -6,6 +6,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgec.export.rewrite.snapshot import weights_apart
+
 _SMALL = 1024
 """Initializers up to this many bytes take part in data propagation; weights cannot matter."""
 
@@ -79,12 +81,17 @@ def _without_annotations(
     model: ir.Model, seeded: dict[str, onnx.ValueInfoProto]
 ) -> onnx.ModelProto:
     """The model as protobuf, without inner shapes and without the data of large initializers."""
-    proto: onnx.ModelProto = ir.to_proto(model)
+    with weights_apart(model):
+        proto: onnx.ModelProto = ir.to_proto(model)
     constants: set[str] = set()
     pending = [proto.graph]
     while pending:
         inner = pending.pop()
-        small = [t for t in inner.initializer if t.ByteSize() <= _SMALL]
+        small = [
+            t
+            for t in inner.initializer
+            if t.data_location != onnx.TensorProto.EXTERNAL and t.ByteSize() <= _SMALL
+        ]
         constants |= {t.name for t in inner.initializer}
         kept = [v for v in inner.value_info if v.name in constants]
         del inner.initializer[:]

@@ -183,8 +183,8 @@ def onnx_bytes(proto: onnx.ModelProto) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def session(model: bytes, *, optimize: bool = False) -> ort.InferenceSession:
-    """A quiet single-threaded CPU session; unoptimized unless asked for.
+def session_options(*, optimize: bool = False) -> ort.SessionOptions:
+    """Quiet and single-threaded; unoptimized unless asked for.
 
     Without optimization ONNX Runtime executes the graph as written, so that a fusion of its own can
     neither hide nor cause a difference; creating the session is also several times faster.
@@ -196,6 +196,12 @@ def session(model: bytes, *, optimize: bool = False) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    return options
+
+
+def session(model: bytes, *, optimize: bool = False) -> ort.InferenceSession:
+    """A CPU session with `session_options`."""
+    options = session_options(optimize=optimize)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -28,6 +28,7 @@ from edgec.export.rewrite.clean.dead_code import RemoveDeadCode
 from edgec.export.rewrite.clean.name_values import NameValues
 from edgec.export.rewrite.fold.affine_backward import FoldAffineBackward
 from edgec.export.rewrite.fold.affine_forward import FoldAffineForward
+from edgec.export.rewrite.fold.attention_bias import FoldAttentionBias
 from edgec.export.rewrite.fold.attention_scale import PlaceAttentionScale
 from edgec.export.rewrite.fold.compose_views import ComposeViews
 from edgec.export.rewrite.fold.linear_chains import MergeLinearChains
@@ -97,6 +98,7 @@ FOLD = (
     FoldAffineForward,
     ReduceBeforeTranspose,
     PlaceAttentionScale,
+    FoldAttentionBias,
     ShareCommon,
 )
 CHANNELS = (RemoveChannels,)

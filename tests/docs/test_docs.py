@@ -77,7 +77,9 @@ def test_ci_runs_the_test_command_of_the_readme(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs(root: Path, cli, tiny_onnx: Path, tmp_path: Path) -> None:
+def test_every_command_of_the_readme_runs(
+    root: Path, cli, tiny_onnx: Path, siamese_onnx: Path, tmp_path: Path
+) -> None:
     """In the order of the document, with files of the names it uses."""
     rng = np.random.default_rng(0)
     for folder in ("photos", "val/tench", "val/goldfish"):
@@ -87,6 +89,13 @@ def test_every_command_of_the_readme_runs(root: Path, cli, tiny_onnx: Path, tmp_
             Image.fromarray(pixels).save(tmp_path / folder / f"{index}.jpg")
     shutil.copy(tmp_path / "photos" / "0.jpg", tmp_path / "cat.jpg")
     shutil.copy(tiny_onnx, tmp_path / "mynet.onnx")
+    shutil.copy(siamese_onnx, tmp_path)
+    for name in ("pairs.npz", "more_pairs.npz"):
+        # of different colours: noise alone has no distance worth 20 dB
+        colours = rng.uniform(-3, 3, (2, 128, 3, 1, 1))
+        pairs = rng.standard_normal((2, 128, 3, 16, 16)) + colours
+        left, right = pairs.astype(np.float32)
+        np.savez(tmp_path / name, left=left, right=right)
     (tmp_path / "preprocess.json").write_text('{"resize": "stretch"}')
     ran = 0
     for command in commands((root / "README.md").read_text("utf-8")):

@@ -59,9 +59,9 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int], int]] = {
     ),
     "mobilevitv2": (lambda: MobileViTv2Block(16, 2), (16, 8, 8), 46),
 }
-# MCUFormer: one for the patches among the queries, two among the weights of attention, one before
+# MCUFormer: one for the patches among the queries, one among the weights of attention, one before
 # the mean. Mobile-Former: the first token, once per block and once in the classifier.
-SLICES = {"mcuformer": 4, "mobileformer": 2}
+SLICES = {"mcuformer": 3, "mobileformer": 2}
 # Nodes that the whole smallest member of each family may have, some Slice (as above), and the rank:
 # the rewrite stage may keep rank 5 where fewer transposes would move more bytes.
 WHOLE = {

@@ -7,15 +7,21 @@ network of the zoo, and the names of tensors are those of the plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from edgec.export.errors import UnsupportedError
-from edgec.export.quantize.replay import arithmetic, elementwise, views  # noqa: F401  (register)
+from edgec.export.quantize.replay import (  # noqa: F401  (register)
+    arithmetic,
+    elementwise,
+    integers,
+    views,
+)
 from edgec.export.quantize.replay.table import OPERATORS, Attributes, Operator
 
 Intercept = Callable[[Tensor], Tensor]
@@ -58,14 +64,14 @@ class Replay(nn.Module):
         for position, (name, value) in enumerate(graph.initializers.items()):
             if value.const_value is None or name in self.input_names:
                 continue
-            tensor = torch.tensor(value.const_value.numpy())
+            tensor = _tensor(value.const_value)
             if tensor.is_floating_point():
                 self.weights[name] = nn.Parameter(tensor, requires_grad=False)
                 # names of a model may hold dots, which torch does not allow
                 self.register_parameter(f"weight_{position}", self.weights[name])
             else:
                 self.constants[name] = tensor
-        self.steps = tuple(self._steps(graph, opset))
+        self.steps = self._steps(graph, opset)
 
     def forward(
         self,
@@ -91,38 +97,30 @@ class Replay(nn.Module):
         intercept = intercept or {}
         values: dict[str, Tensor] = {}
         for source in (self.constants, self.weights, feeds):
-            for name, tensor in source.items():
-                values[name] = intercept[name](tensor) if name in intercept else tensor
-        kept = set(self.output_names) | set(watch)
-        for step in self.steps:
-            arguments = [values[name] if name else None for name in step.inputs]
-            try:
-                result = step.function(step.attributes, *arguments)
-            except NotImplementedError as error:
-                raise _unsupported(step.name, str(error)) from error
-            results = result if isinstance(result, tuple) else (result,)
-            for name, tensor in zip(step.outputs, results, strict=False):
-                values[name] = intercept[name](tensor) if name in intercept else tensor
-            for name in step.last_use:
-                if name not in kept:
-                    values.pop(name, None)
+            _add(values, source, intercept)
+        _execute(self.steps, values, intercept, {*self.output_names, *watch})
         missing = [name for name in watch if name not in values]
         if missing:
             raise KeyError(f"no such value in the graph: {', '.join(missing)}")
         return {name: values[name] for name in (*self.output_names, *watch)}
 
-    def _steps(self, graph: ir.Graph, opset: int) -> list[_Step]:
+    def between(self, inputs: Collection[str], outputs: Sequence[str]) -> Segment:
+        """The part of the graph that computes `outputs` from `inputs`.
+
+        Args:
+            inputs: names of values that will be given; what only they need is not computed.
+            outputs: names of values to compute.
+
+        Raises:
+            KeyError: an output is not in the graph, or needs a graph input that is not given.
+        """
+        return Segment(self, inputs, outputs)
+
+    @staticmethod
+    def _steps(graph: ir.Graph, opset: int) -> tuple[_Step, ...]:
         nodes = list(graph)
-        last: dict[str, int] = {}
-        for position, node in enumerate(nodes):
-            for value in node.inputs:
-                if value is not None:
-                    last[value.name or ""] = position
-        by_position: dict[int, list[str]] = {}
-        for name, position in last.items():
-            by_position.setdefault(position, []).append(name)
         steps = []
-        for position, node in enumerate(nodes):
+        for node in nodes:
             known = node.domain in ("", "ai.onnx") and node.op_type in OPERATORS
             if not known:
                 raise _unsupported(node.name or "", f"operator {node.domain}::{node.op_type}")
@@ -137,10 +135,123 @@ class Replay(nn.Module):
                     attributes,
                     tuple("" if v is None else v.name or "" for v in node.inputs),
                     tuple(v.name or "" for v in node.outputs),
-                    tuple(by_position.get(position, ())),
+                    (),
                 )
             )
-        return steps
+        return _with_last_use(steps)
+
+
+class Segment:
+    """A part of a `Replay`, called like it; see `Replay.between`.
+
+    It shares the weights of the replay.
+    """
+
+    def __init__(self, replay: Replay, inputs: Collection[str], outputs: Sequence[str]) -> None:
+        self.input_names = tuple(inputs)
+        self.output_names = tuple(outputs)
+        self._replay = replay
+        given = set(inputs)
+        needed = set(outputs) - given
+        chosen = []
+        for step in reversed(replay.steps):
+            if needed.isdisjoint(step.outputs):
+                continue
+            chosen.append(step)
+            needed.difference_update(step.outputs)
+            needed.update(name for name in step.inputs if name and name not in given)
+        constant = (replay.constants, replay.weights)
+        missing = sorted(n for n in needed if not any(n in source for source in constant))
+        if missing:
+            raise KeyError(f"not computable from the given values: {', '.join(missing)}")
+        self._constants = tuple(sorted(needed))
+        self.steps = _with_last_use(chosen[::-1])
+        self.produced = frozenset(name for step in self.steps for name in step.outputs if name)
+
+    def __call__(
+        self,
+        feeds: Mapping[str, Tensor],
+        *,
+        intercept: Mapping[str, Intercept] | None = None,
+    ) -> dict[str, Tensor]:
+        """The outputs by name; `intercept` as in `Replay.forward`."""
+        intercept = intercept or {}
+        values: dict[str, Tensor] = {}
+        for source in (self._replay.constants, self._replay.weights):
+            _add(values, {n: source[n] for n in self._constants if n in source}, intercept)
+        _add(values, {name: feeds[name] for name in self.input_names}, intercept)
+        _execute(self.steps, values, intercept, set(self.output_names))
+        return {name: values[name] for name in self.output_names}
+
+    def batched(
+        self,
+        feeds: Mapping[str, Tensor],
+        *,
+        intercept: Mapping[str, Intercept] | None = None,
+    ) -> dict[str, Tensor]:
+        """As a call, for samples stacked on a new first axis of every feed and output.
+
+        A graph has its batch size written into reshapes, so a larger batch cannot simply be fed;
+        the samples are vectorized instead. Random numbers drawn by `intercept` differ per sample.
+        """
+
+        def one(sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return self(sample, intercept=intercept)
+
+        given = {name: feeds[name] for name in self.input_names}
+        result: dict[str, Tensor] = torch.func.vmap(one, randomness="different")(given)
+        return result
+
+
+def _add(
+    values: dict[str, Tensor], source: Mapping[str, Tensor], intercept: Mapping[str, Intercept]
+) -> None:
+    for name, tensor in source.items():
+        values[name] = intercept[name](tensor) if name in intercept else tensor
+
+
+def _execute(
+    steps: Sequence[_Step],
+    values: dict[str, Tensor],
+    intercept: Mapping[str, Intercept],
+    kept: Collection[str],
+) -> None:
+    """Run the steps on `values` in place; values are dropped after their last use."""
+    for step in steps:
+        arguments = [values[name] if name else None for name in step.inputs]
+        try:
+            result = step.function(step.attributes, *arguments)
+        except NotImplementedError as error:
+            raise _unsupported(step.name, str(error)) from error
+        results = result if isinstance(result, tuple) else (result,)
+        for name, tensor in zip(step.outputs, results, strict=False):
+            values[name] = intercept[name](tensor) if name in intercept else tensor
+        for name in step.last_use:
+            if name not in kept:
+                values.pop(name, None)
+
+
+def _with_last_use(steps: Sequence[_Step]) -> tuple[_Step, ...]:
+    last: dict[str, int] = {}
+    for position, step in enumerate(steps):
+        last.update(dict.fromkeys(step.inputs, position))
+    ending: dict[int, list[str]] = {}
+    for name, position in last.items():
+        ending.setdefault(position, []).append(name)
+    return tuple(
+        replace(step, last_use=tuple(ending.get(position, ())))
+        for position, step in enumerate(steps)
+    )
+
+
+def _tensor(value: ir.TensorProtocol) -> Tensor:
+    """torch has no 4-bit integers: they are held in eight."""
+    array = value.numpy()
+    if value.dtype == ir.DataType.INT4:
+        array = array.astype(np.int8)
+    elif value.dtype == ir.DataType.UINT4:
+        array = array.astype(np.uint8)
+    return torch.tensor(array)
 
 
 def _unsupported(node: str, what: str) -> UnsupportedError:

@@ -212,10 +212,9 @@ def _shared_axis(
 
 
 def _bounds_of(number: Constant, axis: int | None) -> Interval:
-    if axis is None:
-        return Interval(np.array([number.real.min()]), np.array([number.real.max()]))
-    rows = np.moveaxis(number.real, axis, 0).reshape(number.real.shape[axis], -1)
-    return Interval(rows.min(axis=1), rows.max(axis=1))
+    axes = tuple(i for i in range(number.real.ndim) if i != axis)
+    low, high = number.real.min(axis=axes), number.real.max(axis=axes)
+    return Interval(*(np.atleast_1d(side).astype(np.float64) for side in (low, high)))
 
 
 def _batch_norm(node: ir.Node, analysis: Analysis) -> bool:
@@ -225,7 +224,8 @@ def _batch_norm(node: ir.Node, analysis: Analysis) -> bool:
         return False
     if any(p is None or p.integers is not None for p in parameters):
         return False
-    gamma, beta, mean, variance = (p.real for p in parameters if p is not None)
+    numbers = [p.real.astype(np.float64) for p in parameters if p is not None]
+    gamma, beta, mean, variance = numbers
     factor = gamma / np.sqrt(variance + float_attr(node, "epsilon", 1e-5))
     weight = factor.reshape(-1, 1, 1, 1)
     bounds = interval.weighted_sum(weight, x.bounds, (beta - mean * factor).reshape(-1, 1))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgec.export.rewrite.graph import Array, Builder, constant, int_attr, is_op
 
 Floats = NDArray[np.float64]
+Reals = NDArray[np.float32] | NDArray[np.float64]
 
 _FLOATS = (np.float32, np.float64)
 """Narrower types round too coarsely for bounds to be trusted; their operators are left alone."""
@@ -23,13 +24,14 @@ class Constant:
     """A constant operand.
 
     Attributes:
-        real: its numbers.
+        real: its numbers, in the precision they are stored in; sums of them are for the reader to
+            take in double precision.
         integers: stored integers less the zero point; None for a float initializer.
         scale: the scale of the integers, a scalar or one per index of `axis`.
         axis: the axis that has scales of its own, None where one scale holds for all.
     """
 
-    real: Floats
+    real: Reals
     integers: NDArray[np.int64] | None = None
     scale: NDArray[np.float32] | None = None
     axis: int | None = None
@@ -39,7 +41,7 @@ def read_constant(value: ir.Value | None) -> Constant | None:
     """The constant behind `value`; None if it is computed, or quantized in blocks."""
     array = constant(value)
     if array is not None:
-        return Constant(array.astype(np.float64)) if array.dtype in _FLOATS else None
+        return Constant(array) if array.dtype in _FLOATS else None
     node = None if value is None else value.producer()
     if node is None or not is_op(node, "DequantizeLinear") or int_attr(node, "block_size", 0):
         return None

@@ -54,7 +54,7 @@ def product(a: Floats, b: Floats) -> Floats:
         return np.asarray(np.where((a == 0) | (b == 0), 0.0, a * b))
 
 
-def weighted_sum(weight: Floats, x: Interval, bias: Floats) -> Interval:
+def weighted_sum(weight: NDArray[Any], x: Interval, bias: Floats) -> Interval:
     """Bounds of Σ w·x + b.
 
     Args:
@@ -62,35 +62,60 @@ def weighted_sum(weight: Floats, x: Interval, bias: Floats) -> Interval:
         x: bounds per input channel, in order of (groups, inputs).
         bias: (groups, outputs).
     """
-    groups, _, inputs, _ = weight.shape
+    groups, outputs, inputs, _ = weight.shape
     low, high = (
         np.broadcast_to(v, groups * inputs).reshape(groups, inputs) for v in (x.low, x.high)
     )
-    positive = np.maximum(weight, 0).sum(axis=-1)
-    negative = np.minimum(weight, 0).sum(axis=-1)
-    bottom = _dot(positive, low, -np.inf) + _dot(negative, high, -np.inf) + bias
-    top = _dot(positive, high, np.inf) + _dot(negative, low, np.inf) + bias
-    # A sum of constants is certain. Elsewhere rounding can move the sum past its bound; what counts
-    # are the magnitudes at the bound, since an input short of its bound takes more off the sum
-    # than it adds to the error.
-    certain = bottom == top
-    bottom -= np.where(certain, 0.0, SUM_GUARD * _size(positive, low, negative, high, bias))
-    top += np.where(certain, 0.0, SUM_GUARD * _size(positive, high, negative, low, bias))
+    bottom, top = np.full((groups, outputs), -np.inf), np.full((groups, outputs), np.inf)
+    rows = ~_unbounded(weight, low, high)
+    if groups > 1:
+        if rows.any():
+            bottom, top = _weighted_sum(weight, low, high, bias)
+    elif rows.any():
+        some = rows[0]
+        bottom[:, some], top[:, some] = _weighted_sum(weight[:, some], low, high, bias[:, some])
     return Interval(bottom.reshape(-1), top.reshape(-1))
 
 
-def _size(positive: Floats, x: Floats, negative: Floats, y: Floats, bias: Floats) -> Floats:
-    """Sum of the magnitudes of the terms."""
-    size = _dot(positive, np.abs(x), np.inf) + _dot(-negative, np.abs(y), np.inf)
-    return np.asarray(size + np.abs(bias))
+def _unbounded(weight: NDArray[Any], low: Floats, high: Floats) -> NDArray[np.bool_]:
+    """(groups, outputs): sums that are surely unbounded on both sides.
+
+    Most channels of a network without saturating activations are, and the signs of their weights
+    tell without a sum.
+    """
+    unlimited = np.isinf(low).all(), np.isinf(high).all()
+    if not any(unlimited):
+        return np.zeros(weight.shape[:2], bool)
+    positive, negative = weight.max(axis=(2, 3)) > 0, weight.min(axis=(2, 3)) < 0
+    return np.asarray(positive | negative if all(unlimited) else positive & negative)
 
 
-def _dot(weight: Floats, x: Floats, unbounded: float) -> Floats:
-    """Σ over inputs per group; `unbounded` where an infinite input has a weight."""
-    infinite = np.isinf(x)
-    total = np.einsum("gmc,gc->gm", weight, np.where(infinite, 0.0, x))
-    reached = np.einsum("gmc,gc->gm", weight != 0, infinite) > 0
-    return np.asarray(np.where(reached, unbounded, total))
+def _weighted_sum(
+    weight: NDArray[Any], low: Floats, high: Floats, bias: Floats
+) -> tuple[Floats, Floats]:
+    """Bounds (groups, outputs); arguments as for `weighted_sum`, bounds as (groups, inputs)."""
+    positive = np.maximum(weight, 0).sum(axis=-1, dtype=np.float64)
+    negative = np.minimum(weight, 0).sum(axis=-1, dtype=np.float64)
+    infinite = np.isinf(low), np.isinf(high)
+    least, most = np.where(infinite[0], 0.0, low), np.where(infinite[1], 0.0, high)
+    columns = (least, most, np.abs(least), np.abs(most), *infinite, low != high)
+    with np.errstate(invalid="ignore"):  # infinite weights: nothing is certain then
+        up = positive @ np.stack(columns, axis=-1, dtype=np.float64)
+        down = negative @ np.stack(columns, axis=-1, dtype=np.float64)
+    bottom = up[..., 0] + down[..., 1] + bias
+    top = up[..., 1] + down[..., 0] + bias
+    # A sum of constants is certain. Elsewhere rounding can move the sum past its bound; what counts
+    # are the magnitudes at the bound, since an input short of its bound takes more off the sum
+    # than it adds to the error.
+    certain = up[..., 6] == down[..., 6]
+    guard = SUM_GUARD * (up[..., 2] - down[..., 3] + np.abs(bias))
+    bottom = np.where(certain, bottom, bottom - guard)
+    guard = SUM_GUARD * (up[..., 3] - down[..., 2] + np.abs(bias))
+    top = np.where(certain, bottom, top + guard)
+    # a weight of zero makes nothing of an unbounded input, any other one an unbounded sum
+    bottom[up[..., 4] > down[..., 5]] = -np.inf
+    top[up[..., 5] > down[..., 4]] = np.inf
+    return bottom, top
 
 
 def quantized(x: Interval, scale: float, zero_point: int, low: int, high: int) -> Interval:

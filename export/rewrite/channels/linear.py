@@ -46,7 +46,7 @@ def linear(node: ir.Node, analysis: Analysis) -> bool:
         number = read_constant(given)
         if number is None or number.real.size != bias.size or number.real.shape[-1] != bias.size:
             return False
-        bias = number.real.reshape(groups, per_group)
+        bias = number.real.astype(np.float64).reshape(groups, per_group)
     known = analysis.channels.get(x)
     fits = known is not None and known.axis == axis_in
     bounds = ANY if known is None else known.bounds

@@ -37,7 +37,7 @@ def needed(analysis: Analysis) -> dict[ir.Value, Mask]:
     for value in (*analysis.graph.inputs, *analysis.graph.outputs):
         fixpoint.add(value, np.ones(1, bool))
     fixpoint.run(analysis.relations)
-    for value in masks:  # an operator on nothing is no operator
+    for value in reversed(masks):  # an operator on nothing is no operator; readers choose first
         if not masks[value].any():
             first = np.zeros(len(masks[value]), bool)
             first[0] = True

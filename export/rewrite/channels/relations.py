@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.export.rewrite.channels.constants import Constant, Floats
+from edgec.export.rewrite.channels.constants import Constant, Floats, Reals
 from edgec.export.rewrite.channels.interval import Interval
 
 Mask = NDArray[np.bool_]
@@ -77,7 +77,7 @@ class Linear:
     node: ir.Node
     x: ir.Value | None
     output: ir.Value
-    weight: Floats
+    weight: Reals
     axes: tuple[int, int]
     groups: int
     fold: Mask

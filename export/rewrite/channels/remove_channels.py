@@ -53,24 +53,34 @@ class RemoveChannels(RewritePass):
         return result
 
     def rewrite(self, graph: ir.Graph) -> int:
-        analysis = analyse(graph)
-        keep = needed(analysis)
-        if all(mask.all() for mask in keep.values()):
-            return 0
-        removed = 0
-        for relation in analysis.relations:
-            if isinstance(relation, Linear) and relation.x is not None:
-                _move_to_bias(relation, ~keep[relation.x], analysis, keep)
-        for relation in analysis.relations:
-            if isinstance(relation, Linear):
-                removed += _slice_linear(relation, keep)
-            elif isinstance(relation, Tie):
-                _slice_tie(relation, keep[relation.values[-1]])
-        for value, mask in keep.items():
-            shape, axis = shape_of(value), analysis.channels[value].axis
-            if shape is not None and axis is not None and not mask.all():
-                value.shape = ir.Shape(_with(shape, axis, int(mask.sum())))
-        return removed
+        # Bounds are tighter once constants are in the biases, so that more may turn out constant.
+        # Every round makes a tensor smaller, which ends the loop.
+        total = 0
+        while removed := _remove(graph):
+            total += removed
+        return total
+
+
+def _remove(graph: ir.Graph) -> int:
+    """One analysis and what follows from it; returns the number of operators made smaller."""
+    analysis = analyse(graph)
+    keep = needed(analysis)
+    if all(mask.all() for mask in keep.values()):
+        return 0
+    removed = 0
+    for relation in analysis.relations:
+        if isinstance(relation, Linear) and relation.x is not None:
+            _move_to_bias(relation, ~keep[relation.x], analysis, keep)
+    for relation in analysis.relations:
+        if isinstance(relation, Linear):
+            removed += _slice_linear(relation, keep)
+        elif isinstance(relation, Tie):
+            _slice_tie(relation, keep[relation.values[-1]])
+    for value, mask in keep.items():
+        shape, axis = shape_of(value), analysis.channels[value].axis
+        if shape is not None and axis is not None and not mask.all():
+            value.shape = ir.Shape(_with(shape, axis, int(mask.sum())))
+    return removed
 
 
 def _macs(model: ir.Model) -> int | None:

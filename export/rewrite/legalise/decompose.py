@@ -37,6 +37,38 @@ def _mean(builder: Builder, x: ir.Value, axes: list[int], opset: int) -> ir.Valu
     return builder.op("ReduceMean", [x], shape=shape, dtype=x.dtype, axes=axes, keepdims=1)
 
 
+# Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: |error| <= 1.5e-7
+_ERF_RATE = 0.3275911
+_ERF_FACTORS = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+def erf(node: ir.Node, builder: Builder, opset: int) -> ir.Value | None:
+    """Erf (9): sign(x) · (1 − t·p(t)·exp(−x²)) with t = 1 / (1 + 0.3275911·|x|), p of degree 4.
+
+    Right to 1.5e-7, the step of float32 below 2: for runtimes without the function.
+    """
+    x, dtype, shape = node.inputs[0], node.outputs[0].dtype, shape_of(node.inputs[0])
+    if x is None or dtype != ir.DataType.FLOAT or shape is None:
+        return None
+
+    def op(kind: str, *inputs: ir.Value) -> ir.Value:
+        return builder.op(kind, list(inputs), shape=shape, dtype=dtype)
+
+    def number(value: float, name: str) -> ir.Value:
+        return _number(builder, value, ir.DataType.FLOAT, name)
+
+    size, one = op("Abs", x), number(1.0, "one")
+    t = op("Div", one, op("Add", op("Mul", size, number(_ERF_RATE, "rate")), one))
+    *factors, last = (number(value, f"a{i}") for i, value in enumerate(_ERF_FACTORS, 1))
+    series = op("Mul", t, last)
+    for factor in reversed(factors):
+        series = op("Mul", op("Add", series, factor), t)
+    tail = op("Mul", series, op("Exp", op("Mul", op("Mul", x, x), number(-1.0, "minus_one"))))
+    # not Sign, which fewer runtimes have; zero over the tiny number is zero
+    sign = op("Div", x, op("Max", size, number(1e-30, "tiny")))
+    return op("Mul", op("Sub", one, tail), sign)
+
+
 def gelu(node: ir.Node, builder: Builder, opset: int) -> ir.Value | None:
     """Gelu (20): 0.5·x·(1 + erf(x/√2)), or the tanh form."""
     x, dtype = node.inputs[0], node.outputs[0].dtype
@@ -163,6 +195,7 @@ def mish(node: ir.Node, builder: Builder, opset: int) -> ir.Value | None:
 
 
 DECOMPOSITIONS: Mapping[str, tuple[int, Decomposition]] = {
+    "Erf": (9, erf),
     "Gelu": (20, gelu),
     "GroupNormalization": (21, group_normalization),
     "HardSwish": (14, hard_swish),

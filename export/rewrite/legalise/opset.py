@@ -47,7 +47,11 @@ class ConvertOpset(RewritePass):
         return ir.passes.PassResult(model, modified=self.matches > 0)
 
     def rewrite(self, graph: ir.Graph) -> int:
-        return sum(self._convert(node) for node in graph if node.domain in ("", "ai.onnx"))
+        total = sum(self._convert(node) for node in graph if node.domain in ("", "ai.onnx"))
+        # what replaces an operator may be lacking itself: Gelu's Erf
+        while again := [n for n in graph if n.domain == "" and n.op_type in self.lacking]:
+            total += sum(self._convert(node) for node in again)
+        return total
 
     def _convert(self, node: ir.Node) -> int:
         since, decompose = DECOMPOSITIONS.get(node.op_type, (0, None))

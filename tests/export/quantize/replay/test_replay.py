@@ -20,8 +20,9 @@ from edgec.export.rewrite.engine import run_stages
 from edgec.models.random_init import randomize
 from edgec.models.registry import get_spec
 
-SKIP = {"Dropout", "Cast", "CastLike"}
-"""The suite's cases draw random numbers, or are about types that numpy has not."""
+SKIP = {"Dropout", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"}
+"""The suite's cases draw random numbers, or are about types that numpy has not, or that the replay
+holds as float; for the last see test_segments.py."""
 
 
 def replayable(cases: list[Any]) -> list[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgec.export.rewrite import numerics
@@ -35,6 +35,7 @@ def removed(model: ir.Model) -> RemoveChannels:
 
 
 @given(SEEDS)
+@example(390)  # several tensors lose every channel: which one stays has to fit between them
 @settings(max_examples=25, deadline=None)
 def test_float_networks(random_network: Callable[[int], ir.Model], seed: int) -> None:
     model = random_network(seed)

@@ -1,0 +1,1 @@
+"""Learned rounding: weights rounded so that blocks of the network keep their outputs."""

@@ -1,0 +1,1 @@
+"""How much the network's output depends on the precision of each block."""
