@@ -44,7 +44,7 @@ from edgec.export.quantize.qhyvit.verify import Divergence, accepted
 from edgec.export.quantize.ranges import Range
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stream import no_samples
-from edgec.export.quantize.weights import WEIGHT_MAX, activation_parameters, quantize_weight
+from edgec.export.quantize.weights import activation_parameters, quantize_weight
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -195,9 +195,11 @@ class _Search:
             for layer, _ in group.layers:
                 key = (layer.tensor, layer.axis)
                 whole = layer.original(layer.rows())
-                _, scales = quantize_weight(whole, layer.axis, pair_safe=safe[layer.tensor])
+                limit = self.scheme.weight_limit(layer.node)
+                pairs = safe[layer.tensor]
+                _, scales = quantize_weight(whole, layer.axis, pair_safe=pairs, limit=limit)
                 self.scales[key] = torch.from_numpy(scales.reshape(-1).copy())
-                peak = layer.rows().abs().amax(1) / WEIGHT_MAX
+                peak = layer.rows().abs().amax(1) / limit
                 # min-max is above the peak only where pairs of weights need room
                 paired = self.scales[key] > peak * (1 + 1e-6)
                 self.floors[key] = torch.where(paired, self.scales[key], 0.0)
@@ -341,7 +343,7 @@ class _Search:
         key = (layer.tensor, layer.axis)
         grid = self._grid(group.range)
         columns = rounded(layer.columns, *grid)
-        peak = layer.rows().abs().amax(1) / WEIGHT_MAX
+        peak = layer.rows().abs().amax(1) / self.scheme.weight_limit(layer.node)
         best = self.scales[key]
         least = self._channel_errors(layer, best, columns)
         for share in self.shares:
@@ -368,7 +370,8 @@ class _Search:
 
     def _rounded(self, layer: Layer, scales: Tensor) -> Tensor:
         rows = layer.rows()
-        integers = (rows / scales[:, None]).round_().clamp_(-WEIGHT_MAX, WEIGHT_MAX)
+        limit = self.scheme.weight_limit(layer.node)
+        integers = (rows / scales[:, None]).round_().clamp_(-limit, limit)
         return (integers * scales[:, None]).reshape(layer.weight.shape)
 
     def _grid(self, interval: Range) -> tuple[float, float, float]:

@@ -17,7 +17,11 @@ from edgec.export.quantize.scheme import ORT_X86, TENSORRT
 QUICK = Config(candidates=25, lowest=0.1, rounds=2, samples=4, positions=16, held_out=4, verify=12)
 
 
-@pytest.mark.parametrize("scheme", [ORT_X86, TENSORRT], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "scheme",
+    [ORT_X86, TENSORRT, ORT_X86.with_bits(4, 8), ORT_X86.with_bits(6, 6)],
+    ids=lambda s: s.name,
+)
 def test_result_quantizes_and_is_no_worse(hybrid, feeds, scheme) -> None:
     calibration = calibrate(hybrid, feeds)
     result = search(hybrid, calibration, scheme, feeds, config=QUICK)
@@ -25,6 +29,7 @@ def test_result_quantizes_and_is_no_worse(hybrid, feeds, scheme) -> None:
     assert result.divergence["calibration"] == pytest.approx(result.divergence["minmax"])
     graph = quantize(hybrid, result.calibration, scheme, learned=result.learned)
     assert graph.metadata_props["edgec.quant_scheme"] == scheme.name
+    assert all(found.scales.dtype == np.float32 for found in result.learned.values())
     assert [bridge.direction for bridge in result.bridges] == ["to_tokens"]
     for found in result.calibration.ranges.values():
         assert found.low <= 0 <= found.high
