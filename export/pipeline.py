@@ -37,6 +37,7 @@ from edgec.export.quantize.float16 import float32_islands, to_float16
 from edgec.export.report import headline, make_report, text_report
 from edgec.export.rewrite.engine import RewriteReport, run_stages
 from edgec.export.rewrite.legalise.lacking import operators_lacking
+from edgec.export.rewrite.recognise.marks import KINDS
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
 from edgec.models.stages import Stage
@@ -229,6 +230,10 @@ def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) 
         "reshapes": stats.reshapes,
         "shape_arithmetic": stats.shape_arithmetic,
         "max_rank": stats.max_rank,
+        "patterns": [
+            {"kind": kind, "title": KINDS[kind], "count": count}
+            for kind, count in stats.patterns.items()
+        ],
         "macs": count_graph_macs(master).total,
         "parameters": sum(
             v.const_value.size
