@@ -6,7 +6,7 @@ from typing import Any
 
 from edgec.export.bundle import Artifact
 from edgec.export.errors import BudgetError
-from edgec.export.options import ExportOptions
+from edgec.export.options import MIXED, ExportOptions
 from edgec.export.report import mib
 
 
@@ -21,9 +21,11 @@ def check_budgets(
     Raises:
         BudgetError: with the bill.
     """
-    chosen = next(a for a in artifacts if a.precision == precision)
+    stored = "int8" if precision == MIXED else precision
+    chosen = next(a for a in artifacts if a.precision == stored)
     assert chosen.bytes is not None
-    width = {"fp32": 4, "fp16": 2, "int8": 1}[precision]
+    # of a mixed network the largest activation may be in a block that stayed float
+    width = {"fp32": 4, "fp16": 2, "int8": 1, MIXED: 4}[precision]
     activations = graph["activation_peak_bytes"] * width // 4
     ram = chosen.bytes + activations
     if options.flash is not None and chosen.bytes > options.flash:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgec.export.bundle import TensorInfo
 from edgec.export.datasets.arrays import load_arrays
 from edgec.export.datasets.images import ImageSet, open_images
-from edgec.export.datasets.tensors import RANDOM, TensorSet, open_tensors, random_tensors
+from edgec.export.datasets.tensors import (
+    DISTILLED,
+    NO_DATA,
+    RANDOM,
+    TensorSet,
+    open_tensors,
+    random_tensors,
+)
 from edgec.export.errors import InputError
 from edgec.export.options import ExportOptions
 from edgec.export.quantize.graph import TensorSpec
@@ -27,6 +35,8 @@ MIN_TO_SPLIT = 16
 """With fewer items all of them calibrate; judging on the same ones is then said so."""
 HOLDOUT_SHARE = 4
 """Every fourth item is held out and never seen by calibration."""
+DISTILLED_SAMPLES = 32
+"""As many as data-free papers use; each costs a training of its own."""
 RANDOM_SAMPLES = 32
 """Samples of noise; more of it tells nothing more."""
 
@@ -64,7 +74,7 @@ class Samples:
         """What the items are called in messages."""
         if not isinstance(self.items, TensorSet):
             return "images"
-        return "samples" if self.items.kind != RANDOM else "random inputs"
+        return "samples" if self.items.kind == "tensors" else f"{self.items.kind} inputs"
 
 
 @dataclass(frozen=True)
@@ -93,14 +103,14 @@ class CalibrationData:
     @property
     def judged_on(self) -> str:
         """What `holdout_feeds` are, in words."""
-        if self.is_random:
+        if self.is_synthetic:
             return self.samples.noun
         return f"{'held-out' if self.holdout_count else 'calibration'} {self.samples.noun}"
 
     @property
-    def is_random(self) -> bool:
-        """Whether the items are noise, on which no accuracy can be judged."""
-        return isinstance(self.samples.items, TensorSet) and self.samples.items.kind == RANDOM
+    def is_synthetic(self) -> bool:
+        """Whether the items are noise or distilled, on which no accuracy can be judged."""
+        return isinstance(self.samples.items, TensorSet) and self.samples.items.kind != "tensors"
 
     def fit_feeds(self) -> Iterator[Feeds]:
         """Inputs for calibration."""
@@ -147,13 +157,55 @@ def load_calibration(
         options.calib, inputs, preprocess, limit=options.calib_limit, seed=options.seed
     )
     data = CalibrationData(samples, _few(len(samples)))
-    if not data.is_random:
+    if not data.is_synthetic:
         return data
     return CalibrationData(
         samples,
         (
             "int8 is calibrated on RANDOM inputs: ranges and agreement say nothing about real "
             "data; use --calib with typical images or an .npz before you ship it",
+        ),
+    )
+
+
+def distilled_calibration(
+    options: ExportOptions,
+    captured: ir.Model,
+    preprocess: Preprocess | None,
+    on_progress: Callable[[int, int], None],
+) -> CalibrationData:
+    """``--calib none``: inputs made from what the network's BatchNorm layers remember.
+
+    Args:
+        options: `calib_limit` and `seed`.
+        captured: graph whose BatchNormalization is not folded yet.
+        preprocess: tells the limits of the input, where it is known.
+        on_progress: called with samples done and their number.
+
+    Raises:
+        UnsupportedError: EC366, EC367, the network does not say enough.
+    """
+    from edgec.export.quantize.data_free import distil
+
+    count = min(options.calib_limit, DISTILLED_SAMPLES)
+    bounds = None
+    if preprocess is not None:
+        pairs = list(zip(preprocess.mean, preprocess.std, strict=True))
+        bounds = min(-m / s for m, s in pairs), max((1 - m) / s for m, s in pairs)
+    found = distil(
+        captured,
+        count,
+        bounds=bounds,
+        seed=options.seed,
+        on_progress=lambda done: on_progress(done, count),
+    )
+    arrays = {name: np.stack([feeds[name] for feeds in found]) for name in found[0]}
+    items = TensorSet(NO_DATA, arrays, count, kind=DISTILLED)
+    return CalibrationData(
+        Samples(items, None, next(iter(arrays))),
+        (
+            "int8 is calibrated without data, on inputs distilled from BatchNorm statistics: its "
+            "accuracy was not judged; measure it with `edgec eval` before you ship it",
         ),
     )
 

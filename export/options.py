@@ -18,6 +18,8 @@ from edgec.models.stages import check_wanted
 from edgec.targets.schema import FORMATS, PRECISIONS, Target
 
 CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse", "fisher"]
+MIXED = "mixed"
+"""The ``--precision`` whose int8 artifact keeps some blocks in float."""
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
 
@@ -26,10 +28,12 @@ class ExportOptions:
     """Everything that decides what `edgec export` writes.
 
     Attributes:
-        precision: ``fp32``, ``fp16`` or ``int8``; by default the target's.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``mixed`` (int8 with the blocks in float that a
+            budget asks for); by default the target's.
         weights: path, URL, ``pretrained[:TAG]`` or ``random``; None takes published weights when
             they can be had and says so when they cannot.
-        calib: folder, zip or npz of calibration images (or tensors); None quantizes nothing.
+        calib: folder, zip or npz of calibration images (or tensors), ``none`` for inputs distilled
+            from the network, ``random`` for noise; None quantizes nothing.
         calib_limit: how many images at most, drawn with `seed`.
         recipe: name or TOML file of a quantization recipe; the options below take precedence over
             it. By default what was measured to be best for the network's family.
@@ -45,6 +49,7 @@ class ExportOptions:
         formats: artifact formats; by default the target's.
         labels: text file with one class name per line.
         max_drop: points of top-1 (labelled data) or agreement (unlabelled) that int8 may lose.
+        max_bytes: bytes of weights that a mixed precision may have.
         min_sqnr: decibels of signal over quantization noise that int8 must keep at each output.
         force: keep a bundle that fails the accuracy gate, marked as such.
         ram, flash: budgets in bytes.
@@ -68,6 +73,7 @@ class ExportOptions:
     formats: tuple[str, ...] | None = None
     labels: str | None = None
     max_drop: float | None = None
+    max_bytes: int | None = None
     min_sqnr: float | None = None
     force: bool = False
     ram: int | None = None
@@ -273,7 +279,7 @@ def _decibels(value: Any) -> float:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "precision": _one_of(*PRECISIONS),
+    "precision": _one_of(*PRECISIONS, MIXED),
     "weights": str,
     "calib": str,
     "calib_limit": _positive,
@@ -288,6 +294,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "formats": _formats,
     "labels": str,
     "max_drop": _drop,
+    "max_bytes": parse_bytes,
     "min_sqnr": _decibels,
     "force": _flag,
     "ram": parse_bytes,

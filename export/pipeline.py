@@ -19,7 +19,13 @@ import edgec
 from edgec.export.budget import check_budgets
 from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
 from edgec.export.capture import CAPTURE_DIFFERENCE
-from edgec.export.data import CalibrationData, load_calibration, load_preprocess
+from edgec.export.data import (
+    CalibrationData,
+    distilled_calibration,
+    load_calibration,
+    load_preprocess,
+)
+from edgec.export.datasets.tensors import NO_DATA
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tensorrt.recipe import write_build_bundle
 from edgec.export.errors import InternalError
@@ -28,7 +34,7 @@ from edgec.export.golden import golden_feeds, write_golden
 from edgec.export.judge import Built, gate, judged
 from edgec.export.labels import read_labels, shipped_labels
 from edgec.export.lint.engine import lint, refuse_errors
-from edgec.export.options import CalibrationMethod
+from edgec.export.options import MIXED, CalibrationMethod
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization, choose_quantization
@@ -102,7 +108,10 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
     quantization: Quantization | None = None
     if options.calib is not None:
         with reporter.stage("calibrate") as tick:
-            data = load_calibration(options, inputs, preprocess)
+            if options.calib == NO_DATA:
+                data = distilled_calibration(options, captured.graph, preprocess, tick)
+            else:
+                data = load_calibration(options, inputs, preprocess)
             for warning in data.warnings:
                 reporter.warn(warning)
             quantization = choose_quantization(job, captured)
@@ -302,12 +311,16 @@ def _build(
         format="onnx",
         precision=precision,
         status="built",
-        scheme=None if scheme is None else f"int8 ({scheme.name})",
+        scheme=None if scheme is None else f"int8{_mixed(job)} ({scheme.name})",
         bytes=len(content),
         sha256=sha256_bytes(content),
         checks={"lint": report.counts()},
     )
     return Built(artifact, content, kept, report)
+
+
+def _mixed(job: Job) -> str:
+    return ", mixed" if job.options.precision == MIXED else ""
 
 
 def _labels(

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.files import refuse_existing
-from edgec.export.options import ExportOptions, Resolved, resolve
+from edgec.export.options import MIXED, ExportOptions, Resolved, resolve
 from edgec.export.quantize.recipes.recipe import get_recipe
 from edgec.export.source import describe, wanted_stages
 from edgec.models.stages import Stage
@@ -66,7 +66,8 @@ def prepare(
         name += "-features"
     assert options.precision is not None
     assert options.formats is not None
-    if options.precision not in found.precisions:
+    wanted = "int8" if options.precision == MIXED else options.precision
+    if wanted not in found.precisions:
         raise UnsupportedError(
             "EC382",
             f"{found.name} does not execute {options.precision}",
@@ -87,13 +88,27 @@ def prepare(
             why=f"its runtime is {found.runtime.name}",
             fix="leave --format out, or choose a Jetson target",
         )
-    if options.precision == "int8" and options.calib is None:
+    if wanted == "int8" and options.calib is None:
         raise UsageError(
             "EC214",
-            "int8 needs calibration images",
+            f"{options.precision} needs calibration images",
             why="activation ranges come from real data; random data would give wrong ones silently",
             fix="add --calib FOLDER (a few dozen typical images) or --calib FILE.npz (arrays named "
-            "like the inputs); --calib random is for structural tests",
+            "like the inputs); --calib none distils inputs from the network, without a measure of "
+            "accuracy; --calib random is for structural tests",
+        )
+    if options.precision == MIXED and options.max_bytes is not None:
+        if options.max_drop is not None:
+            raise UsageError(
+                "EC217",
+                "--precision mixed has two budgets",
+                fix="give --max-drop or --max-bytes, not both",
+            )
+    elif options.max_bytes is not None:
+        raise UsageError(
+            "EC217",
+            "--max-bytes is a budget of --precision mixed only",
+            fix="add --precision mixed, or use --flash to limit an artifact",
         )
     if options.recipe is not None:
         get_recipe(options.recipe)  # a wrong name is told now, not after the capture

@@ -10,14 +10,20 @@ import onnx_ir as ir
 
 from edgec.export.data import CalibrationData
 from edgec.export.errors import InternalError
+from edgec.export.options import MIXED
 from edgec.export.plan import Job
 from edgec.export.quantize.calibrate import Calibration
-from edgec.export.quantize.recipes.apply import Notes, quantize_by, transform
+from edgec.export.quantize.mixed.choice import Precision, executable_precisions
+from edgec.export.quantize.recipes.apply import Budget, Notes, quantize_by, transform
 from edgec.export.quantize.recipes.choose import choose_recipe, with_options
 from edgec.export.quantize.recipes.recipe import Recipe
 from edgec.export.quantize.scheme import QuantScheme, get_scheme
 from edgec.export.rewrite import numerics
 from edgec.export.source import Captured
+from edgec.targets.operators.table import select_table
+
+DEFAULT_MIXED_DROP = 0.5
+"""Points that ``--precision mixed`` may lose when no budget is given."""
 
 
 @dataclass
@@ -25,12 +31,14 @@ class Quantization:
     """A recipe for one export, and what its steps reported.
 
     Attributes:
-        recipe: with the options of the export.
+        job: the export.
+        recipe: with its options.
         chosen: where the recipe came from.
         scheme: of the target.
         notes: what the steps did; grows as they run.
     """
 
+    job: Job
     recipe: Recipe
     chosen: str
     scheme: QuantScheme
@@ -69,10 +77,36 @@ class Quantization:
     ) -> ir.Model:
         """The Q/DQ graph of the prepared float graph."""
         made = quantize_by(
-            self.recipe, master, calibration, data.fit_feeds, self.scheme, on_progress=tick
+            self.recipe,
+            master,
+            calibration,
+            data.fit_feeds,
+            self.scheme,
+            budget=self.budget(master, data),
+            on_progress=tick,
         )
         self.notes += made.notes
         return made.graph
+
+    def budget(self, master: ir.Model, data: CalibrationData) -> Budget | None:
+        """What ``--precision mixed`` has to keep; None for plain int8."""
+        options = self.job.options
+        if options.precision != MIXED:
+            return None
+        max_drop = options.max_drop
+        if max_drop is None and options.max_bytes is None:
+            max_drop = DEFAULT_MIXED_DROP
+        return Budget(data.holdout_feeds, max_drop, options.max_bytes, self._precisions(master))
+
+    def _precisions(self, master: ir.Model) -> tuple[Precision, ...]:
+        runtime = self.job.target.runtime
+        try:
+            table = select_table(runtime.name, runtime.version).table
+        except KeyError:
+            return ("float", "int8")
+        row = table.find("", "DequantizeLinear")
+        types = frozenset() if row is None else row.types_at(runtime.opset)
+        return executable_precisions(master, types)
 
     def to_json(self) -> dict[str, Any]:
         """Recipe, where it came from, and what its steps did."""
@@ -89,4 +123,4 @@ def choose_quantization(job: Job, captured: Captured) -> Quantization:
         name: (getattr(job.options, name), job.resolved.origin[name])
         for name in ("calib_method", "bias_correction", "keep_float")
     }
-    return Quantization(with_options(recipe, explicit), chosen, scheme)
+    return Quantization(job, with_options(recipe, explicit), chosen, scheme)

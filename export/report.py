@@ -72,6 +72,7 @@ def text_report(report: dict[str, Any]) -> str:
             f"method {calibration['method']}, recipe {calibration['recipe']['recipe']['name']} "
             f"({calibration['recipe']['chosen']})"
         )
+        lines += _mixed_lines(calibration["recipe"]["steps"])
     found = [a["checks"]["lint"] for a in report["artifacts"] if "lint" in a["checks"]]
     if found:
         errors, warnings = (sum(f[key] for f in found) for key in ("errors", "warnings"))
@@ -88,15 +89,37 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
     Lines for the outputs follow where there are several.
     """
     width = max(len(a["path"]) for a in artifacts)
+    kinds = max(14, *(len(a["scheme"] or a["precision"]) for a in artifacts))
     lines = []
     for a in artifacts:
         lines.append(
-            f"{a['path']:<{width}}  {a['scheme'] or a['precision']:<14} "
+            f"{a['path']:<{width}}  {a['scheme'] or a['precision']:<{kinds}} "
             f"{'' if a['bytes'] is None else mib(a['bytes']):>10}  {a['status']:<7} "
             f"{a['why'] or _checks(a['checks'])}".rstrip()
         )
         lines += _per_output(a["checks"])
     return lines
+
+
+def _mixed_lines(steps: list[dict[str, Any]]) -> list[str]:
+    """The measured points of a mixed precision search, cheapest first."""
+    lines = []
+    for step in steps:
+        if step["step"] != "mixed":
+            continue
+        lines.append(
+            "mixed     float blocks    weights  divergence  lost points  on held-out samples"
+        )
+        for point in step["front"]:
+            floats = sum(precision == "float" for precision in point["precisions"].values())
+            held = point["held_out_drop"]
+            lines.append(
+                f"          {floats:>5} of {len(point['precisions']):<3} {mib(point['bytes']):>10}"
+                f"  {point['divergence']:>10.2g}  {point['drop']:>11.2f}  "
+                + ("" if held is None else f"{held:.2f}")
+                + (", chosen" if point == step["chosen"] else "")
+            )
+    return [line.rstrip() for line in lines]
 
 
 def _per_output(checks: dict[str, Any]) -> list[str]:

@@ -44,7 +44,7 @@ def export(
         ),
     ],
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8. [default: the target's]")
+        str | None, typer.Option(help="fp32, fp16, int8 or mixed. [default: the target's]")
     ] = None,
     weights: Annotated[
         str | None,
@@ -52,7 +52,10 @@ def export(
     ] = None,
     calib: Annotated[
         str | None,
-        typer.Option(help="Calibration data: folder, .zip or .npz (images, or arrays by input)."),
+        typer.Option(
+            help="Calibration data: folder, .zip or .npz (images, or arrays by input); none for "
+            "inputs distilled from the network itself."
+        ),
     ] = None,
     calib_limit: Annotated[
         int | None, typer.Option(help="Use at most this many of them. [default: 128]")
@@ -107,6 +110,9 @@ def export(
     max_drop: Annotated[
         float | None,
         typer.Option(help="Points of top-1 (or agreement) that int8 may lose; exit 4 beyond."),
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(help="Bytes of weights for --precision mixed, e.g. 2M.")
     ] = None,
     min_sqnr: Annotated[
         float | None,
@@ -183,6 +189,7 @@ def export(
             "formats": format_,
             "labels": labels,
             "max_drop": max_drop,
+            "max_bytes": max_bytes,
             "min_sqnr": min_sqnr,
             "force": force,
             "ram": ram,

@@ -18,6 +18,9 @@ from edgec.export.errors import InputError
 LABELS = "labels"
 RANDOM = "random"
 """What ``--calib`` calls the data set of `random_tensors`."""
+NO_DATA = "none"
+"""What ``--calib`` says for inputs distilled from the network itself."""
+DISTILLED = "distilled"
 
 
 class InputSpec(Protocol):
@@ -34,11 +37,11 @@ class TensorSet:
     """Feeds for a network: sample i is one mapping input name → array.
 
     Attributes:
-        source: path, or ``"random"``.
+        source: path, ``"random"`` or ``"none"``.
         arrays: (samples, *input shape) by input name.
         count: number of samples.
         labels: true class of each sample, where the file holds them.
-        kind: ``"tensors"`` or ``"random"``.
+        kind: ``"tensors"``, ``"random"`` or ``"distilled"``.
     """
 
     source: str

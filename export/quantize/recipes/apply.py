@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -17,9 +18,34 @@ from edgec.export.quantize.learned import Learned
 from edgec.export.quantize.recipes.recipe import Recipe, Transform
 from edgec.export.quantize.scheme import QuantScheme
 
+if TYPE_CHECKING:
+    from edgec.export.quantize.mixed.choice import Precision
+    from edgec.export.quantize.mixed.search import MixedPlan
+
 Feeds = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
 """Calibration samples, anew at each call."""
 Notes = list[dict[str, Any]]
+
+
+SEARCH_SAMPLES = 128
+"""Calibration samples on which blocks are measured for mixed precision."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a mixed precision may lose or weigh; one of the two is given.
+
+    Attributes:
+        holdout: samples with label or None, not used for calibration, anew at each call.
+        max_drop: points of top-1 or agreement.
+        max_bytes: of weights and scales.
+        precisions: what the target executes.
+    """
+
+    holdout: Callable[[], Iterable[tuple[Mapping[str, NDArray[Any]], int | None]]]
+    max_drop: float | None
+    max_bytes: int | None
+    precisions: tuple[Precision, ...] = ("float", "int8")
 
 
 @dataclass(frozen=True)
@@ -66,6 +92,7 @@ def quantize_by(
     scheme: QuantScheme,
     *,
     exclude: Collection[str] = (),
+    budget: Budget | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Quantized:
     """The recipe's steps behind calibration.
@@ -77,11 +104,12 @@ def quantize_by(
         feeds: calibration samples.
         scheme: rules of the target runtime.
         exclude: left float besides the recipe's `keep_float`.
+        budget: choose a precision per block that keeps it.
         on_progress: called with (parts done, parts in all) of the slow steps.
 
     Raises:
-        UsageError, InputError, UnsupportedError: as the steps do; EC366 where a step needs
-            gradients and the graph has no replay.
+        EdgecError: as the steps do; EC366 where a step needs gradients and the graph has no replay,
+            EC582 where a budget cannot be met.
     """
     left = tuple(dict.fromkeys((*recipe.keep_float, *exclude)))
     learned: Learned = {}
@@ -102,10 +130,44 @@ def quantize_by(
     if recipe.rounding != "nearest":
         learned, note = _rounded(recipe, model, calibration, feeds, scheme, left, on_progress)
         notes.append(note)
+    if budget is not None:
+        plan = _mixed(budget, model, calibration, feeds, scheme, learned, on_progress)
+        left, scheme, learned = (*left, *plan.exclude), plan.scheme, plan.learned
+        notes.append({"step": "mixed", **plan.to_json()})
     graph = model
     if recipe.bias_correction:
         graph = correct_biases(model, feeds(), scheme, exclude=left, learned=learned)
     return Quantized(quantize(graph, calibration, scheme, exclude=left, learned=learned), notes)
+
+
+def _mixed(
+    budget: Budget,
+    model: ir.Model,
+    calibration: Calibration,
+    feeds: Feeds,
+    scheme: QuantScheme,
+    learned: Learned,
+    on_progress: Callable[[int, int], None] | None,
+) -> MixedPlan:
+    from edgec.export.quantize.mixed.search import search_mixed
+
+    holdout = list(budget.holdout())
+    labels = [label for _, label in holdout if label is not None]
+    return search_mixed(
+        model,
+        calibration,
+        scheme,
+        list(islice(feeds(), SEARCH_SAMPLES)),
+        [feed for feed, _ in holdout],
+        max_drop=budget.max_drop,
+        max_bytes=budget.max_bytes,
+        labels=labels if len(labels) == len(holdout) else None,
+        precisions=budget.precisions,
+        learned=learned,
+        on_progress=None
+        if on_progress is None
+        else lambda _, done, total: on_progress(done, total),
+    )
 
 
 def _rounded(
