@@ -149,7 +149,7 @@ def search_mixed(
         UsageError: EC266, the budget is missing, double or not positive, labels do not match, or a
             drop is asked for a network without classes.
         BudgetError: EC582, no assignment has so few bytes.
-        InputError: EC760, no samples.
+        InputError: EC760, no samples; EC761, a sample does not fit.
     """
     if (max_drop is None) == (max_bytes is None) or min(max_drop or 0, max_bytes or 0) < 0:
         raise _misuse("give either max_drop or max_bytes, not negative")
