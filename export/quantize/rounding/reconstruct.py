@@ -3,9 +3,9 @@
 Block after block in graph order, the rounding is trained (Adam) so that the quantized block, fed by
 the quantized network before it, gives what the float block gives on float inputs. Output errors
 are weighted by the diagonal of the Fisher information, so that they count as much as they change
-the prediction (Li et al., BRECQ, arXiv 2102.05426, equations 7 to 10). A window of several blocks
+the prediction (Li et al., BRECQ, arXiv 2102.05426). A window of several blocks
 is trained together and moves on by one, each block being fixed when it leaves, so that dependencies
-between neighbours are seen (Ding et al., CBQ, arXiv 2312.07950, section 3.1).
+between neighbours are seen (Ding et al., CBQ, arXiv 2312.07950).
 
 Nothing is taken on trust: a fixed block is compared with rounding to nearest on samples held back
 from training, and keeps nearest unless learning was better there.
