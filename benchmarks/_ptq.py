@@ -21,9 +21,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgec.export.quantize.bias_correction import correct_biases
-from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.calibrate import Calibration, calibrate
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.kernels import count_integer_kernels, emulation_options
+from edgec.export.quantize.recipes.apply import quantize_by, transform
+from edgec.export.quantize.recipes.recipe import Recipe
 from edgec.export.quantize.scheme import QuantScheme
 
 Feed = Mapping[str, NDArray[np.float32]]
@@ -80,6 +82,19 @@ def edgec(
         return serialize(quantize(source, chosen, scheme, **options))
 
     return Variant(name, make, emulated)
+
+
+def by_recipe(
+    name: str, model: ir.Model, recipe: Recipe, scheme: QuantScheme, *, emulated: bool = False
+) -> Variant:
+    """edgec's quantizer with a recipe; calibrates the graph that the recipe transformed."""
+
+    def make(_: Calibration, feeds: Sequence[Feed]) -> bytes:
+        graph, _notes = transform(model, recipe, lambda: feeds, scheme)
+        ranges = calibrate(graph, feeds, method=recipe.calib_method)
+        return serialize(quantize_by(recipe, graph, ranges, lambda: feeds, scheme).graph)
+
+    return Variant(name, make, emulated or scheme.emulated, calibrated=False)
 
 
 def onnxruntime_static(

@@ -21,8 +21,8 @@ import onnx_ir as ir
 from _ptq import (
     Feed,
     Variant,
+    by_recipe,
     data_folder,
-    edgec,
     machine,
     nncf_quantize,
     onnxruntime_static,
@@ -40,7 +40,8 @@ from PIL import Image
 from edgec.export.options import ExportOptions
 from edgec.export.progress import Reporter
 from edgec.export.quantize.calibrate import calibrate
-from edgec.export.quantize.scheme import ORT_X86, TENSORRT
+from edgec.export.quantize.recipes.recipe import builtin_recipes
+from edgec.export.quantize.scheme import ORT_X86, ORT_X86_VNNI, TENSORRT
 from edgec.export.rewrite.engine import run_stages
 from edgec.export.source import capture
 from edgec.models.preprocess import Preprocess
@@ -76,19 +77,16 @@ def pixels(
 
 def variants(model: ir.Model, nncf: str | None) -> list[Variant]:
     """What is compared."""
+    w6a6, w4a8 = ORT_X86_VNNI.with_bits(6, 6), ORT_X86_VNNI.with_bits(4, 8)
+    schemes = {"W8A8 ort-x86": ORT_X86, "W8A8 tensorrt": TENSORRT, "W6A6": w6a6, "W4A8": w4a8}
     found = [
-        edgec("edgec ort-x86, min-max", model, ORT_X86, "minmax"),
-        edgec("edgec ort-x86, mse", model, ORT_X86, "mse"),
-        edgec("edgec ort-x86, mse, bias", model, ORT_X86, "mse", corrected=True),
-        edgec("edgec tensorrt, mse, emulated", model, TENSORRT, "mse", emulated=True),
-        edgec(
-            "edgec tensorrt, mse, bias, emulated",
-            model,
-            TENSORRT,
-            "mse",
-            emulated=True,
-            corrected=True,
-        ),
+        by_recipe(
+            f"edgec {bits}, {recipe.name}", model, recipe, scheme, emulated=scheme is TENSORRT
+        )
+        for bits, scheme in schemes.items()
+        for recipe in builtin_recipes().values()
+    ]
+    found += [
         onnxruntime_static("onnxruntime min-max, 7 bits", model, "minmax", reduce_range=True),
         onnxruntime_static(
             "onnxruntime percentile, 7 bits", model, "percentile", reduce_range=True
@@ -161,7 +159,7 @@ def main() -> int:
             rows.append(
                 row(variant.name, data, best == labels, reference, agreement, ratio, seconds)
             )
-        table(f"{name}_cifar10: W8A8", rows)
+        table(f"{name}_cifar10", rows)
         records += [{"model": f"{name}_cifar10", **asdict(r)} for r in rows]
         save("Static int8 of small networks on CIFAR-10", records, facts, arguments.json)
     return 0

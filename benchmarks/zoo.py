@@ -8,7 +8,7 @@ the artifact (with the signal-to-noise ratio of the latter), CPU seconds and pea
 export`, which runs as a process of its own. The first target of a network starts from
 nothing; the others find the captured graph in the cache, as they do for a user. Weights are random
 where no checkpoint ships (zero biases and unit scales would hide errors). Rows already in the file
-are kept, so that a run can be stopped and goes on.
+are kept, so that a run can be stopped and goes on; small networks come first.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     print("\t".join(COLUMNS))
     with tempfile.TemporaryDirectory() as cache:
-        for model in options.models:
+        for model in sorted(options.models, key=lambda name: (get_spec(name).macs, name)):
             if model not in done:
                 records += measure(model, Path(cache))
                 text = dump_json({"environment": environment, "records": records})

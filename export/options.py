@@ -31,6 +31,8 @@ class ExportOptions:
             they can be had and says so when they cannot.
         calib: folder, zip or npz of calibration images (or tensors); None quantizes nothing.
         calib_limit: how many images at most, drawn with `seed`.
+        recipe: name or TOML file of a quantization recipe; the options below take precedence over
+            it. By default what was measured to be best for the network's family.
         calib_method: how activation ranges are chosen.
         bias_correction: shift biases so that rounded weights keep the mean output of each channel.
         keep_float: module paths, node names or operator types that int8 leaves in float.
@@ -55,6 +57,7 @@ class ExportOptions:
     weights: str | None = None
     calib: str | None = None
     calib_limit: int = 128
+    recipe: str | None = None
     calib_method: CalibrationMethod = "mse"
     bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
@@ -274,6 +277,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "weights": str,
     "calib": str,
     "calib_limit": _positive,
+    "recipe": str,
     "calib_method": _one_of(*CALIBRATION_METHODS),
     "bias_correction": _flag,
     "keep_float": _names,

@@ -31,14 +31,13 @@ from edgec.export.lint.engine import lint, refuse_errors
 from edgec.export.options import CalibrationMethod
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
-from edgec.export.quantize.bias_correction import correct_biases
+from edgec.export.quantization import Quantization, choose_quantization
 from edgec.export.quantize.calibrate import Calibration, calibrate
 from edgec.export.quantize.float16 import float32_islands, to_float16
-from edgec.export.quantize.insert import quantize
-from edgec.export.quantize.scheme import get_scheme
 from edgec.export.report import headline, make_report, text_report
 from edgec.export.rewrite.engine import RewriteReport, run_stages
 from edgec.export.rewrite.legalise.lacking import operators_lacking
+from edgec.export.rewrite.recognise.marks import KINDS
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
 from edgec.models.stages import Stage
@@ -100,13 +99,19 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             )
     data: CalibrationData | None = None
     calibration = None
+    quantization: Quantization | None = None
     if options.calib is not None:
         with reporter.stage("calibrate") as tick:
             data = load_calibration(options, inputs, preprocess)
             for warning in data.warnings:
                 reporter.warn(warning)
+            quantization = choose_quantization(job, captured)
+            master = quantization.prepare(master, data)
             calibration = _statistics(
-                master, data, options.calib_method, lambda done: tick(done, data.fit_count)
+                master,
+                data,
+                quantization.recipe.calib_method,
+                lambda done: tick(done, data.fit_count),
             )
     golden = golden_feeds(inputs, data, options.seed)
     # float16 needs to know which values overflow, if only from two inputs
@@ -115,8 +120,8 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         ranges = calibrate(master, golden)
     built: list[Built] = []
     for precision in job.precisions:
-        with reporter.stage(f"build {precision}"):
-            item = _build(precision, master, ranges, data, job, reporter)
+        with reporter.stage(f"build {precision}") as tick:
+            item = _build(precision, master, ranges, data, quantization, job, reporter, tick)
             built.append(judged(item, built, captured, golden, data, job))
     built = gate(built, data, job, reporter)
     facts = graph_facts(before, master, rewriting)
@@ -142,7 +147,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             artifacts=tuple(artifacts),
             preprocess=preprocess,
             labels=labels,
-            calibration=None if data is None else data.to_json(options.calib_method),
+            calibration=None if data is None else _provenance(data, quantization),
             options=_portable_options(job),
             tools=_tools(),
             files={},
@@ -207,6 +212,13 @@ def _statistics(
     return calibrate(master, data.fit_feeds(), method=method, on_progress=on_progress)
 
 
+def _provenance(data: CalibrationData, quantization: Quantization | None) -> dict[str, Any]:
+    """Data, ranges and recipe, for the manifest."""
+    assert quantization is not None
+    found = data.to_json(quantization.recipe.calib_method)
+    return found | {"recipe": quantization.to_json()}
+
+
 def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) -> dict[str, Any]:
     """What the report says about the float graph: size, operators, MACs, memory, passes."""
     stats = graph_stats(master)
@@ -218,6 +230,10 @@ def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) 
         "reshapes": stats.reshapes,
         "shape_arithmetic": stats.shape_arithmetic,
         "max_rank": stats.max_rank,
+        "patterns": [
+            {"kind": kind, "title": KINDS[kind], "count": count}
+            for kind, count in stats.patterns.items()
+        ],
         "macs": count_graph_macs(master).total,
         "parameters": sum(
             v.const_value.size
@@ -257,8 +273,10 @@ def _build(
     master: ir.Model,
     calibration: Calibration | None,
     data: CalibrationData | None,
+    quantization: Quantization | None,
     job: Job,
     reporter: Reporter,
+    tick: Callable[[int, int], None],
 ) -> Built:
     """The ONNX artifact of one precision, checked against the rules of the target's runtime."""
     graph, scheme, kept = master, None, 0
@@ -267,12 +285,10 @@ def _build(
         kept = len(float32_islands(graph))
     elif precision == "int8":
         assert calibration is not None
-        assert job.target.int8_scheme is not None
+        assert quantization is not None
         assert data is not None
-        scheme = get_scheme(job.target.int8_scheme)
-        if job.options.bias_correction:
-            graph = correct_biases(master, data.fit_feeds(), scheme, exclude=job.options.keep_float)
-        graph = quantize(graph, calibration, scheme, exclude=job.options.keep_float)
+        scheme = quantization.scheme
+        graph = quantization.quantize(master, calibration, data, tick)
     path = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
     report = lint(graph, job.target)
     refuse_errors(report, path, job.target)
@@ -329,7 +345,7 @@ def _tensorrt_artifact(job: Job) -> Artifact:
 def _portable_options(job: Job) -> dict[str, dict[str, Any]]:
     """Options with origin; places on this machine are reduced to their last part."""
     options = job.resolved.to_json()
-    for name in ("calib", "weights", "preprocess", "labels", "dump_passes"):
+    for name in ("calib", "weights", "preprocess", "labels", "dump_passes", "recipe"):
         value = options[name]["value"]
         if isinstance(value, str) and "://" not in value:
             options[name] = options[name] | {"value": Path(value).name}

@@ -10,6 +10,7 @@ from typing import Any
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.files import refuse_existing
 from edgec.export.options import ExportOptions, Resolved, resolve
+from edgec.export.quantize.recipes.recipe import get_recipe
 from edgec.export.source import describe, wanted_stages
 from edgec.models.stages import Stage
 from edgec.targets.registry import get_target
@@ -94,6 +95,8 @@ def prepare(
             fix="add --calib FOLDER (a few dozen typical images) or --calib FILE.npz (arrays named "
             "like the inputs); --calib random is for structural tests",
         )
+    if options.recipe is not None:
+        get_recipe(options.recipe)  # a wrong name is told now, not after the capture
     precisions = ["fp32"]
     if "fp16" in found.precisions and options.precision != "fp32":
         precisions.append("fp16")
@@ -127,7 +130,7 @@ def dry_run(job: Job) -> dict[str, Any]:
     if options.calib is not None:
         steps.append(
             f"calibrate: up to {options.calib_limit} samples of {options.calib}, "
-            f"{options.calib_method}; int8 by scheme {job.target.int8_scheme}"
+            f"recipe {options.recipe or 'of the family'}; int8 by scheme {job.target.int8_scheme}"
         )
     files = [f"onnx/model{'' if p == 'fp32' else '_' + p}.onnx" for p in job.precisions]
     if "tensorrt" in (options.formats or ()):

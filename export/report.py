@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from edgec.export.bundle import Artifact, Manifest
@@ -53,6 +54,7 @@ def text_report(report: dict[str, Any]) -> str:
         *_tensors("outputs", report["outputs"]),
         f"network   {graph['nodes_before']} nodes captured, {graph['nodes']} after rewriting, "
         f"{graph['macs'] / 1e6:.1f} M MACs, {graph['parameters'] / 1e6:.2f} M parameters",
+        *_patterns(graph.get("patterns", [])),
         *(
             [f"capture   max |Δ| to PyTorch {graph['capture_max_abs']:.2g}, on three seeded inputs"]
             if graph.get("capture_max_abs") is not None
@@ -67,7 +69,8 @@ def text_report(report: dict[str, Any]) -> str:
         lines.append(
             f"calibrated on {calibration['used']} of {calibration['count']} items of "
             f"{calibration['source']}, sha256 {calibration['sha256'][:12]}…, "
-            f"method {calibration['method']}"
+            f"method {calibration['method']}, recipe {calibration['recipe']['recipe']['name']} "
+            f"({calibration['recipe']['chosen']})"
         )
     found = [a["checks"]["lint"] for a in report["artifacts"] if "lint" in a["checks"]]
     if found:
@@ -119,6 +122,14 @@ def _per_output(checks: dict[str, Any]) -> list[str]:
 def mib(size: int) -> str:
     """``5242880`` → ``5.00 MiB``; below 1 MiB in KiB."""
     return f"{size / 2**20:.2f} MiB" if size >= 1 << 20 else f"{size / 1024:.1f} KiB"
+
+
+def _patterns(patterns: list[dict[str, Any]]) -> list[str]:
+    """A line about what was recognised in the network, broken at commas."""
+    if not patterns:
+        return []
+    text = ", ".join(f"{p['count']} x {p['title']}" for p in patterns)
+    return textwrap.wrap(text, 100, initial_indent=f"{'patterns':<10}", subsequent_indent=" " * 10)
 
 
 def _tensors(title: str, tensors: list[dict[str, Any]]) -> list[str]:

@@ -57,8 +57,18 @@ def export(
     calib_limit: Annotated[
         int | None, typer.Option(help="Use at most this many of them. [default: 128]")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Quantization recipe: plain, default, equalized, qhyvit, smooth, rounding, or a "
+            ".toml file. [default: the network family's]"
+        ),
+    ] = None,
     calib_method: Annotated[
-        str | None, typer.Option(help="minmax, percentile, entropy, mse or fisher. [default: mse]")
+        str | None,
+        typer.Option(
+            help="minmax, percentile, entropy, mse or fisher. [default: the recipe's, mostly mse]"
+        ),
     ] = None,
     no_bias_correction: Annotated[
         bool, typer.Option("--no-bias-correction", help="Leave biases as they are in int8.")
@@ -162,6 +172,7 @@ def export(
             "weights": weights,
             "calib": calib,
             "calib_limit": calib_limit,
+            "recipe": recipe,
             "calib_method": calib_method,
             "bias_correction": False if no_bias_correction else None,
             "keep_float": keep_float,

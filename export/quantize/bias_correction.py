@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgec.export.quantize.graph import constant_of, prepared_copy
+from edgec.export.quantize.learned import Learned, learned_grid
 from edgec.export.quantize.plan import QuantPlan, Weight, plan_quantization
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stream import run_activations
@@ -32,18 +33,20 @@ def correct_biases(
     *,
     exclude: Collection[str] = (),
     weight_rule: WeightRule = "absmax",
+    learned: Learned | None = None,
 ) -> ir.Model:
     """A float copy whose biases make up for the weights that `quantize` will round.
 
-    Calibrate the original graph and quantize this one, with the same scheme, `exclude` and
-    `weight_rule`. Only layers that have a bias are corrected.
+    Calibrate the original graph and quantize this one, with the same scheme, `exclude`,
+    `weight_rule` and `learned`. Only layers that have a bias are corrected.
 
     Args:
         model: float32 graph; not modified.
         feeds: calibration samples, read once.
-        scheme, exclude, weight_rule: as for `edgec.export.quantize.insert.quantize`.
+        scheme, exclude, weight_rule, learned: as for `edgec.export.quantize.insert.quantize`.
 
     Raises:
+        UsageError: EC269, a learned weight does not fit.
         InputError: as `edgec.export.quantize.calibrate.calibrate`.
     """
     copy = prepared_copy(model)
@@ -60,13 +63,14 @@ def correct_biases(
         node = nodes[weight.node]
         floats = constant_of(node.inputs[weight.index])
         assert floats is not None  # the planner took only constants
-        grid = quantize_weight(
-            floats,
-            weight.axis,
-            rule=weight_rule,
-            pair_safe=weight.pair_safe,
-            limit=scheme.weight_limit(node),
-        )
+        key, safe = (weight.tensor, weight.axis), weight.pair_safe
+        limit = scheme.weight_limit(node)
+        if learned is not None and key in learned:
+            grid = learned_grid(key, floats, learned[key], pair_safe=safe, limit=limit)
+        else:
+            grid = quantize_weight(
+                floats, weight.axis, rule=weight_rule, pair_safe=safe, limit=limit
+            )
         shift = _mean_error(node, weight, means[bias.activation], floats, grid)
         corrected = (number - shift).astype(np.float32)
         name = f"{bias.node}_corrected_bias"

@@ -269,6 +269,11 @@ class _Checker:
             ) from error
         mismatch = numerics.compare(names, self.reference, actual, quantized=self.quantized)
         if mismatch is not None:
+            noise = self._noise()
+            mismatch = numerics.compare(
+                names, self.reference, actual, quantized=self.quantized, noise=noise
+            )
+        if mismatch is not None:
             raise InternalError(
                 "EC141",
                 f"rewrite pass {record.name} changed the numbers",
@@ -279,6 +284,16 @@ class _Checker:
         record.max_abs_diff = _max_abs_diff(self.reference, actual)
         record.check_seconds = time.perf_counter() - started
         self.before = after
+
+    def _noise(self) -> list[float]:
+        """How far each output moves when ONNX Runtime computes the last graph in another order.
+
+        A badly conditioned network (random weights, many layers) amplifies rounding; that tells
+        about the network and nothing about the pass.
+        """
+        as_written = self.before.run(self.feeds)
+        optimized = self.before.run(self.feeds, optimize=True)
+        return [_max_abs_diff([a], [b]) for a, b in zip(as_written, optimized, strict=True)]
 
     def _dump(self, record: PassRecord, after: Snapshot) -> str:
         folder = Path(tempfile.mkdtemp(prefix=f"edgec-{record.name}-"))

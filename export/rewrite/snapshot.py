@@ -58,9 +58,9 @@ class Snapshot:
             unread = frozenset(name for name in weights if not initializers[name].uses())
             return cls(numerics.onnx_bytes(ir.to_proto(model)), weights, unread)
 
-    def run(self, feeds: Sequence[Mapping[str, Array]]) -> list[Array]:
+    def run(self, feeds: Sequence[Mapping[str, Array]], *, optimize: bool = False) -> list[Array]:
         """All outputs for each of `feeds`, in one flat list; as `numerics.run`."""
-        options = numerics.session_options()
+        options = numerics.session_options(optimize=optimize)
         names = [name for name in self.weights if name not in self.unread]
         values = [ort.OrtValue.ortvalue_from_numpy(self.weights[name]) for name in names]
         options.add_external_initializers(names, values)

@@ -31,7 +31,7 @@ from edgec.export.quantize.qhyvit.segment import rounded
 from edgec.export.quantize.ranges import Range
 from edgec.export.quantize.replay.graph import Replay
 from edgec.export.quantize.scheme import QuantScheme
-from edgec.export.quantize.weights import WEIGHT_MAX, activation_parameters
+from edgec.export.quantize.weights import activation_parameters
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(11))
 
@@ -144,7 +144,7 @@ def _error(
     total = 0.0
     for layer in readers:
         spread = _per_row(layer, factors)
-        weight = _rounded_weight(layer, layer.weight * spread[:, None, :])
+        weight = _rounded_weight(layer, layer.weight * spread[:, None, :], scheme)
         columns = rounded(layer.columns / spread[:, :, None], *grid)
         wanted = layer.product(layer.weight, layer.columns)
         error = (layer.product(weight, columns) - wanted).square().sum()
@@ -159,7 +159,7 @@ def _per_row(layer: Layer, factors: NDArray[np.float64]) -> Tensor:
     return channels.repeat_interleave(rows // channels.shape[1], dim=1)
 
 
-def _rounded_weight(layer: Layer, weight: Tensor) -> Tensor:
+def _rounded_weight(layer: Layer, weight: Tensor, scheme: QuantScheme) -> Tensor:
     rows = weight.reshape(1 if layer.axis is None else layer.outputs, -1)
-    scales = (rows.abs().amax(1, keepdim=True) / WEIGHT_MAX).clamp_min(1e-30)
+    scales = (rows.abs().amax(1, keepdim=True) / scheme.weight_limit(layer.node)).clamp_min(1e-30)
     return ((rows / scales).round_() * scales).reshape(weight.shape)

@@ -54,8 +54,8 @@ class Gradients:
 
     def squares(
         self, feed: Feed, outputs: Mapping[str, Tensor], names: Collection[str]
-    ) -> tuple[dict[str, Tensor], float]:
-        """Squared gradients at the named tensors, and the divergence of this sample.
+    ) -> dict[str, Tensor]:
+        """Squared gradients of the divergence at the named tensors.
 
         Args:
             feed: the sample.
@@ -78,11 +78,10 @@ class Gradients:
                 [divergence(outputs[name], found[name]) for name in self.replay.output_names]
             ).sum()
             gradients = torch.autograd.grad(loss, watched, allow_unused=True)
-        squares = {
-            name: torch.zeros_like(value) if gradient is None else gradient.square()
+        return {
+            name: torch.zeros_like(value) if gradient is None else gradient.square().detach()
             for name, value, gradient in zip(inner, watched, gradients, strict=True)
         }
-        return {name: square.detach() for name, square in squares.items()}, float(loss.detach())
 
 
 def tensors(feed: Feed) -> dict[str, Tensor]:

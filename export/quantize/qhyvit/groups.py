@@ -29,6 +29,7 @@ class Group:
             only layers read it.
         values: its sampled values; `importance` and `target`: per exit, squared gradients and
             float values.
+        gain: by how much the search expects the loss to fall.
     """
 
     root: str
@@ -40,6 +41,7 @@ class Group:
     values: list[Tensor] = field(default_factory=list)
     importance: list[list[Tensor]] = field(default_factory=list)
     target: list[Tensor] = field(default_factory=list)
+    gain: float = 0.0
 
 
 def find_groups(

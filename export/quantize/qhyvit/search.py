@@ -44,7 +44,7 @@ from edgec.export.quantize.qhyvit.verify import Divergence, accepted
 from edgec.export.quantize.ranges import Range
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stream import no_samples
-from edgec.export.quantize.weights import WEIGHT_MAX, activation_parameters, quantize_weight
+from edgec.export.quantize.weights import activation_parameters, quantize_weight
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -60,7 +60,9 @@ class Config:
         positions: output positions compared per sample and layer.
         bridge_samples: samples on which bridge blocks are run whole.
         weights: search weight scales (else only activation ranges).
-        verify: keep only what lowers the divergence of the whole network on the samples.
+        held_out: further samples, on which proposals are verified; 0 takes them as they are.
+        verify: how many proposals are tried in the whole network, those of largest gain first;
+            the others are dropped.
         seed: of the positions.
     """
 
@@ -72,7 +74,8 @@ class Config:
     positions: int = 24
     bridge_samples: int = 4
     weights: bool = True
-    verify: bool = True
+    held_out: int = 64
+    verify: int = 32
     seed: int = 0
 
     def shares(self) -> list[float]:
@@ -88,8 +91,9 @@ class SearchResult:
         calibration: the given one with the chosen ranges.
         learned: weight scales that differ from min-max, for ``quantize(..., learned=)``.
         bridges: the bridge blocks of the graph.
-        divergence: mean KL per sample of the search's data with ``minmax``, with the ranges of
-            the given ``calibration``, with all that was ``proposed``, and with the ``result``.
+        divergence: mean KL per held-out sample (of the search's own without any) with ``minmax``,
+            with the ranges of the given ``calibration``, with all that was ``proposed``, and with
+            the ``result``.
     """
 
     calibration: Calibration
@@ -114,7 +118,7 @@ def search(
         model: float32 graph that `Replay` can execute; not modified.
         calibration: statistics of the same graph; its ranges are where the search starts.
         scheme: rules of the target runtime.
-        feeds: calibration samples; `Config.samples` of them are read and kept in memory.
+        feeds: calibration samples; `Config.samples` + `Config.held_out` of them are read and kept.
         exclude: as for `edgec.export.quantize.insert.quantize`.
         config: how thorough.
         on_progress: called with (tensors done, tensors in all).
@@ -127,43 +131,44 @@ def search(
     check_quantizable(model, scheme)
     config = config or Config()
     copy = prepared_copy(model)
-    samples = [feed for feed, _ in zip(feeds, range(config.samples), strict=False)]
-    if not samples:
+    drawn = [f for f, _ in zip(feeds, range(config.samples + config.held_out), strict=False)]
+    if not drawn:
         raise no_samples()
+    samples, held_out = drawn[: config.samples], drawn[config.samples :]
     plan = plan_quantization(copy, scheme, exclude)
     minmax = quantize(copy, calibration.with_method("minmax"), scheme, exclude=exclude)
     gradients = Gradients(copy, minmax)
     bridges = find_bridges(copy)
     work = _Search(copy, plan, calibration, gradients, bridges, config)
     groups = list(work.groups.values())
-    steps = len(groups) * (2 if config.verify else 1)
-    divergences = {"minmax": work.observe(samples)}
+    tried = min(config.verify, len(groups)) if held_out else 0
+    tick = on_progress or (lambda done, total: None)
+    work.observe(samples)
     for done, group in enumerate(groups):
         work.improve(group)
-        if on_progress is not None:
-            on_progress(done + 1, steps)
+        tick(done + 1, len(groups) + tried)
 
     def built(chosen: Sequence[Group]) -> tuple[Calibration, Learned]:
         ranges = {group.root: group.range for group in chosen}
         return calibration.with_ranges(ranges), work.learned(chosen)
 
-    def cost(chosen: Sequence[Group]) -> float:
+    def cost(chosen: Sequence[Group]) -> NDArray[np.float64]:
         ranges, learned = built(chosen)
         return judge(quantize(copy, ranges, scheme, exclude=exclude, learned=learned))
 
-    judge = Divergence(samples, work.references)
-    divergences["calibration"] = cost([])
-    divergences["proposed"] = cost(groups)
-    if config.verify:
-        groups, divergences["result"] = accepted(
-            groups,
-            cost,
-            divergences["calibration"],
-            None if on_progress is None else lambda done: on_progress(steps // 2 + done, steps),
-        )
-    else:
-        divergences["result"] = divergences["proposed"]
-    ranges, learned = built(groups)
+    references = [gradients.values(feed, ()) for feed in held_out or samples]
+    judge = Divergence(held_out or samples, references)
+    kept = groups
+    if tried:
+        promising = sorted(groups, key=lambda group: -group.gain)[:tried]
+        kept = accepted(promising, cost, lambda done: tick(len(groups) + done, len(groups) + tried))
+    ranges, learned = built(kept)
+    divergences = {
+        "minmax": float(judge(minmax).mean()),
+        "calibration": float(cost([]).mean()),
+        "proposed": float(cost(groups).mean()),
+        "result": float(cost(kept).mean()),
+    }
     return SearchResult(ranges, learned, tuple(bridges), divergences)
 
 
@@ -190,20 +195,21 @@ class _Search:
             for layer, _ in group.layers:
                 key = (layer.tensor, layer.axis)
                 whole = layer.original(layer.rows())
-                _, scales = quantize_weight(whole, layer.axis, pair_safe=safe[layer.tensor])
+                limit = self.scheme.weight_limit(layer.node)
+                pairs = safe[layer.tensor]
+                _, scales = quantize_weight(whole, layer.axis, pair_safe=pairs, limit=limit)
                 self.scales[key] = torch.from_numpy(scales.reshape(-1).copy())
-                peak = layer.rows().abs().amax(1) / WEIGHT_MAX
+                peak = layer.rows().abs().amax(1) / limit
                 # min-max is above the peak only where pairs of weights need room
                 paired = self.scales[key] > peak * (1 + 1e-6)
                 self.floors[key] = torch.where(paired, self.scales[key], 0.0)
         self.start = dict(self.scales)
         self.samples = 0
-        self.references: list[Mapping[str, Tensor]] = []
 
     # --- passes 1 and 2 --------------------------------------------------------------------
 
-    def observe(self, samples: Sequence[Feed]) -> float:
-        """Collect sampled inputs and squared gradients; the mean divergence of min-max."""
+    def observe(self, samples: Sequence[Feed]) -> None:
+        """Collect sampled inputs and squared gradients."""
         generator = torch.Generator().manual_seed(self.config.seed)
         layers = [pair for group in self.groups.values() for pair in group.layers]
         watched = [g for g in self.groups.values() if g.watched is not None]
@@ -214,13 +220,9 @@ class _Search:
             values |= {*segment.needed, *segment.exits}
             errors |= set(segment.exits)
         self.samples = len(samples)
-        total = 0.0
         for position, feed in enumerate(samples):
             found = self.gradients.values(feed, sorted(values))
-            squares, loss = self.gradients.squares(feed, found, sorted(errors))
-            total += loss
-            outputs = self.gradients.replay.output_names
-            self.references.append({name: found[name] for name in outputs})
+            squares = self.gradients.squares(feed, found, sorted(errors))
             for layer, name in layers:
                 layer.sample(found[name], squares, self.config.positions, generator)
             for group in watched:
@@ -234,7 +236,6 @@ class _Search:
             group.values = [torch.cat(group.values)]
             group.importance = [[torch.cat(p)] for p in zip(*group.importance, strict=True)]
             group.target = [] if group.watched is None else group.watched(group.values[0])
-        return total / len(samples)
 
     def _sample(
         self,
@@ -256,6 +257,11 @@ class _Search:
 
     def improve(self, group: Group) -> None:
         """Alternate between the weights of a group and its range."""
+        before = self._range_error(group, group.range)
+        self._alternate(group)
+        group.gain = before - self._range_error(group, group.range)
+
+    def _alternate(self, group: Group) -> None:
         for turn in range(self.config.rounds if group.layers else 1):
             if self.config.weights:
                 for layer, name in group.layers:
@@ -337,7 +343,7 @@ class _Search:
         key = (layer.tensor, layer.axis)
         grid = self._grid(group.range)
         columns = rounded(layer.columns, *grid)
-        peak = layer.rows().abs().amax(1) / WEIGHT_MAX
+        peak = layer.rows().abs().amax(1) / self.scheme.weight_limit(layer.node)
         best = self.scales[key]
         least = self._channel_errors(layer, best, columns)
         for share in self.shares:
@@ -364,7 +370,8 @@ class _Search:
 
     def _rounded(self, layer: Layer, scales: Tensor) -> Tensor:
         rows = layer.rows()
-        integers = (rows / scales[:, None]).round_().clamp_(-WEIGHT_MAX, WEIGHT_MAX)
+        limit = self.scheme.weight_limit(layer.node)
+        integers = (rows / scales[:, None]).round_().clamp_(-limit, limit)
         return (integers * scales[:, None]).reshape(layer.weight.shape)
 
     def _grid(self, interval: Range) -> tuple[float, float, float]:

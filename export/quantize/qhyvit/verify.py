@@ -1,9 +1,9 @@
-"""Keep only what really lowers the divergence of the network.
+"""Keep only what really lowers the divergence of the network, on samples the search has not seen.
 
-The objective of the search is local and second-order: what it proposes for one tensor may cost more
-than it says, most of all where the network is nearly right already and gradients are small. Every
-proposal is therefore tried in the quantized network itself, several at a time: a set that lowers
-the divergence is kept, one that does not is halved until single proposals are refused.
+The objective of the search is local and second-order, and it sees few samples: what it proposes for
+one tensor may clip what other samples need, or cost more than it says where the network is nearly
+right already and gradients are small. Every proposal is therefore tried in the quantized network
+itself: it is kept if the divergence falls by more than chance explains.
 """
 
 from __future__ import annotations
@@ -24,59 +24,54 @@ from edgec.export.quantize.qhyvit.gradients import divergence
 Feed = Mapping[str, NDArray[Any]]
 T = TypeVar("T")
 
-CHUNK = 8
-
 
 class Divergence:
-    """Mean divergence of quantized networks from one float network, run as written."""
+    """Divergence of quantized networks from one float network, run as written."""
 
     def __init__(self, samples: Sequence[Feed], references: Sequence[Mapping[str, Tensor]]) -> None:
         """Keep the samples and the float outputs (more tensors do no harm)."""
         self.samples, self.references = samples, references
 
-    def __call__(self, quantized: ir.Model) -> float:
-        """Run a Q/DQ graph over the samples."""
+    def __call__(self, quantized: ir.Model) -> NDArray[np.float64]:
+        """Run a Q/DQ graph; one divergence per sample."""
         data = ir.to_proto(quantized).SerializeToString()
         session = ort.InferenceSession(
             data, emulation_options(), providers=["CPUExecutionProvider"]
         )
         names = [output.name for output in session.get_outputs()]
-        total = 0.0
+        costs = []
         for feed, wanted in zip(self.samples, self.references, strict=True):
             found = session.run(names, dict(feed))
-            for name, value in zip(names, found, strict=True):
-                total += float(divergence(wanted[name], torch.from_numpy(np.asarray(value))))
-        return total / len(self.samples)
+            values = [torch.from_numpy(np.asarray(value)) for value in found]
+            terms = [divergence(wanted[n], v) for n, v in zip(names, values, strict=True)]
+            costs.append(float(torch.stack(terms).sum()))
+        return np.array(costs)
 
 
 def accepted(
     proposals: Sequence[T],
-    cost: Callable[[Sequence[T]], float],
-    start: float,
+    cost: Callable[[Sequence[T]], NDArray[np.float64]],
     on_progress: Callable[[int], None] | None = None,
-) -> tuple[list[T], float]:
-    """The proposals that lower the cost, and the cost with all of them.
+    *,
+    errors: float = 1.0,
+) -> list[T]:
+    """The proposals that lower the cost, each on top of those accepted before.
 
     Args:
-        proposals: in order.
-        cost: of the network with the given proposals applied.
-        start: cost without any.
+        proposals: in the order in which they are tried, the most promising ones first.
+        cost: per sample, of the network with the given proposals applied.
         on_progress: called with the number of proposals decided.
+        errors: the mean must fall by so many of its standard errors (paired over samples).
     """
     kept: list[T] = []
-    least, decided = start, 0
-    pending = [proposals[i : i + CHUNK] for i in range(0, len(proposals), CHUNK)]
-    while pending:
-        chunk = pending.pop(0)
-        found = cost([*kept, *chunk])
-        if found < least:
-            kept += chunk
+    least = cost([])
+    for done, proposal in enumerate(proposals):
+        found = cost([*kept, proposal])
+        gain = least - found
+        noise = gain.std() / np.sqrt(len(gain))
+        if gain.mean() > errors * noise:
+            kept.append(proposal)
             least = found
-        elif len(chunk) > 1:
-            half = len(chunk) // 2
-            pending[:0] = [chunk[:half], chunk[half:]]
-            continue
-        decided += len(chunk)
         if on_progress is not None:
-            on_progress(decided)
-    return kept, least
+            on_progress(done + 1)
+    return kept

@@ -31,6 +31,18 @@ class ScaleEverything(RewritePass):
         return 1
 
 
+class ScaleABit(RewritePass):
+    """A pass that is wrong by five tolerances."""
+
+    name = "scale-a-bit"
+    change = "x → 1.0005·x"
+
+    def rewrite(self, graph: ir.Graph) -> int:
+        value = graph.initializers["w"]
+        value.const_value = ir.tensor(value.const_value.numpy() * 1.0005, name="w")  # type: ignore[union-attr]
+        return 1
+
+
 class BreakTheGraph(RewritePass):
     """A pass that leaves a graph nobody can run."""
 
@@ -96,6 +108,30 @@ def test_wrong_pass_is_named_and_dumped(
     a = numerics.run((folder / "before.onnx").read_bytes(), [feed])
     b = numerics.run((folder / "after.onnx").read_bytes(), [feed])
     assert numerics.compare(["y"], a, b) is not None
+
+
+def test_a_small_error_is_no_noise(
+    model: ir.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with_pass(monkeypatch, ScaleABit)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(InternalError) as caught:
+        run_stages(model, target_opset=20)
+    assert caught.value.code == "EC141"
+
+
+@pytest.mark.parametrize(
+    ("difference", "noise", "equal"),
+    [
+        (5e-4, 0.0, False),
+        (5e-4, 1e-4, False),
+        (5e-4, 2e-4, True),  # three times what rounding does
+        (2e-2, 1.0, False),  # but never more than a hundred tolerances
+    ],
+)
+def test_rounding_noise_widens_the_tolerance(difference: float, noise: float, equal: bool) -> None:
+    want, got = np.float32([1.0, -1.0]), np.float32([1.0, -1.0 + difference])
+    assert (numerics.compare(["y"], [want], [got], noise=[noise]) is None) == equal
 
 
 def test_pass_that_breaks_the_graph_is_named(

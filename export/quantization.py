@@ -1,0 +1,92 @@
+"""The int8 part of an export: its recipe, carried out on the data of the export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from edgec.export.data import CalibrationData
+from edgec.export.errors import InternalError
+from edgec.export.plan import Job
+from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.recipes.apply import Notes, quantize_by, transform
+from edgec.export.quantize.recipes.choose import choose_recipe, with_options
+from edgec.export.quantize.recipes.recipe import Recipe
+from edgec.export.quantize.scheme import QuantScheme, get_scheme
+from edgec.export.rewrite import numerics
+from edgec.export.source import Captured
+
+
+@dataclass
+class Quantization:
+    """A recipe for one export, and what its steps reported.
+
+    Attributes:
+        recipe: with the options of the export.
+        chosen: where the recipe came from.
+        scheme: of the target.
+        notes: what the steps did; grows as they run.
+    """
+
+    recipe: Recipe
+    chosen: str
+    scheme: QuantScheme
+    notes: Notes = field(default_factory=list)
+
+    def prepare(self, master: ir.Model, data: CalibrationData) -> ir.Model:
+        """The float graph after the recipe's equivalent transforms, checked to compute the same.
+
+        Raises:
+            InternalError: EC181, it does not.
+        """
+        if not self.recipe.transforms:
+            return master
+        graph, notes = transform(master, self.recipe, data.fit_feeds, self.scheme)
+        self.notes += notes
+        feeds = [numerics.seeded_inputs(master, seed) for seed in (0, 1)]
+        names = [str(v.name) for _ in feeds for v in master.graph.outputs]
+        before, after = (numerics.run(numerics.serialize(g), feeds) for g in (master, graph))
+        difference = numerics.compare(names, before, after)
+        if difference is not None:
+            raise InternalError(
+                "EC181",
+                "an equivalent transform changed what the network computes",
+                where=f"recipe {self.recipe.name}: {', '.join(self.recipe.transforms)}",
+                why=str(difference),
+                fix="choose another --recipe, and please report this with the model",
+            )
+        return graph
+
+    def quantize(
+        self,
+        master: ir.Model,
+        calibration: Calibration,
+        data: CalibrationData,
+        tick: Callable[[int, int], None],
+    ) -> ir.Model:
+        """The Q/DQ graph of the prepared float graph."""
+        made = quantize_by(
+            self.recipe, master, calibration, data.fit_feeds, self.scheme, on_progress=tick
+        )
+        self.notes += made.notes
+        return made.graph
+
+    def to_json(self) -> dict[str, Any]:
+        """Recipe, where it came from, and what its steps did."""
+        return {"recipe": self.recipe.to_json(), "chosen": self.chosen, "steps": self.notes}
+
+
+def choose_quantization(job: Job, captured: Captured) -> Quantization:
+    """The recipe of an export with calibration data."""
+    assert job.target.int8_scheme is not None  # `prepare` refused the job otherwise
+    scheme = get_scheme(job.target.int8_scheme)
+    family = None if captured.spec is None else captured.spec.family
+    recipe, chosen = choose_recipe(job.options.recipe, family, scheme)
+    explicit = {
+        name: (getattr(job.options, name), job.resolved.origin[name])
+        for name in ("calib_method", "bias_correction", "keep_float")
+    }
+    return Quantization(with_options(recipe, explicit), chosen, scheme)

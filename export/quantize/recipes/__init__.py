@@ -1,0 +1,1 @@
+"""Quantization recipes: which methods, in which order, for which network."""

@@ -1,0 +1,99 @@
+"""Recipes as data: names, files, and what the options change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgec.export.errors import InputError, UsageError
+from edgec.export.quantize.recipes.choose import (
+    choose_recipe,
+    family_recipes,
+    with_options,
+)
+from edgec.export.quantize.recipes.recipe import Recipe, builtin_recipes, get_recipe
+from edgec.export.quantize.scheme import ORT_X86
+from edgec.models import get_spec, list_models
+
+
+def test_builtin_recipes_are_whole() -> None:
+    known = builtin_recipes()
+    assert {"plain", "default", "equalized", "qhyvit", "smooth", "rounding"} <= set(known)
+    assert all(recipe.title for recipe in known.values())
+    assert known["default"] == Recipe("default", known["default"].title)
+
+
+def test_families_have_recipes_that_exist() -> None:
+    families = {get_spec(name).family for name in list_models()}
+    for family, name in family_recipes().items():
+        assert family in families
+        assert get_recipe(name)
+
+
+def test_a_file_is_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'transforms = ["equalize", "repq"]\nrounding = "flexround"\nkeep_float = ["head"]'
+    )
+    found = get_recipe(str(file))
+    assert found.name == "mine"
+    assert found.transforms == ("equalize", "repq")
+    assert (found.rounding, found.keep_float, found.calib_method) == ("flexround", ("head",), "mse")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("transforms = ['equalise']", "transforms is 'equalise'"),
+        ("transforms = 'equalize'", "list of strings"),
+        ("search = 'all'", "search is 'all'"),
+        ("rounding = 4", "rounding is 4"),
+        ("bias_correction = 'no'", "true or false"),
+        ("steps = 3", "unknown field 'steps'"),
+        ("= 3", "Invalid"),
+    ],
+)
+def test_bad_files_say_why(tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        get_recipe(str(file))
+    assert caught.value.code == "EC766"
+    assert why in (caught.value.why or "")
+
+
+def test_unknown_names_and_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown recipe"):
+        get_recipe("best")
+    with pytest.raises(InputError):
+        get_recipe(str(tmp_path / "none.toml"))
+
+
+def test_the_choice_and_its_origin() -> None:
+    assert choose_recipe("plain", "emov2", ORT_X86)[0].name == "plain"
+    assert choose_recipe(None, None, ORT_X86) == (get_recipe("default"), "default")
+    coarse = replace(ORT_X86, per_channel=False)
+    recipe, origin = choose_recipe(None, None, coarse)
+    assert recipe.transforms == ("equalize",)
+    assert "one scale per tensor" in origin
+
+
+def test_explicit_options_take_precedence_and_defaults_do_not() -> None:
+    recipe = replace(get_recipe("plain"), keep_float=("stem",))
+    same: dict[str, Any] = {
+        "calib_method": ("mse", "default"),
+        "bias_correction": (True, "default"),
+        "keep_float": ((), "default"),
+    }
+    assert with_options(recipe, same) == recipe
+    explicit: dict[str, Any] = {
+        "calib_method": ("entropy", "command line"),
+        "bias_correction": (True, "edgec.toml"),
+        "keep_float": (("head",), "command line"),
+    }
+    found = with_options(recipe, explicit)
+    assert (found.calib_method, found.bias_correction) == ("entropy", True)
+    assert found.keep_float == ("stem", "head")
