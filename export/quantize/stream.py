@@ -51,7 +51,7 @@ def run_activations(
     groups = _fetch_groups(model, [t for t in wanted if t not in inputs], fetch_bytes)
     sample = -1
     for sample, feed in enumerate(feeds):
-        checked = _check_feed(feed, inputs, sample)
+        checked = check_feed(feed, inputs, sample)
         part = {name: checked[name] for name in wanted if name in checked}
         for group in groups:
             try:
@@ -154,9 +154,14 @@ def _fetch_groups(model: ir.Model, names: Sequence[str], limit: int) -> list[lis
     return groups
 
 
-def _check_feed(
+def check_feed(
     feed: Mapping[str, NDArray[Any]], inputs: Mapping[str, TensorSpec], index: int
 ) -> dict[str, NDArray[Any]]:
+    """The arrays of one sample, in the order of the inputs.
+
+    Raises:
+        InputError: EC761, an input is missing or unknown, or has another shape or type.
+    """
     where = f"calibration sample {index}"
     missing = sorted(set(inputs) - set(feed))
     if missing:

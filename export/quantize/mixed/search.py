@@ -118,6 +118,7 @@ def search_mixed(
     max_drop: float | None = None,
     max_bytes: int | None = None,
     labels: Sequence[int] | None = None,
+    holdout_labels: Sequence[int] | None = None,
     precisions: Sequence[Precision] = ("float", "int8"),
     learned: Learned | None = None,
     points: int = 12,
@@ -126,8 +127,9 @@ def search_mixed(
 ) -> MixedPlan:
     """Search the cheapest assignment within `max_drop`, or the best within `max_bytes`.
 
-    A drop is the share of samples, in points (percent), whose largest class is not that of the
-    float network; on held-out samples with `labels` it is the loss of top-1 accuracy.
+    A drop is the loss of top-1 accuracy, in points (percent), where labels are given. Without them
+    it is the share of samples whose largest class is not that of the float network, which is more:
+    changed predictions include wrong ones that become right.
 
     Args:
         model: float32 graph; not modified.
@@ -137,7 +139,7 @@ def search_mixed(
         holdout: samples for the verification, disjoint from them; read once and held.
         max_drop: in points, e.g. 0.5; the cost is bit operations.
         max_bytes: of weights and scales; the cost is bytes. Give one of the two.
-        labels: class of each held-out sample.
+        labels, holdout_labels: class of each sample of `feeds` and `holdout`.
         precisions: what the target executes, see
             `edgec.export.quantize.mixed.choice.executable_precisions`.
         learned: rounding learned for `scheme`; used in the blocks that are int8.
@@ -149,12 +151,13 @@ def search_mixed(
         UsageError: EC266, the budget is missing, double or not positive, labels do not match, or a
             drop is asked for a network without classes.
         BudgetError: EC582, no assignment has so few bytes.
-        InputError: EC760, no samples.
+        InputError: EC760, no samples; EC761, a sample does not fit.
     """
     if (max_drop is None) == (max_bytes is None) or min(max_drop or 0, max_bytes or 0) < 0:
         raise _misuse("give either max_drop or max_bytes, not negative")
     work = _Search(model, calibration, scheme, feeds, learned or {}, precisions, max_layers)
-    held = _Held(work, list(holdout), labels)
+    work.labels = _checked(labels, work.reference)
+    held = _Held(work, list(holdout), holdout_labels)
     if max_drop is not None and not work.has_classes():
         raise _misuse("the network has no class scores to lose points on: give max_bytes")
     by_bytes = max_bytes is not None
@@ -225,6 +228,7 @@ class _Search:
         self.blocks: tuple[Block, ...] = find_blocks(self.model, self.plan, max_layers=max_layers)
         self.costs = block_costs(self.model, self.plan, self.blocks, self.precisions)
         self.reference: Arrays = run(self.model, self.samples)
+        self.labels: NDArray[np.int64] | None = None
 
     def has_classes(self) -> bool:
         return any(a.ndim in (2, 3) and a.shape[-1] >= MIN_CLASSES for a in self.reference)
@@ -280,7 +284,8 @@ class _Search:
     ) -> list[MixedPoint]:
         result = []
         for done, candidate in enumerate(candidates):
-            found = damage(self.reference, run(self.build(candidate.assignment), self.samples))
+            outputs = run(self.build(candidate.assignment), self.samples)
+            found = damage(self.reference, outputs)
             names = [block.name for block in self.blocks]
             result.append(
                 MixedPoint(
@@ -289,7 +294,7 @@ class _Search:
                     bit_operations=candidate.cost.bit_operations,
                     predicted=candidate.predicted,
                     divergence=found.divergence,
-                    drop=100.0 * (1.0 - found.agreement),
+                    drop=_drop(self.reference, outputs, self.labels),
                 )
             )
             if on_progress is not None:
@@ -331,25 +336,33 @@ class _Held:
             raise no_samples()
         self.work, self.samples = work, samples
         self.reference = run(work.model, samples)
-        self.labels = None if labels is None else np.asarray(labels)
-        if self.labels is not None and len(self.labels) != self._classes(self.reference).size:
-            raise _misuse(
-                f"{len(self.labels)} labels for {self._classes(self.reference).size} predictions "
-                "of the held-out samples"
-            )
+        self.labels = _checked(labels, self.reference)
 
     def drop(self, assignment: Assignment) -> float:
         """Points lost against the float network."""
         found = run(self.work.build(assignment), self.samples)
-        if self.labels is None:
-            return 100.0 * (1.0 - damage(self.reference, found).agreement)
-        before = (self._classes(self.reference) == self.labels).mean()
-        return 100.0 * float(before - (self._classes(found) == self.labels).mean())
+        return _drop(self.reference, found, self.labels)
 
-    @staticmethod
-    def _classes(outputs: Arrays) -> NDArray[np.int64]:
-        result: NDArray[np.int64] = outputs[0].argmax(axis=-1).reshape(-1)
-        return result
+
+def _drop(reference: Arrays, found: Arrays, labels: NDArray[np.int64] | None) -> float:
+    if labels is None:
+        return 100.0 * (1.0 - damage(reference, found).agreement)
+    before, after = ((_classes(arrays) == labels).mean() for arrays in (reference, found))
+    return 100.0 * float(before - after)
+
+
+def _classes(outputs: Arrays) -> NDArray[np.int64]:
+    result: NDArray[np.int64] = outputs[0].argmax(axis=-1).reshape(-1)
+    return result
+
+
+def _checked(labels: Sequence[int] | None, reference: Arrays) -> NDArray[np.int64] | None:
+    if labels is None:
+        return None
+    count = _classes(reference).size
+    if len(labels) != count:
+        raise _misuse(f"{len(labels)} labels for {count} predictions")
+    return np.asarray(labels, np.int64)
 
 
 def _spread(candidates: Sequence[_Candidate], points: int) -> list[_Candidate]:

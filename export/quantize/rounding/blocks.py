@@ -3,7 +3,7 @@
 A block is a run of nodes in graph order. Its ends are where few tensors are alive, ideally one: the
 articulation points of the graph, between residual blocks. Runs between such points are joined as
 long as they lie in one module of the source network that is small enough, so that an inverted
-bottleneck or a transformer layer is one block (Li et al., BRECQ, arXiv 2102.05426, section 3.2).
+bottleneck or a transformer layer is one block (Li et al., BRECQ, arXiv 2102.05426).
 Graphs without module paths fall back to the articulation points alone.
 """
 

@@ -3,7 +3,7 @@
 W = s1·clip(round(W / (s1·S2·s3))): the grid size s1 per channel, a factor S2 per weight and one s3
 per output channel are learned, all positive, with gradients straight through the rounding (Lee,
 Kim, Kwon, Lee, "FlexRound: learnable rounding based on element-wise division for post-training
-quantization", ICML 2023, arXiv 2306.00317, equation 2). Unlike in AdaRound a weight may move by
+quantization", ICML 2023, arXiv 2306.00317). Unlike in AdaRound a weight may move by
 more than one step, large weights more easily than small ones. Training starts at rounding to
 nearest.
 """

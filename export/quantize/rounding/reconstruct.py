@@ -3,9 +3,9 @@
 Block after block in graph order, the rounding is trained (Adam) so that the quantized block, fed by
 the quantized network before it, gives what the float block gives on float inputs. Output errors
 are weighted by the diagonal of the Fisher information, so that they count as much as they change
-the prediction (Li et al., BRECQ, arXiv 2102.05426, equations 7 to 10). A window of several blocks
+the prediction (Li et al., BRECQ, arXiv 2102.05426). A window of several blocks
 is trained together and moves on by one, each block being fixed when it leaves, so that dependencies
-between neighbours are seen (Ding et al., CBQ, arXiv 2312.07950, section 3.1).
+between neighbours are seen (Ding et al., CBQ, arXiv 2312.07950).
 
 Nothing is taken on trust: a fixed block is compared with rounding to nearest on samples held back
 from training, and keeps nearest unless learning was better there.
@@ -26,13 +26,14 @@ from torch import Tensor
 
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.fisher import fisher_loss
+from edgec.export.quantize.graph import TensorSpec, input_specs
 from edgec.export.quantize.learned import LearnedWeight, WeightKey
-from edgec.export.quantize.rounding.adaround import AdaRound
 from edgec.export.quantize.rounding.blocks import MAX_LAYERS, Block, find_blocks
+from edgec.export.quantize.rounding.flexround import FlexRound
 from edgec.export.quantize.rounding.pair import GraphPair, QuantizedPart, dequantized
 from edgec.export.quantize.rounding.target import LearnableWeight, RoundingMethod
 from edgec.export.quantize.scheme import QuantScheme
-from edgec.export.quantize.stream import no_samples
+from edgec.export.quantize.stream import check_feed, no_samples
 from edgec.export.quantize.weights import WeightRule
 
 Stacks = dict[str, Tensor]
@@ -55,11 +56,12 @@ class Reconstruction:
         fisher: weight errors by the Fisher diagonal; False takes plain squares.
         max_layers: size of blocks, see `edgec.export.quantize.rounding.blocks.find_blocks`.
         holdout: share of the samples on which a block is judged.
-        memory: bytes for the values between blocks; fewer samples are used if they need more.
+        memory: bytes for the values between blocks; fewer samples are used if they need more. What
+            one batch needs inside a block comes on top.
         seed: of batches, dropped activations and drawn classes.
     """
 
-    iterations: int = 500
+    iterations: int = 100
     batch: int = 32
     learning_rate: float | None = None
     warmup: float = 0.2
@@ -129,24 +131,24 @@ def learn_rounding(
         calibration: ranges of the activations.
         scheme: grids; learned integers respect them, pair safety included.
         feeds: calibration samples without labels, read once.
-        method: `AdaRound()` by default, or `FlexRound()`.
+        method: `FlexRound()` by default, which needs fewer steps than `AdaRound()`.
         options: of the training.
         exclude, weight_rule: as for `quantize`; the rule chooses the scales at the start.
         on_progress: see `Progress`.
 
     Raises:
         UnsupportedError: EC366, the graph cannot be replayed in torch; otherwise as `quantize`.
-        InputError: EC760, no samples, or too few to hold one back.
+        InputError: EC760, no samples, or too few to hold one back; EC761, a sample does not fit.
     """
     options = options or Reconstruction()
     pair = GraphPair(model, calibration, scheme, exclude=exclude, weight_rule=weight_rule)
     blocks = find_blocks(pair.model, pair.plan, max_layers=options.max_layers)
     limit = _affordable(pair.model, blocks, options.memory)
-    inputs = _stacked(feeds, limit)
+    inputs = _stacked(feeds, input_specs(pair.model), limit)
     count = len(next(iter(inputs.values())))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)  # vectorized random numbers come from the global state
-        work = _Work(pair, blocks, method or AdaRound(), options, inputs)
+        work = _Work(pair, blocks, method or FlexRound(), options, inputs)
         results = []
         for number in range(len(blocks)):
             results.append(work.learn(number))
@@ -346,12 +348,14 @@ def _affordable(model: ir.Model, blocks: Sequence[Block], memory: int) -> int:
     return max(2, memory // largest)
 
 
-def _stacked(feeds: Iterable[Mapping[str, NDArray[Any]]], limit: int) -> Stacks:
+def _stacked(
+    feeds: Iterable[Mapping[str, NDArray[Any]]], inputs: Mapping[str, TensorSpec], limit: int
+) -> Stacks:
     kept: dict[str, list[NDArray[Any]]] = {}
     for i, feed in enumerate(feeds):
         if i == limit:
             break
-        for name, array in feed.items():
+        for name, array in check_feed(feed, inputs, i).items():
             kept.setdefault(name, []).append(array)
     if not kept or len(next(iter(kept.values()))) < 2:
         raise no_samples()

@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgec.export.quantize.fisher import MIN_CLASSES
-from edgec.export.quantize.graph import constant_of, prepared_copy
+from edgec.export.quantize.graph import constant_of, input_specs, prepared_copy
 from edgec.export.quantize.learned import WeightKey
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.replay.graph import Replay
 from edgec.export.quantize.rounding.blocks import Block
 from edgec.export.quantize.scheme import QuantScheme
-from edgec.export.quantize.stream import no_samples
+from edgec.export.quantize.stream import check_feed, no_samples
 from edgec.export.quantize.weights import quantize_weight
 
 
@@ -75,13 +75,15 @@ def hessian_traces(
 
     Raises:
         UnsupportedError: EC366, the graph has no replay.
-        InputError: EC760, no samples.
+        InputError: EC760, no samples; EC761, a sample does not fit.
         KeyError: a tensor is no float initializer.
     """
-    replay = Replay(prepared_copy(model))
+    copy = prepared_copy(model)
+    replay = Replay(copy)
     weights = [replay.weights[name].detach().clone().requires_grad_() for name in tensors]
     generator = torch.Generator().manual_seed(seed)
-    samples = [_tensors(feed) for feed in feeds]
+    inputs = input_specs(copy)
+    samples = [_tensors(check_feed(feed, inputs, i)) for i, feed in enumerate(feeds)]
     if not samples:
         raise no_samples()
     found = np.zeros((draws, len(tensors)))

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.fisher import MIN_CLASSES
-from edgec.export.quantize.graph import prepared_copy
+from edgec.export.quantize.graph import input_specs, prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.kernels import emulation_options
 from edgec.export.quantize.learned import Learned
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.rounding.blocks import Block
 from edgec.export.quantize.scheme import QuantScheme
-from edgec.export.quantize.stream import no_samples
+from edgec.export.quantize.stream import check_feed, no_samples
 
 Arrays = list[NDArray[np.float32]]
 """One array per graph output, samples concatenated on the first axis."""
@@ -69,7 +69,7 @@ def measured_sensitivity(
         on_progress: called with the number of blocks done and their count.
 
     Raises:
-        InputError: EC760, no samples; otherwise as `quantize`.
+        InputError: EC760, no samples; EC761, a sample does not fit; otherwise as `quantize`.
     """
     samples = [dict(feed) for feed in feeds]
     if not samples:
@@ -90,13 +90,19 @@ def measured_sensitivity(
 
 
 def run(model: ir.Model, samples: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
-    """Outputs over all samples, Q/DQ as written (no integer kernels of this machine)."""
+    """Outputs over all samples, Q/DQ as written (no integer kernels of this machine).
+
+    Raises:
+        InputError: EC761, a sample does not fit the inputs.
+    """
     session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(),
         emulation_options(),
         providers=["CPUExecutionProvider"],
     )
-    found = [session.run(None, dict(sample)) for sample in samples]
+    inputs = input_specs(model)
+    checked = (check_feed(sample, inputs, i) for i, sample in enumerate(samples))
+    found = [session.run(None, sample) for sample in checked]
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 

@@ -128,10 +128,17 @@ def test_labels_turn_agreement_into_accuracy(network, calibration, samples):
     classes = run(prepared_copy(network), held)[0].argmax(1)
     wrong = [int(c + 1) % 10 for c in classes]
     plan = search_mixed(
-        network, calibration, ORT_X86_VNNI, samples[:16], held, max_drop=100.0, labels=wrong
+        network, calibration, ORT_X86_VNNI, samples[:16], held, max_drop=100.0, holdout_labels=wrong
     )
     assert plan.chosen.held_out_drop is not None
     assert plan.chosen.held_out_drop <= 0  # nothing right can become wrong
+    right = list(run(prepared_copy(network), samples[:16])[0].argmax(1))
+    plan = search_mixed(
+        network, calibration, ORT_X86_VNNI, samples[:16], held, max_drop=0.0, labels=right
+    )
+    assert plan.front[0].drop == pytest.approx(
+        100 * (1 - agreement(network, quantize(network, calibration, ORT_X86_VNNI), samples[:16]))
+    )
 
 
 def test_learned_weights_are_kept_for_integer_blocks_only(network, calibration, samples):
@@ -176,6 +183,8 @@ def test_misuse_is_named(network, calibration, samples):
             search(some, some, **options)
     with pytest.raises(UsageError, match="3 labels for 2"):
         search(some, some, max_drop=1.0, labels=[0, 1, 2])
+    with pytest.raises(UsageError, match="1 labels for 2"):
+        search(some, some, max_drop=1.0, holdout_labels=[0])
     for data in (([], some), (some, [])):
         with pytest.raises(InputError, match="EC760"):
             search(*data, max_drop=1.0)
