@@ -41,12 +41,13 @@ from edgec.export.options import ExportOptions
 from edgec.export.progress import Reporter
 from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.recipes.recipe import builtin_recipes
-from edgec.export.quantize.scheme import ORT_X86, ORT_X86_VNNI, TENSORRT
+from edgec.export.quantize.scheme import ORT_X86, TENSORRT
 from edgec.export.rewrite.engine import run_stages
 from edgec.export.source import capture
 from edgec.models.preprocess import Preprocess
 
 ARCHIVE = "cifar10_dev.npz"
+RECIPES = ("plain", "default", "smooth", "qhyvit")
 NETWORKS = ("emov2", "edgenext", "mobilevit", "efficientformerv2", "mcuformer")
 
 
@@ -77,14 +78,17 @@ def pixels(
 
 def variants(model: ir.Model, nncf: str | None) -> list[Variant]:
     """What is compared."""
-    w6a6, w4a8 = ORT_X86_VNNI.with_bits(6, 6), ORT_X86_VNNI.with_bits(4, 8)
-    schemes = {"W8A8 ort-x86": ORT_X86, "W8A8 tensorrt": TENSORRT, "W6A6": w6a6, "W4A8": w4a8}
+    recipes = builtin_recipes()
     found = [
         by_recipe(
-            f"edgec {bits}, {recipe.name}", model, recipe, scheme, emulated=scheme is TENSORRT
+            f"edgec {scheme.name}, {name}",
+            model,
+            recipes[name],
+            scheme,
+            emulated=scheme is TENSORRT,
         )
-        for bits, scheme in schemes.items()
-        for recipe in builtin_recipes().values()
+        for scheme in (ORT_X86, TENSORRT)
+        for name in RECIPES
     ]
     found += [
         onnxruntime_static("onnxruntime min-max, 7 bits", model, "minmax", reduce_range=True),

@@ -116,6 +116,10 @@ class CalibrationData:
         """Inputs for calibration."""
         return (feed for feed, _ in self._split(holdout=False))
 
+    def fit_samples(self) -> Iterator[tuple[Feeds, int | None]]:
+        """Inputs for calibration with their labels, for searches that look at the task."""
+        return self._split(holdout=False)
+
     def holdout_feeds(self) -> Iterator[tuple[Feeds, int | None]]:
         """Inputs and labels to judge on; the calibration items where nothing was held out."""
         return self._split(holdout=self.holdout_count > 0)

@@ -96,7 +96,13 @@ class Quantization:
         max_drop = options.max_drop
         if max_drop is None and options.max_bytes is None:
             max_drop = DEFAULT_MIXED_DROP
-        return Budget(data.holdout_feeds, max_drop, options.max_bytes, self._precisions(master))
+        return Budget(
+            data.fit_samples,
+            data.holdout_feeds,
+            max_drop,
+            options.max_bytes,
+            self._precisions(master),
+        )
 
     def _precisions(self, master: ir.Model) -> tuple[Precision, ...]:
         runtime = self.job.target.runtime

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Feeds = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
 """Calibration samples, anew at each call."""
+Labelled = tuple[Mapping[str, NDArray[Any]], int | None]
 Notes = list[dict[str, Any]]
 
 
@@ -36,13 +37,15 @@ class Budget:
     """What a mixed precision may lose or weigh; one of the two is given.
 
     Attributes:
-        holdout: samples with label or None, not used for calibration, anew at each call.
+        samples: calibration samples with label or None, anew at each call.
+        holdout: such samples that calibration has not seen.
         max_drop: points of top-1 or agreement.
         max_bytes: of weights and scales.
         precisions: what the target executes.
     """
 
-    holdout: Callable[[], Iterable[tuple[Mapping[str, NDArray[Any]], int | None]]]
+    samples: Callable[[], Iterable[Labelled]]
+    holdout: Callable[[], Iterable[Labelled]]
     max_drop: float | None
     max_bytes: int | None
     precisions: tuple[Precision, ...] = ("float", "int8")
@@ -131,7 +134,7 @@ def quantize_by(
         learned, note = _rounded(recipe, model, calibration, feeds, scheme, left, on_progress)
         notes.append(note)
     if budget is not None:
-        plan = _mixed(budget, model, calibration, feeds, scheme, learned, on_progress)
+        plan = _mixed(budget, model, calibration, scheme, learned, on_progress)
         left, scheme, learned = (*left, *plan.exclude), plan.scheme, plan.learned
         notes.append({"step": "mixed", **plan.to_json()})
     graph = model
@@ -144,30 +147,35 @@ def _mixed(
     budget: Budget,
     model: ir.Model,
     calibration: Calibration,
-    feeds: Feeds,
     scheme: QuantScheme,
     learned: Learned,
     on_progress: Callable[[int, int], None] | None,
 ) -> MixedPlan:
     from edgec.export.quantize.mixed.search import search_mixed
 
-    holdout = list(budget.holdout())
-    labels = [label for _, label in holdout if label is not None]
+    seen, held = list(islice(budget.samples(), SEARCH_SAMPLES)), list(budget.holdout())
     return search_mixed(
         model,
         calibration,
         scheme,
-        list(islice(feeds(), SEARCH_SAMPLES)),
-        [feed for feed, _ in holdout],
+        [feed for feed, _ in seen],
+        [feed for feed, _ in held],
         max_drop=budget.max_drop,
         max_bytes=budget.max_bytes,
-        labels=labels if len(labels) == len(holdout) else None,
+        labels=_labels(seen),
+        holdout_labels=_labels(held),
         precisions=budget.precisions,
         learned=learned,
         on_progress=None
         if on_progress is None
         else lambda _, done, total: on_progress(done, total),
     )
+
+
+def _labels(samples: Sequence[Labelled]) -> list[int] | None:
+    """The labels, if all samples have one."""
+    found = [label for _, label in samples if label is not None]
+    return found if len(found) == len(samples) else None
 
 
 def _rounded(
