@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/bundle.md",
     "docs/preprocessing.md",
+    "docs/quantization.md",
     "docs/cli.md",
     "docs/benchmarks.md",
 )
