@@ -185,7 +185,7 @@ def _leave_behind_shared(reader: ir.Node, index: int, affine: Affine) -> list[Co
     source = value.producer()
     while source is not None and as_view(source) is not None and source.inputs[0] is not None:
         source = source.inputs[0].producer()
-    linear = linear_ending_at(source)
+    linear = _linear_ending_at(source)
     if linear is None or not (affine.scale == factor).all():
         return None
 
@@ -203,7 +203,7 @@ def _leave_behind_shared(reader: ir.Node, index: int, affine: Affine) -> list[Co
     return [commit]
 
 
-def linear_ending_at(node: ir.Node | None) -> Linear | None:
+def _linear_ending_at(node: ir.Node | None) -> Linear | None:
     """The linear operator whose result `node` computes (`node`, or the MatMul before its Add)."""
     if node is None:
         return None
@@ -216,7 +216,7 @@ def linear_ending_at(node: ir.Node | None) -> Linear | None:
 
 def _absorb_linear(node: ir.Node, affine: Affine) -> list[Commit] | None:
     """Into weights and bias of the linear operator whose result is the value."""
-    linear = linear_ending_at(node)
+    linear = _linear_ending_at(node)
     if linear is None:
         return None
     a, b = per_axis(affine.scale, linear.axis), per_axis(affine.shift, linear.axis)

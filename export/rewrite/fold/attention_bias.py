@@ -12,9 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgec.export.rewrite.affine import linear_ending_at, update
+from edgec.export.rewrite.affine import update
 from edgec.export.rewrite.base import RewritePass
-from edgec.export.rewrite.graph import Array, constant, int_attr, ints, is_op, shape_of, sole_user
+from edgec.export.rewrite.graph import (
+    Array,
+    constant,
+    int_attr,
+    ints,
+    is_op,
+    remove_dead,
+    replace_value,
+    shape_of,
+    sole_user,
+)
+from edgec.export.rewrite.layout import View
 from edgec.export.rewrite.linear import Linear, match_linear
 from edgec.export.rewrite.recognise.attention import Core, match_core
 from edgec.export.rewrite.view_nodes import as_view
@@ -22,19 +33,31 @@ from edgec.export.rewrite.view_nodes import as_view
 
 @dataclass(frozen=True)
 class _Biased:
-    """A MatMul with a bias, and where its output channels lie in the operand it becomes."""
+    """An operand whose values come from the addition of a constant.
 
-    linear: Linear
-    channels: Array
+    Attributes:
+        add: the addition.
+        x: what the constant is added to.
+        bias: the constant in the shape and order of the operand.
+    """
+
+    add: ir.Node
+    x: ir.Value
+    bias: Array
+
+    def drop(self) -> None:
+        """Take the addition out of the graph."""
+        replace_value(self.add.outputs[0], self.x)
+        remove_dead([self.add])
 
 
 class FoldAttentionBias(RewritePass):
     """Drop the Add after the projections to keys and to values.
 
-    Only MatMul + Add: the bias of a Conv or Gemm is no operator of its own. Refuses if anything but
-    the attention reads a tensor on the way, if the softmax runs over another axis than that of the
-    keys (cross-covariance attention), if what lies between scores and softmax treats keys
-    differently, and, for the values, if no linear operator follows.
+    The bias of a Conv or Gemm stays, as it is no operator of its own. Refuses if anything but the
+    attention reads a tensor on the way, if the bias differs between keys (positional encodings;
+    cross-covariance attention, whose softmax runs over channels), if what lies between scores and
+    softmax treats keys differently, and, for the values, if no linear operator follows.
     """
 
     name = "fold-attention-bias"
@@ -55,12 +78,12 @@ class FoldAttentionBias(RewritePass):
         if last is None:
             return 0
         keys = _biased(core.scores, 1 if last else 0)
-        if keys is None or not _uniform(keys.channels, -1 if last else -2):
+        if keys is None or not _uniform(keys.bias, -1 if last else -2):
             return 0
         if not _moves_alike(core, -1 if last else -2):
             self.refuse(core.softmax, "keys are told apart between the product and the softmax")
             return 0
-        update(keys.linear, keys.linear.weight, None)
+        keys.drop()
         return 1
 
     def _values(self, core: Core) -> int:
@@ -70,16 +93,15 @@ class FoldAttentionBias(RewritePass):
             return 0
         values, shape = _biased(product, side), shape_of(product.outputs[0])
         axis = -2 if last else -1
-        if values is None or shape is None or not _uniform(values.channels, axis):
+        if values is None or shape is None or not _uniform(values.bias, axis):
             return 0
-        assert values.linear.bias is not None
-        bias = values.linear.bias.astype(np.float64)[values.channels.take([0], axis=axis)]
+        bias = values.bias.take([0], axis=axis)
         found = _linear_after(product.outputs[0], np.broadcast_to(bias, shape))
         if found is None:
             self.refuse(product, "no linear operator can take the bias of the values")
             return 0
         linear, extra = found
-        update(values.linear, values.linear.weight, None)
+        values.drop()
         before = 0.0 if linear.bias is None else linear.bias.astype(np.float64)
         update(linear, linear.weight, before + extra)
         return 1
@@ -97,27 +119,33 @@ def _uniform(array: Array, axis: int) -> bool:
 
 
 def _biased(product: ir.Node, side: int) -> _Biased | None:
-    """The operand as views of a MatMul with a bias, each with this one reader."""
+    """The operand as views of an addition of a constant, each with this one reader."""
     value, reader = product.inputs[side], product
-    views = []
+    views: list[View] = []
     while value is not None and sole_user(value) is reader:
         producer = value.producer()
-        view = as_view(producer)
         if producer is None or producer.graph is not product.graph:
             return None
-        if view is not None:
-            views.append(view)
-            value, reader = producer.inputs[0], producer
+        view = as_view(producer)
+        if view is None:
+            return _addition(producer, views)
+        views.append(view)
+        value, reader = producer.inputs[0], producer
+    return None
+
+
+def _addition(node: ir.Node, views: list[View]) -> _Biased | None:
+    shape = shape_of(node.outputs[0])
+    if not is_op(node, "Add") or shape is None:
+        return None
+    for x, other in (node.inputs, reversed(node.inputs)):
+        array = constant(other)
+        if x is None or array is None or array.dtype.kind != "f" or shape_of(x) != shape:
             continue
-        linear = linear_ending_at(producer)
-        if linear is None or linear.node.op_type != "MatMul" or linear.bias is None:
-            return None
-        shape = shape_of(linear.output)
-        assert shape is not None
-        channels: Array = np.broadcast_to(np.arange(linear.channels), shape)
+        bias: Array = np.broadcast_to(array.astype(np.float64), shape)
         for view in reversed(views):
-            channels = view.apply(channels)
-        return _Biased(linear, channels)
+            bias = view.apply(bias)
+        return _Biased(node, x, bias)
     return None
 
 

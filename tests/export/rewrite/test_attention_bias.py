@@ -116,6 +116,32 @@ def test_what_still_counts_stays(
     assert outcome.matches == matches
 
 
+def test_heads_with_matrices_of_their_own(build: Any, run_passes: Any, rng: Any) -> None:
+    """Keys of each head from a matrix of its own, tokens in columns, as in Mobile-Former."""
+    text = """net (float[1, 1, 3, 16] x, float[1, 2, 7, 4] q, float[1, 2, 4, 16] wk,
+                   float[1, 2, 4, 1] bk, float[1, 2, 4, 1] bv) => (float[1, 2, 4, 7] y)
+        { t = Transpose<perm=[0, 1, 3, 2]>(x) pk = MatMul(wk, t) k = Add(pk, bk)
+          pv = MatMul(wk, t) v = Add(pv, bv) s = MatMul(q, k) w = Softmax(s)
+          u = Transpose<perm=[0, 1, 3, 2]>(w) y = MatMul(v, u) }"""
+    shapes = {"wk": (1, 2, 4, 16), "bk": (1, 2, 4, 1), "bv": (1, 2, 4, 1)}
+    tensors = {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
+    outcome = run_passes(build(text, tensors), [FoldAttentionBias])
+    assert outcome.matches == 1  # no projection follows that could take the values'
+
+
+def test_keys_with_positions(build: Any, run_passes: Any, rng: Any) -> None:
+    text = (
+        attention()
+        .replace("k0 = Add(bk, pk)", "k0 = Add(pk, at)")
+        .replace("float[8] bk", "float[6, 8] at")
+    )
+    tensors = weights(rng)
+    tensors["at"] = rng.standard_normal((6, 8)).astype(np.float32)
+    del tensors["bk"]
+    outcome = run_passes(build(text, tensors), [FoldAttentionBias])
+    assert outcome.matches == 1  # the values' only
+
+
 def test_other_readers(build: Any, run_passes: Any, rng: Any) -> None:
     """Keys and values that something else reads keep their biases."""
     text = attention(
