@@ -61,9 +61,11 @@ class Config:
         bridge_samples: samples on which bridge blocks are run whole.
         weights: search weight scales (else only activation ranges).
         held_out: further samples, on which proposals are verified; 0 takes them as they are.
-        verify: how many proposals are tried in the whole network, those of largest gain first;
-            the others are dropped.
-        seed: of the positions.
+        verify: how many ranges are tried in the whole network, those of largest gain first, after
+            the weight scales; the others are dropped.
+        draws: classes drawn per sample for the squared gradients; 0 squares the gradient of the
+            divergence, as the paper does (see `gradients`).
+        seed: of positions and draws.
     """
 
     candidates: int = 100
@@ -76,6 +78,7 @@ class Config:
     weights: bool = True
     held_out: int = 64
     verify: int = 32
+    draws: int = 4
     seed: int = 0
 
     def shares(self) -> list[float]:
@@ -137,36 +140,40 @@ def search(
     samples, held_out = drawn[: config.samples], drawn[config.samples :]
     plan = plan_quantization(copy, scheme, exclude)
     minmax = quantize(copy, calibration.with_method("minmax"), scheme, exclude=exclude)
-    gradients = Gradients(copy, minmax)
+    gradients = Gradients(copy, minmax, draws=config.draws, seed=config.seed)
     bridges = find_bridges(copy)
     work = _Search(copy, plan, calibration, gradients, bridges, config)
     groups = list(work.groups.values())
     tried = min(config.verify, len(groups)) if held_out else 0
+    total = len(groups) + tried
     tick = on_progress or (lambda done, total: None)
     work.observe(samples)
     for done, group in enumerate(groups):
         work.improve(group)
-        tick(done + 1, len(groups) + tried)
+        tick(done + 1, total)
 
-    def built(chosen: Sequence[Group]) -> tuple[Calibration, Learned]:
-        ranges = {group.root: group.range for group in chosen}
-        return calibration.with_ranges(ranges), work.learned(chosen)
+    def built(chosen: Sequence[Group | None]) -> tuple[Calibration, Learned]:
+        ranges = {group.root: group.range for group in chosen if group is not None}
+        return calibration.with_ranges(ranges), work.learned() if None in chosen else {}
 
-    def cost(chosen: Sequence[Group]) -> NDArray[np.float64]:
+    def cost(chosen: Sequence[Group | None]) -> NDArray[np.float64]:
         ranges, learned = built(chosen)
         return judge(quantize(copy, ranges, scheme, exclude=exclude, learned=learned))
 
     references = [gradients.values(feed, ()) for feed in held_out or samples]
     judge = Divergence(held_out or samples, references)
-    kept = groups
+    # None stands for the weight scales, which are one proposal
+    proposals = [None, *sorted(groups, key=lambda group: -group.gain)]
+    kept = proposals
     if tried:
-        promising = sorted(groups, key=lambda group: -group.gain)[:tried]
-        kept = accepted(promising, cost, lambda done: tick(len(groups) + done, len(groups) + tried))
+        kept = accepted(
+            proposals[: 1 + tried], cost, lambda done: tick(len(groups) + max(done - 1, 0), total)
+        )
     ranges, learned = built(kept)
     divergences = {
         "minmax": float(judge(minmax).mean()),
         "calibration": float(cost([]).mean()),
-        "proposed": float(cost(groups).mean()),
+        "proposed": float(cost(proposals).mean()),
         "result": float(cost(kept).mean()),
     }
     return SearchResult(ranges, learned, tuple(bridges), divergences)
@@ -379,11 +386,10 @@ class _Search:
         scale, zero = activation_parameters(interval, limits, symmetric=self.scheme.symmetric)
         return float(scale), float(limits[0] - zero), float(limits[1] - zero)
 
-    def learned(self, groups: Sequence[Group]) -> dict[WeightKey, LearnedWeight]:
-        """The weight scales that the search moved, of the layers of some groups."""
+    def learned(self) -> dict[WeightKey, LearnedWeight]:
+        """The weight scales that the search moved."""
         result = {}
-        for key in ((layer.tensor, layer.axis) for group in groups for layer, _ in group.layers):
-            scales = self.scales[key]
+        for key, scales in self.scales.items():
             if not torch.equal(scales, self.start[key]):
                 array = scales.numpy().astype(np.float32)
                 result[key] = LearnedWeight(None, array.reshape(() if key[1] is None else -1))

@@ -140,13 +140,28 @@ def test_divergence_and_its_gradient(build, node) -> None:
     model = prepared_copy(build(nodes, {"x": [1, 6]}, {"y": [1, 4]}, constants))
     feed = {"x": rng.standard_normal((1, 6)).astype(np.float32)}
     quantized = quantize(model, calibrate(model, [feed]), ORT_X86)
-    gradients = Gradients(model, quantized)
+    gradients = Gradients(model, quantized, draws=0)
     outputs = gradients.values(feed, ())
     found = gradients.squares(feed, outputs, ["y", "r"])
     real = Replay(quantized)({"x": torch.tensor(feed["x"])})["y"]
     wanted = (real.softmax(-1) - outputs["y"].softmax(-1)).square()
     torch.testing.assert_close(found["y"], wanted, rtol=1e-3, atol=1e-10)
     assert found["r"].shape == (1, 6)
+
+
+def test_drawn_gradients_are_the_fisher_information(build, node) -> None:
+    """At the logits its diagonal is p (1 − p), however small the error is."""
+    constants = {"w": np.eye(4, dtype=np.float32)}
+    model = prepared_copy(
+        build([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 4]}, {"y": [1, 4]}, constants)
+    )
+    feed = {"x": np.array([[1.0, 0.0, -1.0, 2.0]], np.float32)}
+    quantized = quantize(model, calibrate(model, [feed]), ORT_X86)
+    gradients = Gradients(model, quantized, draws=2000)
+    outputs = gradients.values(feed, ())
+    p = outputs["y"].softmax(-1)
+    found = gradients.squares(feed, outputs, ["y"])["y"]
+    torch.testing.assert_close(found, p * (1 - p), rtol=0.1, atol=0.01)
 
 
 def test_only_what_lowers_the_cost_beyond_chance_is_accepted() -> None:

@@ -106,6 +106,6 @@ def test_progress_and_no_samples(hybrid, feeds) -> None:
         on_progress=lambda *p: seen.append(p),
     )
     assert seen[-1][0] == seen[-1][1]
-    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     with pytest.raises(InputError, match="EC760"):
         search(hybrid, calibration, TENSORRT, [])
