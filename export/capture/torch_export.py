@@ -27,6 +27,7 @@ from edgec.export.capture import CAPTURE_DIFFERENCE, OPSET
 from edgec.export.errors import InternalError, UnsupportedError, UsageError
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.graph import MODULE_KEY
+from edgec.export.rewrite.snapshot import Snapshot
 from edgec.export.rewrite.stages import tidy
 
 Example = tuple[int, ...] | tuple[torch.Tensor, ...]
@@ -272,7 +273,8 @@ def verify_capture(
         UnsupportedError: ONNX Runtime cannot execute the graph.
     """
     names = [v.name or "" for v in model.graph.outputs]
-    data = numerics.serialize(model)
+    snapshot = Snapshot.of(model)
+    runner = None
     worst = 0.0
     for seed in seeds:
         feeds = _random_like(example, seed)
@@ -280,7 +282,8 @@ def verify_capture(
             want = [t.detach().cpu().numpy() for t in flatten_outputs(network(*feeds))]
         arrays = {v.name or "": t.numpy() for v, t in zip(model.graph.inputs, feeds, strict=True)}
         try:
-            got = numerics.run(data, [arrays])
+            runner = runner or snapshot.session()
+            got = runner.run(None, arrays)
         except Exception as error:
             raise UnsupportedError(
                 "EC343",
@@ -289,7 +292,7 @@ def verify_capture(
             ) from error
         mismatch = numerics.compare(names, want, got)
         if mismatch is not None:
-            folder = _dump(data, arrays, dict(zip(names, want, strict=True)), got)
+            folder = _dump(snapshot.to_bytes(), arrays, dict(zip(names, want, strict=True)), got)
             raise InternalError(
                 "EC140",
                 "the captured graph computes something else than the network",

@@ -60,12 +60,16 @@ class Snapshot:
 
     def run(self, feeds: Sequence[Mapping[str, Array]], *, optimize: bool = False) -> list[Array]:
         """All outputs for each of `feeds`, in one flat list; as `numerics.run`."""
+        runner = self.session(optimize=optimize)
+        return [array for feed in feeds for array in runner.run(None, dict(feed))]
+
+    def session(self, *, optimize: bool = False) -> ort.InferenceSession:
+        """As `numerics.session`."""
         options = numerics.session_options(optimize=optimize)
         names = [name for name in self.weights if name not in self.unread]
         values = [ort.OrtValue.ortvalue_from_numpy(self.weights[name]) for name in names]
         options.add_external_initializers(names, values)
-        runner = ort.InferenceSession(self.proto, options, providers=["CPUExecutionProvider"])
-        return [array for feed in feeds for array in runner.run(None, dict(feed))]
+        return ort.InferenceSession(self.proto, options, providers=["CPUExecutionProvider"])
 
     def to_bytes(self) -> bytes:
         """The whole model in one piece."""
