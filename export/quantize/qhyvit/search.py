@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class Config:
         held_out: further samples, on which proposals are verified; 0 takes them as they are.
         verify: how many ranges are tried in the whole network, those of largest gain first, after
             the weight scales; the others are dropped.
+        margin: standard errors of the mean by which a proposal must lower the divergence.
         draws: classes drawn per sample for the squared gradients; 0 squares the gradient of the
             divergence, as the paper does (see `gradients`).
         seed: of positions and draws.
@@ -78,6 +80,7 @@ class Config:
     weights: bool = True
     held_out: int = 64
     verify: int = 32
+    margin: float = 0.0
     draws: int = 4
     seed: int = 0
 
@@ -134,7 +137,7 @@ def search(
     check_quantizable(model, scheme)
     config = config or Config()
     copy = prepared_copy(model)
-    drawn = [f for f, _ in zip(feeds, range(config.samples + config.held_out), strict=False)]
+    drawn = list(islice(feeds, config.samples + config.held_out))
     if not drawn:
         raise no_samples()
     samples, held_out = drawn[: config.samples], drawn[config.samples :]
@@ -167,7 +170,10 @@ def search(
     kept = proposals
     if tried:
         kept = accepted(
-            proposals[: 1 + tried], cost, lambda done: tick(len(groups) + max(done - 1, 0), total)
+            proposals[: 1 + tried],
+            cost,
+            lambda done: tick(len(groups) + max(done - 1, 0), total),
+            errors=config.margin,
         )
     ranges, learned = built(kept)
     divergences = {

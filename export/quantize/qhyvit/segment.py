@@ -74,8 +74,7 @@ class Segment:
 
         Args:
             replaced: weights to use instead of the float ones, by name.
-            quantize: tensors to round before the segment reads them → (scale, lowest integer,
-                highest integer) about zero point zero, see `rounded`.
+            quantize: tensors to round before the segment reads them → arguments of `rounded`.
         """
         total = 0.0
         for given, reference, importance in self.images:
