@@ -375,9 +375,9 @@ def _spread(candidates: Sequence[_Candidate], points: int) -> list[_Candidate]:
         return list(candidates)
     floor = min(c.predicted for c in candidates if c.predicted > 0) if len(candidates) > 1 else 1.0
     position = [math.log(max(c.predicted, floor)) for c in candidates]
-    wanted = np.linspace(position[0], position[-1], max(points, 2))
+    wanted = np.linspace(position[0], position[-1], max(points - 1, 2))
     nearest = {int(np.argmin(np.abs(np.array(position) - w))) for w in wanted}
-    return [candidates[i] for i in sorted(nearest | {0, len(candidates) - 1})][: points + 1]
+    return [candidates[i] for i in sorted(nearest | {0, len(candidates) - 1})]
 
 
 def _within(point: MixedPoint, max_drop: float) -> bool:

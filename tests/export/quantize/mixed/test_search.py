@@ -77,6 +77,11 @@ def test_front_is_ordered_and_ends_in_int8_and_float(network, calibration, sampl
     plan = search_mixed(
         network, calibration, ORT_X86_VNNI, samples[:16], samples[16:24], max_drop=0.0
     )
+    few = search_mixed(
+        network, calibration, ORT_X86_VNNI, samples[:4], samples[16:20], max_drop=0.0, points=3
+    )
+    assert len(few.front) == 3 < len(plan.front)
+    assert (few.front[0].bytes, few.front[-1].bytes) == (plan.front[0].bytes, plan.front[-1].bytes)
     costs = [point.bit_operations for point in plan.front]
     assert costs == sorted(costs)
     assert set(plan.front[0].precisions.values()) == {"int8"}
