@@ -157,6 +157,18 @@ def seeded_inputs(model: ir.Model, seed: int) -> dict[str, Array]:
     return feeds
 
 
+def nudged(feeds: Mapping[str, Array], seed: int) -> dict[str, Array]:
+    """The same inputs with each float moved by about its last bit, up or down at random."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, array in feeds.items():
+        if array.dtype.kind == "f":
+            step = rng.choice([-1.0, 1.0], array.shape) * np.finfo(array.dtype).eps
+            array = (array * (1 + step)).astype(array.dtype)
+        found[name] = array
+    return found
+
+
 def is_deterministic(model: ir.Model) -> bool:
     """Whether no operator draws random numbers (Dropout in training mode included)."""
     return not any(

@@ -269,3 +269,14 @@ def test_stats(build: Any) -> None:
 )
 def test_comparison(want: Any, got: Any, equal: bool) -> None:
     assert (numerics.compare(["y"], [want], [got]) is None) == equal
+
+
+def test_nudged_inputs_move_by_their_last_bit_and_integers_stay() -> None:
+    x = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    n = np.arange(5)
+    found = numerics.nudged({"x": x, "n": n}, 0)
+    assert found["x"].dtype == np.float32
+    relative = np.abs(found["x"] / x.astype(np.float64) - 1)
+    assert relative.max() <= 2 * 2.0**-23
+    assert (relative > 0).mean() > 0.9
+    np.testing.assert_array_equal(found["n"], n)
