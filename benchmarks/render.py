@@ -48,6 +48,20 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "scored with ranges calibrated on the other one.",
         (),
     ),
+    "cifar_ptq": (
+        "Static int8 of small networks trained on CIFAR-10",
+        "The networks that ship with edgec, calibrated on 128 images that they were trained on, "
+        "scored on 5,000 others. `±` is the standard error of the drop (McNemar); emulated schemes "
+        "run as written, without latency.",
+        ("model", "name", "metric", "drop", "standard_error", "agreement", "latency_ratio",
+         "megabytes", "integer_convs", "convs", "seconds"),
+    ),
+    "low_bits": (
+        "Fewer than eight bits",
+        "The same networks with emulated grids: rounding to nearest beside learned rounding. No "
+        "kernel computes with these widths.",
+        (),
+    ),
     "ocr_ptq": (
         "Static int8 of a text recogniser",
         "PP-OCRv6_rec_small (convolutions and self-attention) on rendered text lines; calibration "
