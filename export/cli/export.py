@@ -53,8 +53,8 @@ def export(
     calib: Annotated[
         str | None,
         typer.Option(
-            help="Calibration data: folder, .zip or .npz (images, or arrays by input); none for "
-            "inputs distilled from the network itself."
+            help="Calibration data: folder, .zip, video or .npz (images, or arrays by input); "
+            "none for inputs distilled from the network itself."
         ),
     ] = None,
     calib_limit: Annotated[

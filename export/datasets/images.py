@@ -31,6 +31,10 @@ OnError = Literal["raise", "skip"]
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 
 
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+"""Files whose frames are the images; OpenCV reads them."""
+
+
 class Decoder(Protocol):
     """Access to the samples of one container by index."""
 
@@ -47,7 +51,8 @@ class ImageSet:
 
     Attributes:
         source: path it was read from.
-        kind: ``"folder"``, ``"zip"``, ``"npz-images"``, ``"npz-jpeg"`` or ``"npz-tensors"``.
+        kind: ``"folder"``, ``"zip"``, ``"video"``, ``"npz-images"``, ``"npz-jpeg"`` or
+            ``"npz-tensors"``.
         names: one per image, unique.
         labels: class index per image, or None.
         class_names: folder names by class index where folders are not numbers.
@@ -195,7 +200,7 @@ def open_images(
     on_error: OnError = "raise",
     split: Literal["all", "train", "validation"] = "all",
 ) -> ImageSet:
-    """Open a folder, a zip or an npz file of images.
+    """Open a folder, a zip, an npz file or a video of images.
 
     Folders and zips: images lie flat or in class folders; the class is the name of the folder
     that directly holds the image. If all are decimal numbers they are the class indices, else
@@ -213,12 +218,17 @@ def open_images(
     Raises:
         InputError: EC770 bad archive, EC771 unreadable, EC773 no images (what was found is
             listed), EC774, EC775 bad npz, EC777 labels asked for and not there.
+        MissingToolError: EC670, a video without OpenCV.
     """
     path = Path(source)
     if not path.exists():
         raise InputError(
             "EC771", "the image source does not exist", where=str(path), fix="check the path"
         )
+    if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir() and not labels:
+        from edgec.export.datasets.video import open_video
+
+        return open_video(path, limit)
     if path.is_dir():
         opened = _from_files(path, FolderSource(path), on_error)
     elif path.suffix.lower() == ".zip":
@@ -228,7 +238,7 @@ def open_images(
     else:
         raise InputError(
             "EC773",
-            "the image source is neither a folder nor a .zip or .npz file",
+            "the image source is neither a folder nor a .zip, .npz or video file",
             where=str(path),
             fix="put the images into a folder",
         )
