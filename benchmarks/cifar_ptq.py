@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,7 +48,7 @@ from edgec.export.source import capture
 from edgec.models.preprocess import Preprocess
 
 ARCHIVE = "cifar10_dev.npz"
-RECIPES = ("plain", "default", "smooth", "qhyvit")
+RECIPES = ("plain", "default", "smooth")
 NETWORKS = ("emov2", "edgenext", "mobilevit", "efficientformerv2", "mcuformer")
 
 
@@ -76,7 +77,7 @@ def pixels(
     return images, labels[chosen].astype(np.int64)
 
 
-def variants(model: ir.Model, nncf: str | None) -> list[Variant]:
+def variants(model: ir.Model, names: Sequence[str], nncf: str | None) -> list[Variant]:
     """What is compared."""
     recipes = builtin_recipes()
     found = [
@@ -88,7 +89,7 @@ def variants(model: ir.Model, nncf: str | None) -> list[Variant]:
             emulated=scheme is TENSORRT,
         )
         for scheme in (ORT_X86, TENSORRT)
-        for name in RECIPES
+        for name in names
     ]
     found += [
         onnxruntime_static("onnxruntime min-max, 7 bits", model, "minmax", reduce_range=True),
@@ -117,6 +118,7 @@ def main() -> int:
     parser.add_argument("--calibration-images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=60, help="latency rounds")
     parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="of edgec")
     parser.add_argument("--only", default="", help="variants whose name contains this")
     parser.add_argument("--nncf", help="Python interpreter that has nncf")
     parser.add_argument("--json", type=Path)
@@ -144,7 +146,7 @@ def main() -> int:
         reference = float_best == labels
         rows = [row("float32", float_data, reference, reference, 1.0, 1.0, 0.0)]
         calibration, calibration_seconds = timed(lambda: calibrate(model, known))  # noqa: B023
-        for variant in variants(model, arguments.nncf):
+        for variant in variants(model, arguments.recipes.split(","), arguments.nncf):
             if arguments.only not in variant.name:
                 continue
             data, seconds = timed(lambda: variant.make(calibration, known))  # noqa: B023
