@@ -3,8 +3,8 @@
     EDGEC_BENCH_DATA=/data PYTHONPATH=.src python benchmarks/calibration_size.py --json size.json
 
 Networks and data as in cifar_ptq.py. Each number is calibrated with several draws of training
-images; the spread between draws says as much as the mean. `peak MiB` is what calibration itself allocates
-beyond the loaded network (tracemalloc), which must not grow with the images.
+images; the spread between draws says as much as the mean. `peak MiB` is what calibration itself
+allocates beyond the loaded network (tracemalloc), which must not grow with the images.
 """
 
 from __future__ import annotations
