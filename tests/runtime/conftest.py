@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,6 +34,24 @@ class Server:
     known_hosts: Path
     root: Path
     daemon: subprocess.Popen[bytes]
+
+    def set_environment(self, **variables: str) -> None:
+        """What programs on the far side find in their environment, beside this Python in PATH."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        lines = [
+            f"export {name}={shlex.quote(value)}\n"
+            for name, value in {"PATH": path, **variables}.items()
+        ]
+        session = self.config.parent / "session.sh"
+        session.write_text("".join([*lines, 'exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n']))
+
+    def wait(self) -> None:
+        """Until the server listens."""
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
 
     def cut(self) -> int:
         """End every connection as a pulled cable would; the server goes on listening."""
@@ -72,7 +92,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\n"
         f"AuthorizedKeysFile {folder}/authorized\nPidFile none\nUsePAM no\nStrictModes no\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
-        "PrintMotd no\nMaxStartups 100\n"
+        f"PrintMotd no\nMaxStartups 100\nForceCommand exec /bin/sh {folder}/session.sh\n"
     )
     daemon = subprocess.Popen(
         [sshd, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.DEVNULL
@@ -88,12 +108,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("EDGEC_SSH_CONFIG", str(config))
     root = tmp_path / "far side"
     uri = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{str(root).replace(' ', '%20')}"
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.05)
     server = Server(uri, port, config, known_hosts, root, daemon)
+    server.set_environment()
+    server.wait()
     try:
         yield server
     finally:
