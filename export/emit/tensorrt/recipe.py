@@ -6,9 +6,9 @@ target's TensorRT, how much workspace; ``build_engine.py`` builds it and ``run_b
 it; both need only Python and TensorRT.
 
 Settings follow the TensorRT developer guide: from 10.0 on strongly typed networks execute the types
-written in the graph; before, precision is a builder flag. INT8 graphs carry explicit Q/DQ and are
-built with both flags, because INT8 alone forbids fp16 for the layers that stay float
-(NVIDIA/TensorRT#3762).
+written in the graph (and from 11.0 on no others exist); before, precision is a builder flag. There,
+INT8 graphs, which carry explicit Q/DQ, are built with both flags, because INT8 alone forbids fp16
+for the layers that stay float (NVIDIA/TensorRT#3762).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def make_recipe(
 ) -> dict[str, Any]:
     """The recipe as JSON-ready data; see the module's docstring."""
     by_precision = {artifact.precision: artifact for artifact in onnx}
-    typed = target.runtime.version_tuple >= STRONGLY_TYPED_SINCE
+    typed = is_strongly_typed(target)
     engines = []
     for precision in target.precisions:
         # weakly typed TensorRT takes fp16 from a flag; the fp32 file keeps its choice open
@@ -66,15 +66,14 @@ def make_recipe(
         if source is None or (precision == "fp16" and "fp16" not in by_precision):
             continue
         flags = {"fp32": [], "fp16": ["FP16"], "int8": ["FP16", "INT8"]}[precision]
-        strong = typed and precision != "int8"
         engines.append(
             {
                 "name": precision,
                 "onnx": f"../{source.path}",
                 "onnx_sha256": source.sha256,
                 "engine": f"model_{precision}.engine",
-                "strongly_typed": strong,
-                "flags": [] if strong else flags,
+                "strongly_typed": typed,
+                "flags": [] if typed else flags,
             }
         )
     order = {target.default_precision: 0}
@@ -93,6 +92,12 @@ def make_recipe(
         "golden": GOLDEN,
         "engines": engines,
     }
+
+
+def is_strongly_typed(target: Target) -> bool:
+    """Whether engines for `target` take their types from the graph: float16 is written into it."""
+    runtime = target.runtime
+    return runtime.name == "tensorrt" and runtime.version_tuple >= STRONGLY_TYPED_SINCE
 
 
 def workspace_bytes(target: Target) -> int:

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,31 @@ OUTPUTS = (TensorInfo("logits", (1, 10), "float32"),)
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, tiny_onnx: Path) -> Path:
-    """A folder like a bundle: onnx/ with three files, golden/, tensorrt/ with its scripts."""
-    (tmp_path / "onnx").mkdir()
-    artifacts = []
-    for precision in ("fp32", "fp16", "int8"):
-        name = f"onnx/model_{precision}.onnx"
-        model = onnx.load(tiny_onnx)
-        model.doc_string = precision
-        onnx.save(model, tmp_path / name)
-        artifacts.append(
-            Artifact(name, "onnx", precision, "built", sha256=sha256_file(tmp_path / name))
-        )
-    feed = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32)}
-    write_golden(tmp_path / "golden", [feed], tiny_onnx.read_bytes())
-    write_build_bundle(tmp_path / "tensorrt", get_target("jetson"), artifacts, INPUTS, OUTPUTS)
-    return tmp_path
+def make_bundle(tmp_path: Path, tiny_onnx: Path) -> Callable[[str], Path]:
+    """Writes a folder like a bundle for a target: onnx/, golden/, tensorrt/ with its scripts."""
+
+    def make(target: str) -> Path:
+        (tmp_path / "onnx").mkdir()
+        artifacts = []
+        for precision in ("fp32", "fp16", "int8"):
+            name = f"onnx/model_{precision}.onnx"
+            model = onnx.load(tiny_onnx)
+            model.doc_string = precision
+            onnx.save(model, tmp_path / name)
+            artifacts.append(
+                Artifact(name, "onnx", precision, "built", sha256=sha256_file(tmp_path / name))
+            )
+        feed = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32)}
+        write_golden(tmp_path / "golden", [feed], tiny_onnx.read_bytes())
+        write_build_bundle(tmp_path / "tensorrt", get_target(target), artifacts, INPUTS, OUTPUTS)
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def bundle(make_bundle: Callable[[str], Path]) -> Path:
+    return make_bundle("jetson")
 
 
 def script(
@@ -118,7 +128,7 @@ def test_recipes_follow_the_version(bundle: Path) -> None:
     assert next(iter(engines)) == "fp16", "the target's default is built first"
     assert engines["fp16"]["strongly_typed"] is True
     assert engines["fp16"]["flags"] == []
-    assert engines["int8"]["flags"] == ["FP16", "INT8"]
+    assert engines["int8"]["strongly_typed"] is True, "its float parts are float16 in the graph"
     fp32 = Artifact("onnx/model.onnx", "onnx", "fp32", "built", sha256="0")
     fp16 = Artifact("onnx/model_fp16.onnx", "onnx", "fp16", "built", sha256="1")
     nano = make_recipe(get_target("jetson-nano"), [fp32, fp16], INPUTS, OUTPUTS)
@@ -138,28 +148,36 @@ def test_workspace_follows_the_memory_of_the_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "engine", "flags", "precision"),
+    ("version", "target", "engine", "flags", "precision"),
     [
-        ("8.2.1.8", "fp16", 1, ""),
-        ("8.2.1.8", "int8", 1, "FP16+INT8"),
-        ("8.5.2.2", "int8", 1, "FP16+INT8"),
-        ("10.3.0.30", "fp16", 2, ""),
-        ("10.3.0.30", "int8", 0, "FP16+INT8"),
-        ("11.4.1.1", "fp16", 0, ""),
-        ("11.4.1.1", "int8", 0, ""),
+        ("8.2.1.8", "jetson-nano", "fp16", 1, "FP16"),
+        ("8.5.2.2", "jetson-xavier-nx", "fp16", 1, "FP16"),
+        ("8.5.2.2", "jetson-xavier-nx", "int8", 1, "FP16+INT8"),
+        ("10.3.0.30", "jetson", "fp16", 2, ""),
+        ("10.3.0.30", "jetson", "int8", 2, ""),
+        ("11.4.1.1", "jetson", "fp16", 0, ""),
+        ("11.4.1.1", "jetson", "int8", 0, ""),
     ],
 )
 def test_builds_through_each_api(
-    bundle: Path, version: str, engine: str, flags: int, precision: str
+    make_bundle: Callable[[str], Path],
+    version: str,
+    target: str,
+    engine: str,
+    flags: int,
+    precision: str,
 ) -> None:
+    bundle = make_bundle(target)
     set_target_version(bundle, ".".join(version.split(".")[:2]))
     done = build(bundle, "--engine", engine, version=version)
     assert done.returncode == 0, done.stderr
     made = (bundle / "tensorrt" / f"model_{engine}.engine").read_text()
-    assert f"flags={flags} precision={precision} workspace={1 << 30}" in made
+    workspace = workspace_bytes(get_target(target))
+    assert f"flags={flags} precision={precision} workspace={workspace}" in made
     record = json.loads((bundle / "tensorrt" / f"model_{engine}.engine.json").read_text())
     assert record["tensorrt"] == version
-    assert record["onnx_sha256"] == sha256_file(bundle / "onnx" / f"model_{engine}.onnx")
+    source = "fp32" if (engine, flags) == ("fp16", 1) else engine
+    assert record["onnx_sha256"] == sha256_file(bundle / "onnx" / f"model_{source}.onnx")
     assert record["engine_sha256"] == sha256_file(bundle / "tensorrt" / f"model_{engine}.engine")
     assert (bundle / "tensorrt" / "timing.cache").read_bytes() == b"+"
 
@@ -182,7 +200,7 @@ def test_another_version_is_refused_unless_forced(bundle: Path) -> None:
     assert "8.5.2.2" in done.stderr
     assert "10.3" in done.stderr
     assert no_engine(bundle)
-    assert build(bundle, "--any-version", "--engine", "int8", version="8.5.2.2").returncode == 0
+    assert build(bundle, "--any-version", version="10.7.0.1").returncode == 0
 
 
 @pytest.mark.parametrize(("fail", "words"), [("parse", "Frobnicate"), ("build", "memory ran out")])
@@ -214,8 +232,14 @@ def test_without_tensorrt_it_says_where_to_run(bundle: Path, tmp_path: Path) -> 
     assert "run this on the Jetson" in done.stderr
 
 
-@pytest.mark.parametrize("number", ["8201", "100300"])
-def test_trtexec_is_the_fallback(bundle: Path, tmp_path: Path, number: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "target"),
+    [("8201", "jetson-nano"), ("8502", "jetson-xavier-nx"), ("100300", "jetson")],
+)
+def test_trtexec_is_the_fallback(
+    make_bundle: Callable[[str], Path], tmp_path: Path, number: str, target: str
+) -> None:
+    bundle = make_bundle(target)
     folder = tmp_path / "bin with space"
     folder.mkdir()
     log = tmp_path / "argv.json"
@@ -231,14 +255,19 @@ def test_trtexec_is_the_fallback(bundle: Path, tmp_path: Path, number: str) -> N
         f"    json.dump(sys.argv[1:], open({str(log)!r}, 'w'))\n"
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    set_target_version(bundle, "8.2" if number == "8201" else "10.3")
-    done = build(bundle, "--engine", "int8", version=None, path=str(folder))
+    engine = "fp16" if target == "jetson-nano" else "int8"
+    done = build(bundle, "--engine", engine, version=None, path=str(folder))
     assert done.returncode == 0, done.stderr
     argv = json.loads(log.read_text())
-    assert {"--fp16", "--int8"} <= set(argv)
-    workspace = "--workspace=1024" if number == "8201" else "--memPoolSize=workspace:1024"
+    if target == "jetson":
+        assert "--stronglyTyped" in argv
+        assert not {"--fp16", "--int8"} & set(argv)
+    else:
+        assert "--fp16" in argv
+        assert ("--int8" in argv) == (engine == "int8")
+    workspace = "--workspace=512" if target == "jetson-nano" else "--memPoolSize=workspace:1024"
     assert workspace in argv
-    assert (bundle / "tensorrt" / "model_int8.engine").read_text() == "STAND-IN"
+    assert (bundle / "tensorrt" / f"model_{engine}.engine").read_text() == "STAND-IN"
     assert not list((bundle / "tensorrt").glob("*.part"))
 
 
