@@ -288,6 +288,10 @@ class Context:
     ) -> None:
         """Let a tensor be `value`, after an activation and with the tensor's quantization."""
         tensor = self.tensor(index)
+        if first and len(tensor.shape) != 4:
+            raise InputError(
+                "EC709", f"the output {list(tensor.shape)} is no image", where=self.place
+            )
         value = self.activate(value, activation, tensor)
         base = tensor.name or f"tensor_{index}"
         form = Form(value)

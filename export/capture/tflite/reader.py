@@ -75,7 +75,7 @@ def from_tflite(
         _check_scales(ctx, operator)
         try:
             OPERATORS[operator.code](ctx, operator)
-        except (ValueError, IndexError, KeyError) as error:
+        except (ValueError, IndexError, KeyError, OverflowError) as error:
             raise InputError(
                 "EC709",
                 "the operator's inputs, outputs and options do not fit together",
