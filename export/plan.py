@@ -149,7 +149,7 @@ def dry_run(job: Job) -> dict[str, Any]:
         )
     files = [f"onnx/model{'' if p == 'fp32' else '_' + p}.onnx" for p in job.precisions]
     if "tensorrt" in (options.formats or ()):
-        files += ["tensorrt/recipe.json", "tensorrt/build_engine.py"]
+        files += ["tensorrt/recipe.json", "tensorrt/build_engine.py", "tensorrt/run_bench.py"]
     steps.append(f"write: {job.out}: {', '.join(files)}, golden data, manifest, report")
     return {"out": str(job.out), "precisions": list(job.precisions), "files": files, "steps": steps}
 

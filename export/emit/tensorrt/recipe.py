@@ -1,8 +1,9 @@
-"""The TensorRT build bundle: ``recipe.json`` beside the script that carries it out on the device.
+"""The TensorRT build bundle: ``recipe.json`` beside the scripts that carry it out on the device.
 
 An engine depends on the GPU and on the exact TensorRT version, so none is built (or pretended to be
 built) off the device. The recipe says, per engine: which ONNX file, which builder settings for the
-target's TensorRT, how much workspace; ``build_engine.py`` needs only Python and TensorRT.
+target's TensorRT, how much workspace; ``build_engine.py`` builds it and ``run_bench.py`` measures
+it; both need only Python and TensorRT.
 
 Settings follow the TensorRT developer guide: from 10.0 on strongly typed networks execute the types
 written in the graph; before, precision is a builder flag. INT8 graphs carry explicit Q/DQ and are
@@ -22,6 +23,8 @@ from edgec.targets.schema import Target
 
 SCHEMA = "edgec.trt-recipe/1"
 STRONGLY_TYPED_SINCE = (10, 0)
+SCRIPTS = ("build_engine.py", "run_bench.py", "edgec_device.py")
+GOLDEN = {"inputs": "../golden/inputs_0.npz", "outputs": "../golden/outputs_0.npz"}
 
 
 def write_build_bundle(
@@ -31,7 +34,7 @@ def write_build_bundle(
     inputs: tuple[TensorInfo, ...],
     outputs: tuple[TensorInfo, ...],
 ) -> None:
-    """Write ``recipe.json`` and the device script into `folder`.
+    """Write ``recipe.json`` and the device scripts into `folder`.
 
     Args:
         folder: the bundle's ``tensorrt`` folder; the ONNX files lie at their `Artifact.path`
@@ -42,8 +45,9 @@ def write_build_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     recipe = make_recipe(target, onnx, inputs, outputs)
     (folder / "recipe.json").write_text(dump_json(recipe), "utf-8")
-    script = resources.files("edgec.export.emit.tensorrt").joinpath("device/build_engine.py")
-    (folder / "build_engine.py").write_bytes(script.read_bytes())
+    for name in SCRIPTS:
+        script = resources.files("edgec.export.emit.tensorrt").joinpath("device", name)
+        (folder / name).write_bytes(script.read_bytes())
 
 
 def make_recipe(
@@ -86,6 +90,7 @@ def make_recipe(
         "workspace_bytes": workspace_bytes(target),
         "inputs": [_tensor(t) for t in inputs],
         "outputs": [_tensor(t) for t in outputs],
+        "golden": GOLDEN,
         "engines": engines,
     }
 

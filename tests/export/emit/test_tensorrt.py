@@ -10,23 +10,31 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 from edgec.export.bundle import Artifact, TensorInfo
-from edgec.export.emit.tensorrt.recipe import make_recipe, workspace_bytes, write_build_bundle
+from edgec.export.emit.tensorrt.recipe import (
+    SCRIPTS,
+    make_recipe,
+    workspace_bytes,
+    write_build_bundle,
+)
 from edgec.export.files import sha256_file
+from edgec.export.golden import write_golden
 from edgec.targets import get_target
 
-STANDIN = Path(__file__).parent / "standin"
+STANDIN = Path(__file__).parents[2] / "standin"
 INPUTS = (TensorInfo("image", (1, 3, 16, 16), "float32"),)
 OUTPUTS = (TensorInfo("logits", (1, 10), "float32"),)
 
 
 @pytest.fixture
 def bundle(tmp_path: Path, tiny_onnx: Path) -> Path:
-    """A folder like a bundle: onnx/ with three files, tensorrt/ with recipe and script."""
+    """A folder like a bundle: onnx/ with three files, golden/, tensorrt/ with its scripts."""
     (tmp_path / "onnx").mkdir()
     artifacts = []
     for precision in ("fp32", "fp16", "int8"):
@@ -37,16 +45,20 @@ def bundle(tmp_path: Path, tiny_onnx: Path) -> Path:
         artifacts.append(
             Artifact(name, "onnx", precision, "built", sha256=sha256_file(tmp_path / name))
         )
+    feed = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32)}
+    write_golden(tmp_path / "golden", [feed], tiny_onnx.read_bytes())
     write_build_bundle(tmp_path / "tensorrt", get_target("jetson"), artifacts, INPUTS, OUTPUTS)
     return tmp_path
 
 
-def build(
+def script(
     bundle: Path,
+    name: str,
     *arguments: str,
     version: str | None = "10.3.0.30",
     fail: str = "",
     path: str | None = None,
+    cudart: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     if version is not None:
@@ -57,14 +69,24 @@ def build(
         }
     if path is not None:
         env["PATH"] = path
+    if cudart is not None:
+        env["EDGEC_CUDART"] = str(cudart)
     return subprocess.run(
-        [sys.executable, str(bundle / "tensorrt" / "build_engine.py"), *arguments],
+        [sys.executable, str(bundle / "tensorrt" / name), *arguments],
         capture_output=True,
         text=True,
         env=env,
         check=False,
         timeout=60,
     )
+
+
+def build(bundle: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return script(bundle, "build_engine.py", *arguments, **options)
+
+
+def bench(bundle: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return script(bundle, "run_bench.py", "--runs", "5", "--warmup", "1", *arguments, **options)
 
 
 def set_target_version(bundle: Path, version: str) -> None:
@@ -74,11 +96,12 @@ def set_target_version(bundle: Path, version: str) -> None:
     file.write_text(json.dumps(recipe))
 
 
-def test_the_script_keeps_to_python_3_6(root: Path) -> None:
-    source = (root / "export/emit/tensorrt/device/build_engine.py").read_text("utf-8")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_scripts_keep_to_python_3_6(root: Path, name: str) -> None:
+    source = (root / "export/emit/tensorrt/device" / name).read_text("utf-8")
     tree = ast.parse(source, feature_version=(3, 6))
     imported = {
-        alias.name
+        alias.name.partition(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Import)
         for alias in node.names
@@ -150,11 +173,7 @@ def test_all_and_list(bundle: Path) -> None:
 
 
 def no_engine(bundle: Path) -> bool:
-    return not [
-        p
-        for p in (bundle / "tensorrt").iterdir()
-        if "engine" in p.name and p.name != "build_engine.py"
-    ]
+    return not [p for p in (bundle / "tensorrt").iterdir() if ".engine" in p.name]
 
 
 def test_another_version_is_refused_unless_forced(bundle: Path) -> None:
@@ -227,3 +246,68 @@ def test_a_bundle_in_a_folder_with_an_awkward_name(bundle: Path, tmp_path: Path)
     odd = tmp_path / "it's $(a) bundle; rm -rf"
     shutil.copytree(bundle, odd, ignore=lambda d, names: {n for n in names if n.startswith("it")})
     assert build(odd).returncode == 0
+
+
+def test_an_engine_is_built_again_only_where_something_changed(bundle: Path) -> None:
+    assert build(bundle).returncode == 0
+    engine = bundle / "tensorrt" / "model_fp16.engine"
+    first = engine.stat().st_mtime_ns
+    again = build(bundle)
+    assert "up to date" in again.stderr
+    assert engine.stat().st_mtime_ns == first
+    assert "up to date" not in build(bundle, "--rebuild").stderr
+    other = build(bundle, version="10.3.0.31")
+    assert "10.3.0.30" in other.stderr
+    assert "10.3.0.31" in other.stderr
+    assert b"10.3.0.31" in engine.read_bytes()
+    engine.write_bytes(engine.read_bytes()[:-1])  # a copy that broke off
+    assert "up to date" not in build(bundle, version="10.3.0.31").stderr
+
+
+@pytest.mark.parametrize("version", ["8.2.1.8", "8.5.2.2", "10.3.0.30", "11.4.1.1"])
+def test_measures_through_each_api(bundle: Path, version: str, cudart: Path) -> None:
+    set_target_version(bundle, ".".join(version.split(".")[:2]))
+    assert build(bundle, version=version, cudart=cudart).returncode == 0
+    done = bench(bundle, version=version, cudart=cudart)
+    assert done.returncode == 0, done.stderr
+    assert "median" in done.stdout
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    assert len(record["samples_ms"]) == 5
+    assert all(sample > 0 for sample in record["samples_ms"])
+    assert record["output_check"]["max_abs"] < 1e-5
+    assert record["output_check"]["finite"]
+    assert [layer["ms"] for layer in record["layers"]] == [
+        0.25 * (i + 1) for i in range(len(record["layers"]))
+    ]
+    assert record["environment_before"]["gpu_sm"] == 87
+    layers = json.loads((bundle / "tensorrt" / "model_fp16.engine.layers.json").read_text())
+    assert ("I/O Tensors" in layers) == version.startswith("11")
+
+
+def test_wrong_outputs_show(bundle: Path, cudart: Path) -> None:
+    assert build(bundle).returncode == 0
+    outputs = dict(np.load(bundle / "golden" / "outputs_0.npz"))
+    np.savez(bundle / "golden" / "outputs_0.npz", logits=outputs["logits"] + 1)
+    assert bench(bundle, cudart=cudart).returncode == 0
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    assert record["output_check"]["max_abs"] == pytest.approx(1, abs=1e-2)
+
+
+def test_what_cannot_be_measured_is_told(bundle: Path, cudart: Path, tmp_path: Path) -> None:
+    unbuilt = bench(bundle, cudart=cudart)
+    assert (unbuilt.returncode, "not built" in unbuilt.stderr) == (7, True)
+    assert build(bundle).returncode == 0
+    other = bench(bundle, version="10.4.0.1", cudart=cudart)
+    assert other.returncode == 6
+    assert "10.3.0.30" in other.stderr
+    assert "10.4.0.1" in other.stderr
+    assert bench(bundle, "--engine", "int4", cudart=cudart).returncode == 2
+    assert bench(bundle, "--runs", "0", cudart=cudart).returncode == 2
+    assert bench(bundle, fail="load", cudart=cudart).returncode == 3
+    assert "libcudart" in bench(bundle, cudart=tmp_path / "none.so").stderr
+    np.savez(bundle / "golden" / "inputs_0.npz", other=np.zeros(3, np.float32))
+    assert bench(bundle, cudart=cudart).returncode == 7
+    (bundle / "golden" / "inputs_0.npz").write_bytes(b"PK broken")
+    assert bench(bundle, cudart=cudart).returncode == 7
+    (bundle / "tensorrt" / "model_fp16.engine").write_bytes(b"x")
+    assert bench(bundle, cudart=cudart).returncode == 7
