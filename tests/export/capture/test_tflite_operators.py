@@ -13,6 +13,8 @@ import pytest
 from edgec.export.capture import from_tflite
 from edgec.export.capture.tflite.operators import OPERATORS
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
+from edgec.export.tflite.reference.executor import KERNELS
+from edgec.export.tflite.reference.executor import run as run_reference
 from edgec.export.tflite.schema import tensor_type
 from edgec.runtime.onnx_runner import OnnxRunner
 
@@ -446,6 +448,10 @@ def test_int8(case: Case) -> None:
     rng = np.random.default_rng(1)
     tensors = (model.main.tensors[i] for i in model.main.inputs)
     feeds = {t.name: rng.integers(-128, 128, t.shape).astype(np.int8) for t in tensors}
+    if case.code in KERNELS:
+        plain = LiteRTRunner(model, kernels="reference").run(feeds)
+        for name, exact_value in run_reference(model, feeds).items():
+            np.testing.assert_array_equal(exact_value, plain[name])
     for want, got in run_both(model, feeds):
         assert got.dtype == want.dtype == np.int8
         difference = np.abs(got.astype(int) - want.astype(int))
