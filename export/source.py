@@ -324,7 +324,7 @@ def _from_tflite(path: Path, name: str, options: ExportOptions) -> Captured:
 
     if options.shapes or options.input_size is not None:
         raise UsageError(
-            "EC219",
+            "EC224",
             "--shape and --input-size do not apply to .tflite files",
             where=str(path),
             why="their shapes are fixed",

@@ -341,4 +341,4 @@ def test_command_line(tmp_path: Path) -> None:
             needs_accuracy=False,
             reporter=Reporter(quiet=True),
         )
-    assert caught.value.code == "EC219"
+    assert caught.value.code == "EC224"
