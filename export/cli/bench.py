@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Folder that edgec export wrote.")],
     device: Annotated[
-        str, typer.Option("--device", help="local, or ssh://user@host[:port][/folder].")
+        str, typer.Option("--device", help="local, or ssh://USER@HOST:PORT (folder optional).")
     ] = "local",
     artifact: Annotated[
         list[str] | None, typer.Option(help="Artifact or precision (repeatable). [default: all]")

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def build(
     bundle: Annotated[Path, typer.Argument(help="Folder that edgec export wrote for TensorRT.")],
     device: Annotated[
-        str, typer.Option("--device", help="local, or ssh://user@host[:port][/folder].")
+        str, typer.Option("--device", help="local, or ssh://USER@HOST:PORT (folder optional).")
     ] = "local",
     engine: Annotated[
         list[str] | None,
