@@ -17,6 +17,7 @@ from edgec.export.cli import (
     explain,
     export,
     models,
+    plan,
     run,
     targets,
 )
@@ -38,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-VERBS = (models, targets, check, export, run, evaluate, bench, explain, doctor, cache)
+VERBS = (models, targets, check, export, run, evaluate, bench, plan, explain, doctor, cache)
 for verb in VERBS:
     verb.register(app)
 
