@@ -420,11 +420,12 @@ static int search(Search *q, int64_t list, int32_t count, int32_t from, int32_t 
         if (i == -2)
             break;
         int64_t mark = q->trail_top;
+        int32_t mine = q->depth + 1;
         if (place(q, i)) {
             int result = descend(q, list, count, from, to);
             if (result != INFEASIBLE)
                 return result;
-            if (q->jump < q->depth) {
+            if (q->jump < mine) {
                 undo(q, mark);
                 if (q->jump < last)
                     last = q->jump;

@@ -161,10 +161,11 @@ class _Search:
             if i == -2:
                 break
             mark = len(self.trail)
+            mine = self.depth + 1
             if self._place(i):
                 if self._descend(items, first, last):
                     return True
-                if self.jump < self.depth:
+                if self.jump < mine:
                     newest = min(newest, self.jump)
                     break
             self._undo(mark)
