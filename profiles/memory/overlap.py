@@ -58,6 +58,9 @@ def rows(in_row: int, out_row: int, count: int, access: Access = "element") -> i
     return distance
 
 
+_FAR = 1 << 40
+
+
 def elementwise() -> int:
     """Element n is read before element n is written: activations, sums, and the last pass of a
     softmax or normalisation over rows."""
@@ -105,7 +108,7 @@ class _Walk:
             found.append(_first(w, 0, y) * w.in_size[1] + self.column[x])
         if y + 1 < w.out_size[0]:
             found.append(self.row[y + 1] * w.in_size[1] + self.column[0])
-        return min(found, default=1 << 60) * w.in_channels
+        return min(found, default=_FAR) * w.in_channels
 
     def _inside(self, y: int, x: int, start: int) -> int:
         """Distance while the channels of one pixel are written."""
@@ -129,19 +132,20 @@ class _Walk:
         if w.dilation[1] > 1 and w.pad[1]:
             return list(range(last + 1))
         clip = -(-w.pad[1] // w.stride[1])
-        # the input may also end before the last window begins
+        # windows may lie in the padding altogether, on either side
+        enter = -(-(w.pad[1] - w.kernel[1] + 1) // w.stride[1])
         end = (w.in_size[1] - 1 + w.pad[1]) // w.stride[1]
-        near = (clip - 2, clip - 1, clip, end - 1, end, last - 1)
+        near = (clip - 2, clip - 1, clip, enter - 2, enter - 1, enter, end - 1, end, last - 1)
         return sorted({0, last} | {min(max(x, 0), last) for x in near})
 
 
 def _first(w: Window, axis: int, at: int) -> int:
-    """First row or column that an output row or column reads."""
+    """First row or column that an output row or column reads; a far one when all is padding."""
     begin = at * w.stride[axis] - w.pad[axis]
-    if begin < 0:
-        # the first tap inside the input
-        begin += -(begin // w.dilation[axis]) * w.dilation[axis]
-    return min(begin, w.in_size[axis] - 1)
+    # the first tap inside the input
+    tap = max(-(begin // w.dilation[axis]), 0)
+    begin += tap * w.dilation[axis]
+    return begin if begin < w.in_size[axis] and tap < w.kernel[axis] else _FAR
 
 
 def _from_on(values: list[int]) -> list[int]:
