@@ -13,6 +13,7 @@ from edgec.export.tflite.names import input_names, output_names
 from edgec.export.tflite.reference import pointwise, products
 from edgec.export.tflite.reference.frame import Frame, Values
 from edgec.export.tflite.reference.rsqrt import rsqrt
+from edgec.export.tflite.reference.softmax import softmax
 
 KERNELS: Final[dict[str, Callable[[Frame, Operator, Values], NDArray[Any]]]] = {
     "CONV_2D": products.conv_2d,
@@ -26,7 +27,7 @@ KERNELS: Final[dict[str, Callable[[Frame, Operator, Values], NDArray[Any]]]] = {
     "AVERAGE_POOL_2D": pointwise.average_pool_2d,
     "MAX_POOL_2D": pointwise.max_pool_2d,
     "MEAN": pointwise.mean,
-    "SOFTMAX": pointwise.softmax,
+    "SOFTMAX": softmax,
     "RSQRT": rsqrt,
     "NEG": pointwise.neg,
     "QUANTIZE": pointwise.quantize,

@@ -125,23 +125,6 @@ def mean(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     return finish(multiplier(total), y).reshape(y.shape)
 
 
-def softmax(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
-    """Exponentials of the 256 possible differences to the maximum, in single precision."""
-    x = values[0]
-    assert x is not None
-    tensor, y = frame.inputs[0], frame.outputs[0]
-    assert tensor is not None
-    step = np.float32(op.options["beta"]) * np.float32(scale_of(tensor))
-    table = np.exp(-step * np.arange(256, dtype=np.float32)).astype(np.float32)
-    distance = x.max(axis=-1, keepdims=True).astype(np.int64) - x
-    powers = table[distance]
-    total = np.zeros(powers.shape[:-1], np.float32)
-    for i in range(powers.shape[-1]):  # in the kernel's order
-        total = total + powers[..., i]
-    inverse = np.float32(1) / (total * np.float32(scale_of(y)))
-    return finish(rounded(powers * inverse[..., None]).astype(np.int64), y)
-
-
 def neg(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     """Of floats."""
     assert values[0] is not None
