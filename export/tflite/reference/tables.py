@@ -32,7 +32,8 @@ def table(function: Callable[[Operator, Floats], Floats]) -> Callable[..., NDArr
         inverse = np.float32(1) / np.float32(scale_of(y))
         low, high = limits(y)
         entries = rounded(transformed * inverse) + zero_of(y)
-        return np.clip(entries, low, high).astype(np.int8)[x.astype(np.int64) + 128]
+        found: NDArray[np.int8] = np.clip(entries, low, high).astype(np.int8)
+        return found[x.astype(np.int64) + 128]
 
     return kernel
 
