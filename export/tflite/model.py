@@ -33,6 +33,10 @@ class Quantization:
     zero_point: NDArray[np.int64]
     axis: int = 0
 
+    def __post_init__(self) -> None:
+        self.scale = np.asarray(self.scale, np.float32)
+        self.zero_point = np.asarray(self.zero_point, np.int64)
+
     @property
     def per_channel(self) -> bool:
         """More than one scale."""

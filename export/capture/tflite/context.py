@@ -58,6 +58,9 @@ class Context:
     Args:
         model: the file.
         where: its name, for messages.
+
+    Attributes:
+        constants: what tensors are that operators on constants alone compute.
     """
 
     model: Model
@@ -65,6 +68,7 @@ class Context:
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: dict[str, ir.Value] = field(default_factory=dict)
     entries: dict[int, Entry] = field(default_factory=dict)
+    constants: dict[int, Tensor] = field(default_factory=dict)
     operator: Operator | None = None
     position: int = 0
     _names: set[str] = field(default_factory=set)
@@ -93,7 +97,8 @@ class Context:
         """
         if index == ABSENT:
             raise InputError("EC709", "a required input is absent", where=self.place)
-        return self.model.main.tensors[index]
+        found = self.constants.get(index)
+        return self.model.main.tensors[index] if found is None else found
 
     def name(self, base: str) -> str:
         """A name that no other value has."""

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.export.capture.tflite.context import TO_FIRST, Context
-from edgec.export.tflite import Operator
+from edgec.export.tflite import Operator, Tensor
 
 Translate = Callable[[Context, Operator], None]
 
@@ -162,18 +162,19 @@ def cast(ctx: Context, op: Operator) -> None:
 def requantize(ctx: Context, op: Operator) -> None:
     """QUANTIZE and DEQUANTIZE: the same real numbers, stored as the output tensor says.
 
-    Converters store weights in float16 behind a DEQUANTIZE.
+    Converters put a DEQUANTIZE behind weights that they store in float16 or as integers; these
+    stay constants, so that operators find their weights.
     """
     x, y = op.inputs[0], op.outputs[0]
-    if ctx.tensor(x).dtype == "FLOAT16":
-        data = ctx.tensor(x).data
-        if data is not None:
-            rank = range(data.ndim)
-            wide = ctx.initializer(
-                data.transpose(list(rank)).astype(np.float32), ctx.tensor(y).name or "weight"
-            )
-            ctx.write(y, wide)
-            return
+    source = ctx.tensor(x)
+    if op.code == "DEQUANTIZE" and source.data is not None:
+        if source.dtype == "FLOAT16":
+            data = source.data.astype(np.float32)
+            ctx.constants[y] = Tensor(ctx.tensor(y).name, source.shape, "FLOAT32", data)
+        else:
+            ctx.constants[y] = source
+        return
+    if source.dtype == "FLOAT16":
         cast(ctx, op)
         return
     values, first = operands(ctx, [x])

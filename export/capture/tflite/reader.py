@@ -24,6 +24,7 @@ from edgec.export.errors import InputError, UnsupportedError
 from edgec.export.rewrite.graph import shape_of
 from edgec.export.rewrite.stages import tidy
 from edgec.export.tflite import ABSENT, Model, Operator, load
+from edgec.export.tflite.check import check
 from edgec.export.tflite.names import input_names, output_names
 
 INT16_OPSET = 21
@@ -65,6 +66,7 @@ def from_tflite(
     """
     if isinstance(source, Model):
         model, name = source, where or "model"
+        check(model, where)
     else:
         model, name = load(Path(source)), str(source)
     _check_operators(model, name)

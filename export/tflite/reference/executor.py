@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.model import ABSENT, Model, Operator
 from edgec.export.tflite.names import input_names, output_names
-from edgec.export.tflite.reference import pointwise, products
+from edgec.export.tflite.reference import pointwise, products, tables
 from edgec.export.tflite.reference.frame import Frame, Values
-from edgec.export.tflite.reference.rsqrt import rsqrt
+from edgec.export.tflite.reference.rsqrt import l2_normalization, rsqrt
+from edgec.export.tflite.reference.softmax import softmax
 
-KERNELS: Final[dict[str, Callable[[Frame, Operator, Values], NDArray[Any]]]] = {
+KERNELS: Final[
+    dict[str, Callable[[Frame, Operator, Values], NDArray[Any] | list[NDArray[Any]]]]
+] = {
     "CONV_2D": products.conv_2d,
     "DEPTHWISE_CONV_2D": products.depthwise_conv_2d,
     "FULLY_CONNECTED": products.fully_connected,
@@ -26,7 +29,16 @@ KERNELS: Final[dict[str, Callable[[Frame, Operator, Values], NDArray[Any]]]] = {
     "AVERAGE_POOL_2D": pointwise.average_pool_2d,
     "MAX_POOL_2D": pointwise.max_pool_2d,
     "MEAN": pointwise.mean,
-    "SOFTMAX": pointwise.softmax,
+    "SOFTMAX": softmax,
+    "SUM": pointwise.sum_,
+    "L2_NORMALIZATION": l2_normalization,
+    "LOGISTIC": tables.logistic,
+    "TANH": tables.tanh,
+    "GELU": tables.gelu,
+    "RESIZE_BILINEAR": pointwise.resize_bilinear,
+    "SPLIT": pointwise.split,
+    "SPLIT_V": pointwise.split,
+    "SLICE": pointwise.slice_,
     "RSQRT": rsqrt,
     "NEG": pointwise.neg,
     "QUANTIZE": pointwise.quantize,
@@ -40,7 +52,8 @@ KERNELS: Final[dict[str, Callable[[Frame, Operator, Values], NDArray[Any]]]] = {
     "PAD": pointwise.pad,
     "CONCATENATION": pointwise.concatenation,
 }
-"""The operators of int8 networks with convolutions, attention and spelled-out LayerNorm."""
+"""The operators of int8 networks with convolutions, attention and spelled-out LayerNorm, which may
+also be float."""
 
 
 def run(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -78,5 +91,7 @@ def run_all(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[int, NDArra
             raise UnsupportedError(
                 "EC306", "no reference kernel for this form", where=place, why=str(error) or None
             ) from error
-        values[operator.outputs[0]] = result.astype(frame.outputs[0].numpy_dtype)
+        results = result if isinstance(result, list) else [result]
+        for index, tensor, value in zip(operator.outputs, frame.outputs, results, strict=True):
+            values[index] = value.astype(tensor.numpy_dtype)
     return values

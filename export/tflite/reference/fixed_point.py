@@ -59,7 +59,7 @@ def _split(real: float) -> tuple[int, int]:
     return (0, 0) if exponent < -31 else (mantissa, exponent)
 
 
-def doubling_high_product(a: Integers, b: Integers) -> Integers:
+def doubling_high_product(a: Integers, b: Integers | np.int64) -> Integers:
     """The upper half of ``2·a·b``, rounded to nearest, halves upwards."""
     product = a * b
     nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))

@@ -44,6 +44,8 @@ def _aligned(frame: Frame, values: Values, shift: int) -> tuple[Integers, Intege
 
 def add(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     """ADD and SUB."""
+    if (floats := _floats(op, values)) is not None:
+        return floats
     a, b, twice = _aligned(frame, values, _SUM_SHIFT)
     y = frame.outputs[0]
     total = a + b if op.code == "ADD" else a - b
@@ -53,14 +55,37 @@ def add(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
 
 def squared_difference(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     """(a − b)²."""
+    if (floats := _floats(op, values)) is not None:
+        return floats
     a, b, twice = _aligned(frame, values, _DIFFERENCE_SHIFT)
     y = frame.outputs[0]
     back = Multiplier.of(twice * twice / ((1 << 2 * _DIFFERENCE_SHIFT) * float(scale_of(y))))
     return finish(back((a - b) ** 2), y)
 
 
+def _floats(op: Operator, values: Values) -> NDArray[Any] | None:
+    """The result in single precision, if the operands are floats."""
+    a, b = values[0], values[1]
+    assert a is not None
+    assert b is not None
+    if a.dtype != np.float32 or b.dtype != np.float32:
+        return None
+    if op.code in ("ADD", "MUL"):
+        result: NDArray[Any] = a + b if op.code == "ADD" else a * b
+    else:
+        result = a - b if op.code == "SUB" else (a - b) * (a - b)
+    activation = op.options.get("fused_activation_function", "NONE")
+    low, high = {"RELU": (0, np.inf), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1)}.get(
+        activation, (-np.inf, np.inf)
+    )
+    clamped: NDArray[Any] = np.clip(result, np.float32(low), np.float32(high))
+    return clamped
+
+
 def mul(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     """The scales are multiplied and divided in single precision."""
+    if (floats := _floats(op, values)) is not None:
+        return floats
     (a, a_tensor), (b, b_tensor) = _pair(frame, values)
     y = frame.outputs[0]
     real = np.float32(scale_of(a_tensor)) * np.float32(scale_of(b_tensor)) / np.float32(scale_of(y))
@@ -109,37 +134,100 @@ def _window(frame: Frame, op: Operator, x: NDArray[Any], row: int, column: int) 
 
 def mean(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     """The number of elements goes into the multiplier, as far as that stays precise."""
-    x, axes = values[0], values[1]
-    assert x is not None
-    assert axes is not None
+    x, over, count = _reduced(values)
     tensor, y = frame.inputs[0], frame.outputs[0]
     assert tensor is not None
-    over = tuple(int(a) % x.ndim for a in np.asarray(axes).reshape(-1))
-    count = int(np.prod([x.shape[a] for a in over]))
-    total = x.astype(np.int64).sum(axis=over) - zero_of(tensor) * count
+    if x.dtype == np.float32:
+        return (_sum_in_order(x, over) / np.float32(count)).reshape(y.shape)
     given = Multiplier.of(float(np.float32(scale_of(tensor)) / np.float32(scale_of(y))))
     exponent = int(given.exponent)
     shift = min(count.bit_length() - 1, 32, 31 + exponent)
     mantissa = (int(given.mantissa) << shift) // count
     multiplier = Multiplier(np.asarray(mantissa, np.int64), np.asarray(exponent - shift, np.int64))
+    total = x.astype(np.int64).sum(axis=over) - zero_of(tensor) * count
     return finish(multiplier(total), y).reshape(y.shape)
 
 
-def softmax(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
-    """Exponentials of the 256 possible differences to the maximum, in single precision."""
-    x = values[0]
-    assert x is not None
+def sum_(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+    """One multiplication of the sum.
+
+    As LiteRT's optimised kernel: the plain one of LiteRT 2.3 ignores the scales of int8 sums.
+    """
+    x, over, count = _reduced(values)
     tensor, y = frame.inputs[0], frame.outputs[0]
     assert tensor is not None
-    step = np.float32(op.options["beta"]) * np.float32(scale_of(tensor))
-    table = np.exp(-step * np.arange(256, dtype=np.float32)).astype(np.float32)
-    distance = x.max(axis=-1, keepdims=True).astype(np.int64) - x
-    powers = table[distance]
-    total = np.zeros(powers.shape[:-1], np.float32)
-    for i in range(powers.shape[-1]):  # in the kernel's order
-        total = total + powers[..., i]
-    inverse = np.float32(1) / (total * np.float32(scale_of(y)))
-    return finish(rounded(powers * inverse[..., None]).astype(np.int64), y)
+    if x.dtype == np.float32:
+        return _sum_in_order(x, over).reshape(y.shape)
+    multiplier = Multiplier.of(float(np.float32(scale_of(tensor)) / np.float32(scale_of(y))))
+    total = x.astype(np.int64).sum(axis=over) - zero_of(tensor) * count
+    return finish(multiplier.once(total), y).reshape(y.shape)
+
+
+def _reduced(values: Values) -> tuple[NDArray[Any], tuple[int, ...], int]:
+    """Operand, axes and number of elements of a reduction."""
+    x, axes = values[0], values[1]
+    assert x is not None
+    assert axes is not None
+    over = tuple(sorted({int(a) % x.ndim for a in np.asarray(axes).reshape(-1)}))
+    return x, over, int(np.prod([x.shape[a] for a in over]))
+
+
+def _sum_in_order(x: NDArray[Any], over: tuple[int, ...]) -> NDArray[Any]:
+    """One element after the other in single precision, as a loop does."""
+    kept = [a for a in range(x.ndim) if a not in over]
+    rows = x.transpose(*kept, *over).reshape(*(x.shape[a] for a in kept), -1)
+    return np.cumsum(rows, axis=-1, dtype=np.float32)[..., -1]
+
+
+def resize_bilinear(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+    """Positions and weights in tenths of bits: 1024 steps between two pixels."""
+    x, y = values[0], frame.outputs[0]
+    assert x is not None
+    if x.dtype != np.int8:
+        raise ValueError("resizing of floats")
+    rows, columns = (_interpolation(op, x.shape[a], y.shape[a]) for a in (1, 2))
+    wide = x.astype(np.int64)
+    total = np.zeros(y.shape, np.int64)
+    for row, row_weight in rows:
+        for column, column_weight in columns:
+            weight = row_weight[:, None, None] * column_weight[None, :, None]
+            total += wide[:, row][:, :, column] * weight
+    half = np.where(total > 0, 1 << 19, -(1 << 19))
+    return np.trunc((total + half) / (1 << 20)).astype(np.int8)
+
+
+def _interpolation(op: Operator, size: int, target: int) -> list[tuple[Integers, Integers]]:
+    """Lower and upper neighbour of each output with their weights out of 1024."""
+    corners = op.options["align_corners"] and target > 1
+    old, new = (size - 1, target - 1) if corners else (size, target)
+    scale = ((1 << 10) * old + new // 2) // new
+    place = np.arange(target, dtype=np.int64) * scale
+    if op.options["half_pixel_centers"]:
+        place += scale // 2 - (1 << 9)
+    # C's division rounds towards zero
+    lower = np.maximum(np.trunc(place / 1024).astype(np.int64), 0)
+    upper = np.minimum(np.trunc((place + 1023) / 1024).astype(np.int64), size - 1)
+    above = place - 1024 * lower
+    return [(lower, 1024 - above), (upper, above)]
+
+
+def split(frame: Frame, op: Operator, values: Values) -> list[NDArray[Any]]:
+    """SPLIT and SPLIT_V: parts of the outputs' sizes."""
+    axis, x = (values[0], values[1]) if op.code == "SPLIT" else (values[2], values[0])
+    assert axis is not None
+    assert x is not None
+    place = int(np.asarray(axis).reshape(-1)[0]) % x.ndim
+    ends = np.cumsum([y.shape[place] for y in frame.outputs])[:-1]
+    return np.split(x, ends, axis=place)
+
+
+def slice_(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+    """A block of the output's size."""
+    x, begin = values[0], values[1]
+    assert x is not None
+    assert begin is not None
+    spans = zip(np.asarray(begin).reshape(-1), frame.outputs[0].shape, strict=True)
+    return x[tuple(slice(int(b), int(b) + n) for b, n in spans)]
 
 
 def neg(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:

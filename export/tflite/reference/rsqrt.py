@@ -1,4 +1,4 @@
-"""RSQRT of int8: Newton's iteration in gemmlowp's fixed point."""
+"""RSQRT and L2_NORMALIZATION of int8: Newton's iteration in gemmlowp's fixed point."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from edgec.export.tflite.reference.fixed_point import (
 from edgec.export.tflite.reference.frame import Frame, Values
 
 _EXTRA = 20
+_NORM_BITS = 7
 _ONE = 1 << 28
 """1 with three integer bits."""
 _HALF_THREE = _ONE + _ONE // 2
@@ -33,6 +34,8 @@ def rsqrt(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     x, tensor, y = values[0], frame.inputs[0], frame.outputs[0]
     assert x is not None
     assert tensor is not None
+    if x.dtype.kind == "f":
+        return np.float32(1) / np.sqrt(x)
     steps = x.astype(np.int64) - zero_of(tensor)
     if steps.min() < 0:
         raise ValueError("the square root of a negative number")
@@ -45,6 +48,20 @@ def rsqrt(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
         for step in map(int, np.unique(steps))
     }
     return finish(np.vectorize(found.__getitem__, otypes=[np.int64])(steps), y)
+
+
+def l2_normalization(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+    """Along the last axis; the output has the scale 1/128 and no zero point."""
+    x, tensor, y = values[0], frame.inputs[0], frame.outputs[0]
+    assert x is not None
+    assert tensor is not None
+    steps = x.astype(np.int64) - zero_of(tensor)
+    pairs = [_mantissa(int(total)) for total in (steps * steps).sum(axis=-1).reshape(-1)]
+    shape = (*steps.shape[:-1], 1)
+    mantissa, exponent = (
+        np.array(part, np.int64).reshape(shape) for part in zip(*pairs, strict=True)
+    )
+    return finish(Multiplier(mantissa, _NORM_BITS - exponent)(steps), y)
 
 
 @lru_cache(maxsize=4096)

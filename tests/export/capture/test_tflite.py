@@ -198,6 +198,41 @@ def test_float16_weights() -> None:
     np.testing.assert_allclose(runner(from_tflite(model)).run({"x": x})["y"], want, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["FLOAT16", "INT8"])
+def test_convolution_with_weights_behind_dequantize(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    if kind == "FLOAT16":
+        stored = Tensor("w", (4, 3, 3, 3), kind, rng.standard_normal((4, 3, 3, 3)).astype("<f2"))
+    else:
+        data = rng.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8)
+        scale = Quantization(np.full(4, 0.01, np.float32) * np.arange(1, 5), np.zeros(4, int), 0)
+        stored = Tensor("w", data.shape, kind, data, scale)
+    tensors = [
+        Tensor("x", (1, 6, 6, 3), "FLOAT32"),
+        stored,
+        Tensor("real", (4, 3, 3, 3), "FLOAT32"),
+        Tensor("b", (4,), "FLOAT32", rng.standard_normal(4).astype(np.float32)),
+        Tensor("y", (1, 6, 6, 4), "FLOAT32"),
+    ]
+    version = 3 if kind == "FLOAT16" else 5
+    operators = [
+        Operator("DEQUANTIZE", [1], [2], {}, version),
+        Operator("CONV_2D", [0, 2, 3], [4], UNIT),
+    ]
+    graph = from_tflite(
+        Model([Subgraph(tensors, [0], [4], operators, "main")]), channels_first=False
+    )
+    (conv,) = [n for n in graph.graph if n.op_type == "Conv"]
+    weight = conv.inputs[1]
+    assert weight is not None
+    assert (weight.producer() is None) == (kind == "FLOAT16")
+    x = rng.standard_normal((1, 6, 6, 3)).astype(np.float32)
+    tensors[2].data = dequantized(np.asarray(stored.data), stored).astype(np.float32)
+    plain = Model([Subgraph(tensors, [0], [4], operators[1:], "main")])
+    want = LiteRTRunner(plain, kernels="reference").run({"x": x})["y"]
+    np.testing.assert_allclose(runner(graph).run({"x": x})["y"], want, rtol=1e-4, atol=1e-5)
+
+
 def test_dynamic_range_weights() -> None:
     """LiteRT rounds the activations at run time; the graph keeps them float."""
     rng = np.random.default_rng(0)
