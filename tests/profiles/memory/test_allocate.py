@@ -48,9 +48,7 @@ def test_the_core_answers_as_the_python_search_does(
         best = optimum(problem)
         ways = strategies(problem, seed=seed)
         for capacity in (best - 1, best, best + 2):
-            answers = [
-                s.search(problem, capacity, ways, seconds=20) for s in (core, python_search)
-            ]
+            answers = [s.search(problem, capacity, ways, seconds=20) for s in (core, python_search)]
             assert answers[0] == answers[1]
             if capacity < best:
                 assert answers[0].status == "infeasible"
@@ -75,9 +73,7 @@ def test_the_core_and_python_take_the_same_decisions_on_larger_problems(guilloti
         pytest.skip("no C compiler here")
     problem = guillotine(7, 40, 120, 256)
     ways = strategies(problem)
-    first, second = (
-        s.search(problem, 256, ways, seconds=60) for s in (core, python_search)
-    )
+    first, second = (s.search(problem, 256, ways, seconds=60) for s in (core, python_search))
     assert first == second
     assert first.status == "found"
 
@@ -161,9 +157,7 @@ def test_the_library_is_compiled_once_and_whole(
     core._library.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("EDGEC_NO_COMPILER", "1"), ("CC", "/bin/false")]
-)
+@pytest.mark.parametrize(("name", "value"), [("EDGEC_NO_COMPILER", "1"), ("CC", "/bin/false")])
 def test_without_a_compiler_the_answers_are_the_same(
     name: str,
     value: str,

@@ -142,7 +142,11 @@ def test_lives_reach_from_the_first_to_the_last_use() -> None:
 def test_inputs_live_from_the_start_and_outputs_to_the_end() -> None:
     program = Program(
         "late",
-        (Buffer("x", 1, kind="input"), Buffer("y", 1, kind="output"), Buffer("z", 1, kind="output")),
+        (
+            Buffer("x", 1, kind="input"),
+            Buffer("y", 1, kind="output"),
+            Buffer("z", 1, kind="output"),
+        ),
         (Step("k", (), ("y",)), Step("k", ("x",), ("z",)), Step("k", ("x",), ("z",))),
     )
     assert lifetimes(program) == {"x": Life(0, 3), "y": Life(0, 3), "z": Life(1, 3)}
@@ -151,9 +155,7 @@ def test_inputs_live_from_the_start_and_outputs_to_the_end() -> None:
 def test_only_inputs_that_die_may_be_overlapped() -> None:
     found = arena(network(), [b.id for b in network().buffers])
     items = found.problem.items
-    pairs = {
-        (items[a.below].id, items[a.above].id): a.distance for a in found.problem.allowed
-    }
+    pairs = {(items[a.below].id, items[a.above].id): a.distance for a in found.problem.allowed}
     # a is needed by the sum, so the activation cannot work in place on it
     assert pairs == {("c", "a"): 0, ("c", "b"): 3}
     assert not arena(network(), ["a", "b", "c"], overlaps=False).problem.allowed
