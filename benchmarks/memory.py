@@ -3,13 +3,13 @@
     PYTHONPATH=.src EDGEC_BENCH_DATA=... python benchmarks/memory.py
     PYTHONPATH=.src python benchmarks/memory.py --orders zoo timm:nasnetalarge@331
 
-EDGEC_BENCH_DATA/memory holds tables in MiniMalloc's format; a number in a file's name is the capacity
-that has to be met, otherwise the lower bound is. Guillotine instances are made here as well: a
-rectangle cut into buffers, whose optimum is known and has no slack. Seconds are wall clock on the
-machine of the run, with two search threads.
+EDGEC_BENCH_DATA/memory holds tables in MiniMalloc's format; a number in a file's name is the
+capacity that has to be met, otherwise the lower bound is. Guillotine instances are made here as
+well: a rectangle cut into buffers, whose optimum is known and has no slack. Seconds are wall clock
+on the machine of the run, with two search threads.
 
---orders captures networks and searches for an order of their steps: live bytes of int8 tensors, without
-overlap, so that the figures compare with other schedulers.
+--orders captures networks and searches for an order of their steps: live bytes of int8 tensors,
+without overlap, so that the figures compare with other schedulers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import platform
 import random
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,6 @@ def orders(name: str, time_limit: float) -> dict[str, Any]:
     options = {"input_size": size or None, "shapes": None}
     graph = graph_of(model, get_target("generic-x86-64"), options, Reporter(quiet=True))
     program = from_onnx(graph)
-    import time
-
     start = time.monotonic()
     found = best_order(order_graph(program, overlaps=False), time_limit=time_limit)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_microcontrollers_have_memories_with_sources() -> None:
         assert (first.kind, first.bytes) == ("ram", ram)
         assert {m.kind for m in target.memory} == {"ram", "flash"}
         spans = sorted((m.base or 0, m.bytes) for m in target.memory)
-        assert all(a + b <= c for (a, b), (c, _) in zip(spans, spans[1:], strict=False))
+        assert all(a + b <= c for (a, b), (c, _) in itertools.pairwise(spans))
         assert all("STMicroelectronics RM" in m.source for m in target.memory)
 
 
