@@ -15,7 +15,7 @@ from edgec.export.errors import InternalError
 from edgec.profiles.memory import interpret
 from edgec.profiles.memory.interpret import Call
 from edgec.profiles.memory.overlap import Window, window
-from edgec.profiles.memory.plan import Plan, Placed, plan
+from edgec.profiles.memory.plan import Placed, Plan, plan
 from edgec.profiles.memory.program import Affine, Buffer, Loop, Overlap, Program, Step
 from edgec.profiles.memory.regions import Region
 
