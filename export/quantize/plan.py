@@ -212,9 +212,22 @@ class _Planner:
             if not any(constants) and not self.scheme.attention:
                 return "product of two activations"
             return ""
-        if node.op_type in _ELEMENTWISE and any(constants) and not self.scheme.constant_operands:
-            return "constant operand"
+        if node.op_type in _ELEMENTWISE and any(constants):
+            if not self.scheme.constant_operands:
+                return "constant operand"
+            if self._is_bias(node):
+                return "bias of a MatMul"
         return ""
+
+    def _is_bias(self, node: ir.Node) -> bool:
+        """Whether an Add belongs to the kernel of the MatMul before it."""
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if producer is not None and producer.op_type == "MatMul":
+                add = _bias_add(producer)
+                if add is not None and add[0] is node and not self._obstacle(producer):
+                    return "MatMul" in self.scheme.kernels
+        return False
 
     def _gemm_obstacle(self, node: ir.Node) -> str:
         weight = constant_of(node.inputs[1])
@@ -233,7 +246,8 @@ class _Planner:
 
     def _write(self, node: ir.Node) -> None:
         """Mark what an integer kernel writes, behind an activation it absorbs."""
-        for value in node.outputs:
+        add = _bias_add(node) if node.op_type == "MatMul" else None
+        for value in node.outputs if add is None else add[0].outputs:
             written = self._behind_absorbed(value)
             self.source[written] = written
 

@@ -233,6 +233,48 @@ TENSORRT = QuantScheme(
     bounds=_BOUNDS,
 )
 
+# TensorFlow Lite 8-bit quantization specification. Softmax, sigmoid, tanh and the L2 norm write on
+# grids that the specification fixes; norms have no integer kernel and stay float. Concatenated
+# tensors share a grid in TFLite: the writer of the .tflite file requantizes where they do not.
+TFLITE = QuantScheme(
+    name="tflite",
+    activation="int8",
+    symmetric=False,
+    kernels=frozenset(
+        {
+            "Conv",
+            "ConvTranspose",
+            "MatMul",
+            "Gemm",
+            "Add",
+            "Sub",
+            "Mul",
+            "Sigmoid",
+            "Tanh",
+            "Softmax",
+            "LpNormalization",
+            "Gelu",
+            "HardSwish",
+            "LeakyRelu",
+            "Relu",
+            "GlobalAveragePool",
+            "ReduceMean",
+            "ReduceSum",
+            "Concat",
+        }
+    ),
+    opportunistic=frozenset({"Concat"}),
+    absorbed=frozenset({"Relu", "Clip"}),
+    same_scale=DATA_MOVEMENT | {"AveragePool", "Resize", "Pad", "ReduceMax", "ReduceMin"},
+    constant_operands=True,
+    fixed={
+        "Softmax": (0.0, 255 / 256),
+        "Sigmoid": (0.0, 255 / 256),
+        "Tanh": (-1.0, 127 / 128),
+        "LpNormalization": (-1.0, 127 / 128),
+    },
+)
+
 
 def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
     return UsageError(
@@ -242,7 +284,9 @@ def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
     )
 
 
-SCHEMES: Mapping[str, QuantScheme] = {s.name: s for s in (ORT_X86, ORT_X86_VNNI, ORT_ARM, TENSORRT)}
+SCHEMES: Mapping[str, QuantScheme] = {
+    s.name: s for s in (ORT_X86, ORT_X86_VNNI, ORT_ARM, TENSORRT, TFLITE)
+}
 
 
 def get_scheme(name: str) -> QuantScheme:
