@@ -31,11 +31,12 @@ def bench(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time artifacts with ONNX Runtime: all samples kept, artifacts interleaved."""
+    """Time artifacts (ONNX Runtime, LiteRT): all samples kept, artifacts interleaved."""
     import edgec
     from edgec.export.files import atomic_write, dump_json
     from edgec.export.progress import Reporter
     from edgec.runtime.bench import bench_local
+    from edgec.runtime.runners import runnable_here
 
     if device != "local":
         raise UsageError(
@@ -44,9 +45,7 @@ def bench(
             fix="this version measures --device local",
         )
     opened = edgec.load(bundle)
-    names = artifact or [
-        a.path for a in opened.manifest.artifacts if a.format == "onnx" and a.status == "built"
-    ]
+    names = artifact or [a.path for a in runnable_here(opened)]
     chosen = [opened.artifact(name) for name in names]
     reporter = Reporter(1, quiet=quiet)
     with reporter.stage(f"measure {len(chosen)} artifacts") as tick:

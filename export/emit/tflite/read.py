@@ -285,7 +285,8 @@ class _Reader:
             if twin is None or twin.quantization is None or twin.const is not None:
                 return None
             return [twin.quantization] * len(outputs)
-        if op not in INTEGER or not INTEGER[op](self.flavour):
+        weighted = op == "MatMul" and any(self._array(v) is not None for v in operands[:2])
+        if op not in INTEGER or not (weighted or INTEGER[op](self.flavour)):
             return None
         floats = [v for v in operands if v is not None and v.dtype == ir.DataType.FLOAT]
         if any(v not in self.twins for v in floats):
@@ -341,6 +342,8 @@ class _Reader:
     def _activation_of(self, node: ir.Node) -> tuple[ir.Node, str] | None:
         if node.op_type not in _FUSABLE or len(node.outputs) != 1:
             return None
+        if node.op_type == "MatMul" and all(self._array(v) is None for v in node.inputs):
+            return None  # BATCH_MATMUL has no activation
         user = sole_user(node.outputs[0])
         if user is None or user.op_type not in ("Relu", "Clip"):
             return None
