@@ -55,8 +55,8 @@ class Artifact:
     Attributes:
         path: file or folder inside the bundle, with forward slashes.
         format: ``"onnx"``, ``"tensorrt"``, ``"tflite"`` or ``"c"``.
-        precision: ``"fp32"``, ``"fp16"``, ``"int8"``, or ``"dyn8"`` (int8 weights, float activations);
-            ``scheme`` says exactly which int8.
+        precision: ``"fp32"``, ``"fp16"``, ``"int8"`` (``scheme`` says exactly which), or
+            ``"dyn8"``: int8 weights, float activations.
         status: ``"built"`` (a finished file), ``"bundle"`` (to be finished on the device) or
             ``"skipped"``, with `why`.
         bytes: size on disk.

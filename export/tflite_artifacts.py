@@ -13,6 +13,7 @@ import edgec
 from edgec.export.bundle import Artifact
 from edgec.export.data import CalibrationData
 from edgec.export.emit.onnx_file import serialize
+from edgec.export.emit.tflite.flavour import FLAVOURS
 from edgec.export.emit.tflite.write import TfliteFile, TflitePrecision, convert
 from edgec.export.errors import InternalError, UnsupportedError
 from edgec.export.files import sha256_bytes
@@ -23,7 +24,7 @@ from edgec.export.plan import Job
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
 from edgec.export.quantize.calibrate import Calibration
-from edgec.export.quantize.scheme import TFLITE
+from edgec.export.quantize.scheme import TFLITE, get_scheme
 from edgec.models.preprocess import Preprocess
 from edgec.runtime.agreement import Agreement, compare
 from edgec.runtime.onnx_runner import OnnxRunner
@@ -169,10 +170,13 @@ def _integer(
     assert quantization is not None
     assert source.calibration is not None
     assert data is not None
-    own = replace(quantization, scheme=TFLITE, notes=[])
+    wanted = source.job.target.int8_scheme or ""
+    scheme = get_scheme(wanted) if wanted in FLAVOURS else TFLITE
+    own = replace(quantization, scheme=scheme, notes=[])
     graph = own.quantize(source.master, source.calibration, data, tick)
-    file = convert(graph, precision="int8", metadata=_metadata(source))
-    artifact = _artifact("int8", file, f"int8 ({TFLITE.name})")
+    flavour = FLAVOURS[scheme.name]
+    file = convert(graph, precision="int8", flavour=flavour, metadata=_metadata(source))
+    artifact = _artifact("int8", file, f"int8 ({scheme.name})")
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN), file.content
@@ -198,7 +202,7 @@ def _integer(
 
 
 def _steps(found: Agreement, runner: TfliteArtifactRunner) -> dict[str, Any]:
-    """Largest difference in steps of the output's grid, and how often the best class is the same."""
+    """Largest difference in steps of the outputs' grids, and agreement of the best class."""
     steps = [
         output.max_abs / runner.steps[name]
         for name, output in found.outputs.items()

@@ -64,12 +64,15 @@ class TfliteArtifactRunner:
     def steps(self) -> dict[str, float]:
         """Scale of the integers behind each output; outputs computed in float are left out."""
         main = self.runner.model.main
-        behind = {op.outputs[0]: op for op in main.operators if op.code == "DEQUANTIZE"}
+        moving = ("DEQUANTIZE", "RESHAPE", "TRANSPOSE")
+        behind = {op.outputs[0]: op.inputs[0] for op in main.operators if op.code in moving}
         found = {}
-        for (name, tensor), index in zip(self._out.items(), main.outputs, strict=True):
-            source = main.tensors[behind[index].inputs[0]] if index in behind else tensor
-            if source.quantization is not None:
-                found[name] = float(source.quantization.scale[0])
+        for name, index in zip(self._out, main.outputs, strict=True):
+            while index in behind and main.tensors[index].quantization is None:
+                index = behind[index]
+            grid = main.tensors[index].quantization
+            if grid is not None:
+                found[name] = float(grid.scale[0])
         return found
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,4 +107,5 @@ def _integers(array: Tensor, tensor: TfliteTensor) -> Tensor:
         return array
     info = np.iinfo(tensor.numpy_dtype)
     levels = np.rint(array / grid.scale[0]) + grid.zero_point[0]
-    return np.clip(levels, info.min, info.max).astype(tensor.numpy_dtype)
+    found: Tensor = np.clip(levels, info.min, info.max).astype(tensor.numpy_dtype)
+    return found

@@ -15,7 +15,7 @@ from edgec.export.errors import InputError
 KINDS = ("gpu", "cpu", "mcu", "npu")
 FORMATS = ("onnx", "tensorrt", "tflite", "c")
 PRECISIONS = ("fp32", "fp16", "int8")
-INT8_SCHEMES = ("ort-x86", "ort-arm", "tensorrt", "tflite")
+INT8_SCHEMES = ("ort-x86", "ort-arm", "tensorrt", "tflite", "tflite-full")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -205,7 +206,9 @@ class _Planner:
         if all(constants):
             return "constant"
         if node.op_type in ("Conv", "ConvTranspose"):
-            return "" if constants[1] and not constants[0] else "weight is not constant"
+            if not constants[1] or constants[0]:
+                return "weight is not constant"
+            return self._depthwise_obstacle(node)
         if node.op_type == "Gemm":
             return self._gemm_obstacle(node)
         if node.op_type == "MatMul":
@@ -218,6 +221,13 @@ class _Planner:
             if self._is_bias(node):
                 return "bias of a MatMul"
         return ""
+
+    def _depthwise_obstacle(self, node: ir.Node) -> str:
+        limit, weight = self.scheme.largest_depthwise, node.inputs[1]
+        shape = () if weight is None or weight.shape is None else tuple(weight.shape.numpy())
+        if limit is None or not _is_depthwise(node, shape) or prod(shape[2:]) <= limit:
+            return ""
+        return f"depthwise kernel of {prod(shape[2:])} taps"
 
     def _is_bias(self, node: ir.Node) -> bool:
         """Whether an Add belongs to the kernel of the MatMul before it."""

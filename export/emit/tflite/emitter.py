@@ -80,9 +80,7 @@ class Emitter:
         """A new float32 tensor inside the current operator."""
         return self.tensor(f"{self._base()}/{suffix}", shape, np.dtype(np.float32))
 
-    def constant(
-        self, array: Array, name: str, quantization: Quantization | None = None
-    ) -> int:
+    def constant(self, array: Array, name: str, quantization: Quantization | None = None) -> int:
         """A constant; equal ones are stored once. int64 becomes int32."""
         array = np.ascontiguousarray(array).reshape(np.shape(array))
         if array.dtype == np.int64:
@@ -98,9 +96,7 @@ class Emitter:
         digest = hashlib.sha256(array.tobytes()).digest()
         key = (array.dtype.str, array.shape, digest, grid)
         if key not in self._constants:
-            self._constants[key] = self.tensor(
-                name, array.shape, array.dtype, quantization, array
-            )
+            self._constants[key] = self.tensor(name, array.shape, array.dtype, quantization, array)
         return self._constants[key]
 
     def integers(self, values: Sequence[int], what: str) -> int:
@@ -109,7 +105,7 @@ class Emitter:
 
     def scalar(self, value: float, what: str) -> int:
         """A float32 scalar constant."""
-        return self.constant(np.float32(value), f"{what}/{value:g}")
+        return self.constant(np.array(value, np.float32), f"{what}/{value:g}")
 
     # --- values ------------------------------------------------------------------------------
 
@@ -172,7 +168,9 @@ class Emitter:
         self._emit(code, inputs, output, **options)
         return output
 
-    def multi(self, code: str, inputs: Sequence[int], outputs: Sequence[int], **options: Any) -> None:
+    def multi(
+        self, code: str, inputs: Sequence[int], outputs: Sequence[int], **options: Any
+    ) -> None:
         """One operator with several outputs."""
         operator = Operator(code, list(inputs), list(outputs), options)
         operator.version = version(operator, self.subgraph.tensors)

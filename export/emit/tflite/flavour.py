@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -13,27 +12,36 @@ class Flavour:
     Attributes:
         name: for messages.
         composites: ONNX operators that stay one custom operator each instead of being spelled out
-            in builtins: LayerNormalization, InstanceNormalization, GroupNormalization.
-        integer_gelu: the runtime has GELU on int8 (builtin version 2); otherwise it computes in
-            float between DEQUANTIZE and QUANTIZE.
-        integer_batch_matmul: products of two int8 activations are integer.
-        norms: how norms of integer inputs compute: ``"float"`` between DEQUANTIZE and QUANTIZE,
-            because int8 MEAN, SUB and SQUARED_DIFFERENCE would round the mean and the variance to 8
-            bits each; composites take integers as they are.
+            in builtins: LayerNormalization, InstanceNormalization, GroupNormalization. Spelled out
+            they compute in float, between DEQUANTIZE and QUANTIZE in integer networks: int8 MEAN
+            and SQUARED_DIFFERENCE would round mean and variance to 8 bits each. Composites take
+            integers as they are.
+        float_operators: operators that compute in float between DEQUANTIZE and QUANTIZE although
+            the runtime has an integer kernel, because another one is faster; ``MatMul`` means
+            products of two activations.
         max_rank: most dimensions of a TRANSPOSE.
     """
 
     name: str = "litert"
     composites: frozenset[str] = frozenset()
-    integer_gelu: bool = True
-    integer_batch_matmul: bool = True
-    norms: Literal["float", "composite"] = "float"
+    float_operators: frozenset[str] = frozenset()
     max_rank: int = 6
 
 
-LITERT = Flavour()
+LITERT = Flavour(
+    float_operators=frozenset({"Softmax", "Gelu", "LpNormalization", "ReduceSum", "MatMul"})
+)
+"""LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in
+float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`)."""
+
+INTEGER = Flavour(name="integer")
+"""Every operator on integers that has a kernel for them: Edge TPU, TensorFlow Lite Micro."""
+
 C = Flavour(
     name="c",
     composites=frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization"}),
-    norms="composite",
 )
+"""Our own microcontroller backend."""
+
+FLAVOURS = {"tflite": LITERT, "tflite-full": INTEGER}
+"""Quantization scheme → flavour that keeps its operators as they are meant."""

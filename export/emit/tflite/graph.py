@@ -118,6 +118,7 @@ class Graph:
     """Nodes in the order of execution.
 
     Attributes:
+        output_names: the network's names of `outputs`.
         requantizations: Quantize nodes from integers to integers, put in because an operator of
             TFLite writes with its input's parameters and the Q/DQ graph wants others.
     """
@@ -125,6 +126,7 @@ class Graph:
     nodes: list[Node]
     inputs: list[Value]
     outputs: list[Value]
+    output_names: list[str]
     name: str = ""
     requantizations: int = 0
 

@@ -6,7 +6,7 @@ tensorflow/lite/kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -41,44 +41,44 @@ SAME_GRID = frozenset(
 scale): output and input have one scale and zero point."""
 
 
-def _always(flavour: Flavour) -> bool:
-    return True
-
-
-INTEGER: Mapping[str, Callable[[Flavour], bool]] = {
-    **dict.fromkeys(
-        (
-            "Conv",
-            "ConvTranspose",
-            "Gemm",
-            "Add",
-            "Sub",
-            "Mul",
-            "Sigmoid",
-            "Tanh",
-            "Softmax",
-            "Relu",
-            "LeakyRelu",
-            "PRelu",
-            "HardSwish",
-            "LpNormalization",
-            "GlobalAveragePool",
-            "ReduceMean",
-            "ReduceSum",
-            "Max",
-            "Min",
-            "Abs",
-            "Concat",
-        ),
-        _always,
-    ),
-    "MatMul": lambda flavour: flavour.integer_batch_matmul,
-    "Gelu": lambda flavour: flavour.integer_gelu,
-    "LayerNormalization": lambda flavour: "LayerNormalization" in flavour.composites,
-    "InstanceNormalization": lambda flavour: "InstanceNormalization" in flavour.composites,
-    "GroupNormalization": lambda flavour: "GroupNormalization" in flavour.composites,
-}
+INTEGER = frozenset(
+    {
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "Add",
+        "Sub",
+        "Mul",
+        "Sigmoid",
+        "Tanh",
+        "Softmax",
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "HardSwish",
+        "LpNormalization",
+        "GlobalAveragePool",
+        "ReduceMean",
+        "ReduceSum",
+        "Concat",
+        "MatMul",
+        "Gelu",
+    }
+)
 """Operators with a kernel on int8 whose scales are free, apart from `FIXED`."""
+
+
+ROUNDING = frozenset({"AveragePool", "Resize", "Pad"})
+"""Operators of `SAME_GRID` whose results may lie between the integers: they round, which only is
+what the Q/DQ graph means if it quantizes the result."""
+
+
+def computes_on_integers(op: str, flavour: Flavour) -> bool:
+    """Whether `op` between quantized tensors becomes an integer operator."""
+    if op in flavour.composites:
+        return True
+    return op in INTEGER and op not in flavour.float_operators
+
 
 FIXED: Mapping[str, tuple[int, int]] = {
     "Softmax": (8, -128),

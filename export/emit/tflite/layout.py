@@ -148,8 +148,9 @@ class _Search:
         return cost, tuple(sorted(after.items()))
 
     def _move(self, number: int, there: tuple[Perm, ...], perm: Perm) -> float:
-        shape = self.values[number].shape
-        return min(move_cost(shape, known, perm) for known in there)
+        value = self.values[number]
+        wide = value.dtype.itemsize / 4
+        return wide * min(move_cost(value.shape, known, perm) for known in there)
 
     def _finish(self, state: _State, entry: _Entry) -> _Entry:
         there = dict(state)

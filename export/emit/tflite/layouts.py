@@ -158,9 +158,7 @@ def product(node: Node, choices: Choices) -> Iterator[Config]:
     """
     rank = len(node.outputs[0].shape)
     m, n = rank - 2, rank - 1
-    batches = distinct(
-        tuple(axis for axis in perm if axis < m) for perm in choices.of_rank(rank)
-    )
+    batches = distinct(tuple(axis for axis in perm if axis < m) for perm in choices.of_rank(rank))
     for batch in batches:
         plain, turned = (*batch, m, n), (*batch, n, m)
         for left in (plain, turned):
@@ -193,7 +191,8 @@ def view(node: Node, choices: Choices) -> Iterator[Config]:
             [plain_targets(change, perm), *choices.wanted[0], identity(ranks[1])]
         ):
             move = stored_move(change, perm, target)
-            yield Config((perm,), (target,), move.cost(source.elements))
+            wide = source.dtype.itemsize / 4
+            yield Config((perm,), (target,), wide * move.cost(source.elements))
 
 
 def stored_axis(perm: Perm, axis: int) -> int:

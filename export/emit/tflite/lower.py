@@ -84,7 +84,7 @@ def emit(graph: Graph, flavour: Flavour) -> Lowered:
             Signature(
                 SIGNATURE,
                 {v.name: i for v, i in zip(graph.inputs, inputs, strict=True)},
-                {v.name: i for v, i in zip(graph.outputs, outputs, strict=True)},
+                dict(zip(graph.output_names, outputs, strict=True)),
             )
         ],
     )

@@ -82,7 +82,9 @@ def _gemm(node: Node) -> Iterator[Node]:
         raise node.refuse("its bias is no constant vector")
     if bias is not None and len(bias.shape) != 1:
         assert bias.const is not None
-        bias = Value(bias.name, (bias.elements,), bias.dtype, bias.const.reshape(-1), bias.quantization)
+        bias = Value(
+            bias.name, (bias.elements,), bias.dtype, bias.const.reshape(-1), bias.quantization
+        )
     yield _linear(node, [x, weight, bias], axis=-1)
 
 

@@ -95,9 +95,7 @@ def _rounded(
 def _weights(subgraph: Subgraph, codes: Iterable[str]) -> list[int]:
     """Float32 constants that are weights of these operators, in order of first use."""
     wanted = set(codes)
-    found = [
-        op.inputs[WEIGHT_INPUT[op.code]] for op in subgraph.operators if op.code in wanted
-    ]
+    found = [op.inputs[WEIGHT_INPUT[op.code]] for op in subgraph.operators if op.code in wanted]
     return [
         index
         for index in dict.fromkeys(found)

@@ -4,8 +4,8 @@ A QuantizeLinear/DequantizeLinear pair says on which grid a value lies. An opera
 DequantizeLinear and a QuantizeLinear is one integer operator (TFLite 8-bit quantization
 specification); where the operator has no integer kernel, or a side is float, the conversion becomes
 a node of its own. Operators that only move data keep their input's grid, as their kernels do, and
-those whose output grid TFLite prescribes get it; if the Q/DQ graph wants another grid behind them, a
-Quantize node brings it there by the same formula.
+those whose output grid TFLite prescribes get it; if the Q/DQ graph wants another grid behind them,
+a Quantize node brings it there by the same formula.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from edgec.export.emit.tflite.flavour import Flavour
 from edgec.export.emit.tflite.graph import Array, Graph, Node, Value
 from edgec.export.emit.tflite.grids import (
     FIXED,
-    INTEGER,
+    ROUNDING,
     SAME_GRID,
+    computes_on_integers,
     fixed_grid,
     same_grid,
 )
@@ -48,7 +49,9 @@ STATIC: Mapping[str, tuple[str, ...]] = {
 }
 """Operator → names of operands that have to be constants; they become attributes."""
 
-_FUSABLE = frozenset({"Conv", "MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "AveragePool", "MaxPool"})
+_FUSABLE = frozenset(
+    {"Conv", "MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "AveragePool", "MaxPool"}
+)
 _LIMITS = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 
 
@@ -102,9 +105,9 @@ class _Reader:
             else:
                 done |= self._operator(node)
         outputs = [self._float(v) for v in self.model.graph.outputs]
-        return Graph(
-            self.nodes, inputs, outputs, self.model.graph.name or "", self.requantizations
-        )
+        names = [str(v.name) for v in self.model.graph.outputs]
+        name = self.model.graph.name or ""
+        return Graph(self.nodes, inputs, outputs, names, name, self.requantizations)
 
     # --- values ------------------------------------------------------------------------------
 
@@ -284,9 +287,11 @@ class _Reader:
         if op in SAME_GRID and op != "Concat":
             if twin is None or twin.quantization is None or twin.const is not None:
                 return None
+            if op in ROUNDING and any(self._wanted(v) is None for v in outputs):
+                return None
             return [twin.quantization] * len(outputs)
         weighted = op == "MatMul" and any(self._array(v) is not None for v in operands[:2])
-        if op not in INTEGER or not (weighted or INTEGER[op](self.flavour)):
+        if not weighted and not computes_on_integers(op, self.flavour):
             return None
         floats = [v for v in operands if v is not None and v.dtype == ir.DataType.FLOAT]
         if any(v not in self.twins for v in floats):

@@ -9,6 +9,10 @@ from edgec.export.emit.tflite.graph import Node, Value
 from edgec.export.emit.tflite.operators.padding import padded, window_of
 from edgec.export.tflite.model import Quantization
 
+FEW_CHANNELS = 4
+"""Up to this many, zeros around the kernel are cheaper than a PAD, which copies the image pixel by
+pixel."""
+
 
 def conv_obstacle(node: Node) -> str:
     """Why a Conv cannot be written."""
@@ -23,7 +27,11 @@ def _weight_obstacle(node: Node) -> str:
         return "its weight is computed"
     if len(node.inputs) > 2 and node.inputs[2] is not None and node.inputs[2].const is None:
         return "its bias is computed"
-    if weight.quantized and weight.quantization is not None and weight.quantization.zero_point.any():
+    if (
+        weight.quantized
+        and weight.quantization is not None
+        and weight.quantization.zero_point.any()
+    ):
         return "its integer weights have a zero point; TFLite takes symmetric ones"
     return ""
 
@@ -40,6 +48,13 @@ def emit_conv(emitter: Emitter, node: Node) -> None:
     assert weight is not None
     assert weight.const is not None
     window = window_of(node, weight.shape[2:])
+    array = weight.const
+    size, channels = node.operands[0].shape[2:], node.operands[0].shape[1]
+    if channels <= FEW_CHANNELS and window.scheme(size) == "EXPLICIT":
+        larger = window.grown(size)
+        if larger is not None:
+            more = [(0, k - have) for k, have in zip(larger.kernel, window.kernel, strict=True)]
+            array, window = np.pad(array, [(0, 0), (0, 0), *more]), larger
     source, padding = padded(emitter, emitter.input(0), window)
     options = {
         "padding": padding,
@@ -53,9 +68,7 @@ def emit_conv(emitter: Emitter, node: Node) -> None:
     if is_depthwise(node):
         code, axes, axis = "DEPTHWISE_CONV_2D", (1, 2, 3, 0), 3
         options["depth_multiplier"] = weight.shape[0] // node.operands[0].shape[1]
-    stored = emitter.constant(
-        weight.const.transpose(axes), weight.name, channel_grid(weight, axis)
-    )
+    stored = emitter.constant(array.transpose(axes), weight.name, channel_grid(weight, axis))
     bias = bias_tensor(emitter, node, weight.shape[0])
     emitter.op(code, [source, stored, bias], emitter.output(), **options)
 
@@ -121,7 +134,9 @@ def emit_transpose_conv(emitter: Emitter, node: Node) -> None:
     result = emitter.output()
     n, _, _, channels = emitter.shape(result)
     same = all(
-        full[i] >= out[i] and begin[i] == (full[i] - out[i]) // 2 and -(-out[i] // stride[i]) == size[i]
+        full[i] >= out[i]
+        and begin[i] == (full[i] - out[i]) // 2
+        and -(-out[i] // stride[i]) == size[i]
         for i in (0, 1)
     )
     # output_padding may ask for rows that no window reaches: they hold the bias alone

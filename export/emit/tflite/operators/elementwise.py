@@ -96,9 +96,11 @@ def emit_clip(emitter: Emitter, node: Node) -> None:
     if code is not None:
         emitter.op(code, [source], emitter.output())
         return
-    steps = [("MAXIMUM", low)] * np.isfinite(low) + [("MINIMUM", high)] * np.isfinite(high)
-    for number, (name, bound) in enumerate(steps or [("MAXIMUM", float(np.finfo(np.float32).min))]):
-        last = number == max(len(steps), 1) - 1
+    steps = [("MAXIMUM", max(low, float(np.finfo(np.float32).min)))]
+    if np.isfinite(high):
+        steps = [*(steps if np.isfinite(low) else []), ("MINIMUM", high)]
+    for number, (name, bound) in enumerate(steps, 1):
+        last = number == len(steps)
         target = emitter.output() if last else emitter.temporary("clipped", emitter.shape(source))
         source = emitter.op(name, [source, emitter.scalar(bound, "bound")], target)
 

@@ -247,11 +247,10 @@ def _ratio_is_exact(node: Node) -> bool:
 def _nearest_flags(node: Node) -> tuple[bool, bool] | None:
     """Flags under which TFLite picks the pixels that ONNX picks, found by comparing all of them."""
     x, y = node.operands[0].shape, node.outputs[0].shape
+    wanted = [_onnx_pixels(node, x[i], y[i], i) for i in (2, 3)]
     for flags in ((False, False), (False, True), (True, False)):
-        if all(
-            np.array_equal(_onnx_pixels(node, x[i], y[i], i), _tflite_pixels(x[i], y[i], *flags))
-            for i in (2, 3)
-        ):
+        found = [_tflite_pixels(x[i], y[i], *flags) for i in (2, 3)]
+        if all(w is not None and np.array_equal(w, f) for w, f in zip(wanted, found, strict=True)):
             return flags
     return None
 
@@ -280,13 +279,10 @@ def _onnx_pixels(node: Node, size: int, out: int, axis: int) -> NDArray[np.int64
     return np.clip(rounded, 0, size - 1).astype(np.int64)
 
 
-def _tflite_pixels(
-    size: int, out: int, align: bool, half: bool
-) -> NDArray[np.int64]:
+def _tflite_pixels(size: int, out: int, align: bool, half: bool) -> NDArray[np.int64]:
     """tensorflow/lite/kernels/internal/reference/resize_nearest_neighbor.h, in float32."""
     scale = np.float32((size - 1) / (out - 1) if align and out > 1 else size / out)
     place = (np.arange(out, dtype=np.float32) + np.float32(0.5 if half else 0.0)) * scale
     found = np.floor(place + np.float32(0.5)) if align else np.floor(place)
-    return np.clip(found, 0, size - 1).astype(np.int64)
-
-
+    pixels: NDArray[np.int64] = np.clip(found, 0, size - 1).astype(np.int64)
+    return pixels

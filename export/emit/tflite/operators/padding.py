@@ -38,6 +38,33 @@ class Window:
                 return "EXPLICIT"
         return "SAME"
 
+    def grown(self, size: Sequence[int]) -> Window | None:
+        """A window with rows and columns of zeros behind it whose padding is SAME, or None.
+
+        With stride two TensorFlow pads an even size by one row less than symmetric padding does; a
+        kernel one row larger makes up for it, and the windows start at the same places.
+        """
+        if self.dilation != (1, 1):
+            return None
+        extra = []
+        for axis in (0, 1):
+            before, stride = self.pads[axis], self.stride[axis]
+            length = size[axis] + before + self.pads[axis + 2]
+            out = (length - self.kernel[axis]) // stride + 1
+            for more in range(stride + 1):
+                total = max((out - 1) * stride + self.kernel[axis] + more - size[axis], 0)
+                if out == -(-size[axis] // stride) and total // 2 == before:
+                    extra.append((more, total - before))
+                    break
+            else:
+                return None
+        return Window(
+            (self.kernel[0] + extra[0][0], self.kernel[1] + extra[1][0]),
+            self.stride,
+            self.dilation,
+            (self.pads[0], self.pads[1], extra[0][1], extra[1][1]),
+        )
+
 
 def window_of(node: Node, kernel: Sequence[int]) -> Window:
     """The window of a convolution or pooling, `ceil_mode` and `auto_pad` resolved."""
@@ -52,9 +79,7 @@ def window_of(node: Node, kernel: Sequence[int]) -> Window:
         total = max((out[axis] - 1) * stride[axis] + extent - size[axis], 0)
         if auto.startswith("SAME"):
             small, large = total // 2, total - total // 2
-            pads[axis], pads[axis + 2] = (
-                (small, large) if auto == "SAME_UPPER" else (large, small)
-            )
+            pads[axis], pads[axis + 2] = (small, large) if auto == "SAME_UPPER" else (large, small)
         elif total > pads[axis] + pads[axis + 2]:
             pads[axis + 2] = total - pads[axis]
     return Window(
@@ -65,7 +90,9 @@ def window_of(node: Node, kernel: Sequence[int]) -> Window:
     )
 
 
-def padded(emitter: Emitter, source: int, window: Window, *, lowest: bool = False) -> tuple[int, str]:
+def padded(
+    emitter: Emitter, source: int, window: Window, *, lowest: bool = False
+) -> tuple[int, str]:
     """The tensor to slide over and TFLite's padding word, with a PAD in front if it needs one.
 
     Args:
