@@ -174,8 +174,14 @@ def _integer(
     scheme = get_scheme(wanted) if wanted in FLAVOURS else TFLITE
     own = replace(quantization, scheme=scheme, notes=[])
     graph = own.quantize(source.master, source.calibration, data, tick)
-    flavour = FLAVOURS[scheme.name]
-    file = convert(graph, precision="int8", flavour=flavour, metadata=_metadata(source))
+    file = convert(
+        graph,
+        precision="int8",
+        # microcontrollers have no float at the ends of an integer network
+        ends="integer" if source.job.target.kind == "mcu" else "float",
+        flavour=FLAVOURS[scheme.name],
+        metadata=_metadata(source),
+    )
     artifact = _artifact("int8", file, f"int8 ({scheme.name})")
     runners = _runners(file)
     if runners is None:

@@ -143,6 +143,10 @@ class _Planner:
         for node in self.nodes:
             if node.op_type in self.scheme.same_scale:
                 self._pass_on(node, needed)
+        if self.scheme.shared_concat:
+            for node in reversed(self.nodes):
+                if node in members and node.op_type == "Concat":
+                    self._share_grid(node)
         for node in self.nodes:
             if node in members:
                 for index in self._activation_inputs(node):
@@ -284,6 +288,18 @@ class _Planner:
             if output in needed and output not in self.source:
                 self.source[output] = output
         return len(self.source) > before
+
+    def _share_grid(self, concat: ir.Node) -> None:
+        """Give what only `concat` reads, and no runtime prescribes, the grid of its output."""
+        output = concat.outputs[0]
+        for value in concat.inputs:
+            if value is None or self.source.get(value) is not value:
+                continue
+            producer = value.producer()
+            if producer is None or producer.op_type in self.scheme.fixed:
+                continue
+            if len(value.uses()) == 1 and not value.is_graph_output():
+                self.source[value] = self.source.get(output, output)
 
     def _behind_absorbed(self, value: ir.Value) -> ir.Value:
         uses = list(value.uses())

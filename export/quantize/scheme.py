@@ -75,6 +75,8 @@ class QuantScheme:
         opportunistic: operators of `kernels` that are worth quantizing only when an input
             already is (they move or merge data but bring no integer arithmetic themselves).
         same_scale: operators whose output reuses the quantization parameters of their input.
+        shared_concat: tensors that only a Concat reads take its output's parameters, as its kernel
+            needs them; otherwise the writer of the file requantizes them.
         absorbed: activations that the preceding kernel performs by saturating at its output
             range; no quantizer comes between the two.
         residual_arms: what to quantize at an Add of two activations that is not in `kernels`:
@@ -109,6 +111,7 @@ class QuantScheme:
     one_output_type: bool = False
     opportunistic: frozenset[str] = frozenset()
     same_scale: frozenset[str] = DATA_MOVEMENT
+    shared_concat: bool = False
     absorbed: frozenset[str] = frozenset()
     residual_arms: Literal["both", "skip", "none"] = "none"
     attention: bool = True
@@ -271,6 +274,7 @@ TFLITE_FULL = QuantScheme(
     absorbed=frozenset({"Relu", "Clip"}),
     same_scale=DATA_MOVEMENT | {"AveragePool", "Resize", "Pad", "ReduceMax", "ReduceMin"},
     constant_operands=True,
+    shared_concat=True,
     fixed={
         "Softmax": (0.0, 255 / 256),
         "Sigmoid": (0.0, 255 / 256),

@@ -15,7 +15,11 @@ from edgec.export.emit.tflite.graph import Graph, Node, Shape, Value
 from edgec.export.rewrite.layout import View
 from edgec.export.tflite.model import Quantization
 
-ELEMENTWISE_PAIRS = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu", "Pow"})
+VARIADIC = frozenset({"Max", "Min"})
+BROADCASTING = frozenset(
+    "Add Sub Mul Div Max Min PRelu Pow Equal Less LessOrEqual Greater GreaterOrEqual And Or Where"
+    " Expand".split()
+)
 VIEWS = frozenset(
     {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "SpaceToDepth", "DepthToSpace"}
 )
@@ -48,8 +52,14 @@ def _canonical(node: Node) -> Iterator[Node]:
     else:
         if node.op.startswith("Reduce"):
             _reduction(node)
-        elif node.op in ELEMENTWISE_PAIRS:
-            if len(node.operands) > 2:
+        elif node.op in ("ArgMax", "ArgMin"):
+            axis = int(node.attrs.get("axis", 0)) % len(node.operands[0].shape)
+            node.attrs |= {"axes": (axis,), "keepdims": int(node.attrs.get("keepdims", 1))}
+        elif node.op == "Gather":
+            yield from _gather(node)
+            return
+        elif node.op in BROADCASTING:
+            if node.op in VARIADIC and len(node.operands) != 2:
                 yield from _binary_chain(node)
                 return
             yield from _equal_ranks(node)
@@ -146,8 +156,10 @@ def _scaled(node: Node, value: Value, factor: float) -> Value:
 
 
 def _binary_chain(node: Node) -> Iterator[Node]:
-    """Max and Min of more than two operands, two at a time."""
+    """Max and Min of one operand, or of more than two, two at a time."""
     left = node.operands[0]
+    if len(node.operands) == 1:
+        yield replace(node, op="View", attrs={"view": View.identity(left.shape)})
     for number, right in enumerate(node.operands[1:]):
         last = number == len(node.operands) - 2
         shape = np.broadcast_shapes(left.shape, right.shape)
@@ -158,6 +170,24 @@ def _binary_chain(node: Node) -> Iterator[Node]:
         yield from _equal_ranks(step)
         yield step
         left = out
+
+
+def _gather(node: Node) -> Iterator[Node]:
+    """Gather; one constant index is a Slice whose axis a View drops."""
+    source, indices = node.operands[:2]
+    axis = int(node.attrs.get("axis", 0)) % len(source.shape)
+    node.attrs["axis"] = axis
+    if indices.const is None or indices.shape != ():
+        yield node
+        return
+    at = int(indices.const) % source.shape[axis]
+    shape = tuple(1 if i == axis else d for i, d in enumerate(source.shape))
+    output = node.outputs[0]
+    part = Value(f"{output.name}/slice", shape, output.dtype, None, output.quantization)
+    attrs = {"starts": [at], "ends": [at + 1], "axes": [axis]}
+    yield replace(node, op="Slice", inputs=[source], outputs=[part], attrs=attrs)
+    view = View.identity(shape).reshape(output.shape)
+    yield replace(node, op="View", inputs=[part], attrs={"view": view})
 
 
 def _equal_ranks(node: Node) -> Iterator[Node]:

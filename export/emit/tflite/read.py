@@ -242,7 +242,9 @@ class _Reader:
             attrs[name] = array
         if names:
             operands = operands[:1]
-        outputs = group[-1].outputs
+        outputs = list(group[-1].outputs)
+        while len(outputs) > 1 and node.op_type != "Split" and not _used(outputs[-1]):
+            outputs.pop()
         if node.op_type == "Split":
             attrs["split"] = [shape_of(v)[int(attrs.get("axis", 0))] for v in outputs]  # type: ignore[index]
         made = Node(
@@ -254,7 +256,7 @@ class _Reader:
             module=self._module(node),
             activation=activation,
         )
-        grids = self._grids(node.op_type, operands, list(outputs))
+        grids = self._grids(node.op_type, operands, outputs)
         if grids is None:
             made.inputs = [None if v is None else self._float(v) for v in operands]
             made.outputs = [self._value(v) for v in outputs]
@@ -382,6 +384,10 @@ class _Reader:
     @staticmethod
     def _module(node: ir.Node | None) -> str | None:
         return None if node is None else node.metadata_props.get(MODULE_KEY)
+
+
+def _used(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def _plain(attribute: ir.Attr) -> Any:

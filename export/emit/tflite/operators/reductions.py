@@ -94,13 +94,24 @@ def _counted(emitter: Emitter, source: int, node: Node) -> tuple[int, str]:
     return emitter.op("PAD", inputs, result), "VALID"
 
 
+def arg_obstacle(node: Node) -> str:
+    """TFLite takes the first of equal elements."""
+    return "it takes the last of equal ones" if node.attrs.get("select_last_index") else ""
+
+
 def emit_arg(emitter: Emitter, node: Node) -> None:
-    """ArgMax and ArgMin."""
-    perm = emitter.layout[node].inputs[0]
-    axis = stored_axis(perm, int(node.attrs.get("axis", 0)))
+    """ArgMax and ArgMin, which drop the axis."""
+    axis = stored_axis(emitter.layout[node].inputs[0], node.attrs["axes"][0])
+    source, result = emitter.input(0), emitter.output()
+    shape = tuple(d for i, d in enumerate(emitter.shape(source)) if i != axis)
+    target = result
+    if node.attrs["keepdims"]:
+        target = emitter.tensor(f"{node.outputs[0].name}/flat", shape, node.outputs[0].dtype)
     emitter.op(
         "ARG_MAX" if node.op == "ArgMax" else "ARG_MIN",
-        [emitter.input(0), emitter.integers([axis], "axes")],
-        emitter.output(),
+        [source, emitter.constant(np.array(axis, np.int32), f"axis/{axis}")],
+        target,
         output_type=tensor_type(node.outputs[0].dtype),
     )
+    if target != result:
+        emitter.reshape(target, emitter.shape(result), result)

@@ -52,6 +52,8 @@ LOWERINGS: dict[str, Lowering] = {
     **{op: Lowering(layouts.reduction, reductions.emit_reduce) for op in reductions.CODES},
     "ReduceL2": Lowering(layouts.reduction, reductions.emit_reduce_square),
     "ReduceSumSquare": Lowering(layouts.reduction, reductions.emit_reduce_square),
+    "ArgMax": Lowering(layouts.reduction, reductions.emit_arg, reductions.arg_obstacle),
+    "ArgMin": Lowering(layouts.reduction, reductions.emit_arg, reductions.arg_obstacle),
     "MaxPool": Lowering(layouts.channels_last, reductions.emit_pool, reductions.pool_obstacle),
     "AveragePool": Lowering(layouts.channels_last, reductions.emit_pool, reductions.pool_obstacle),
     "View": Lowering(layouts.view, movement.emit_view),

@@ -168,6 +168,15 @@ def test_unequal_grids_are_requantized_and_counted(
     assert file.lowered.operators["QUANTIZE"] == 1 + file.lowered.requantizations
 
 
+def test_what_only_a_concat_reads_has_its_grid(
+    graph: Callable[..., Any], near: Callable[..., Any]
+) -> None:
+    body = "n = Conv(x, w, b)  d = Conv<group=8, pads=[1,1,1,1]>(x, k)  y = Concat<axis=1>(n, d)"
+    file = near(build(body, graph), TFLITE_FULL)
+    assert file.lowered.requantizations == 0
+    near(build(body, graph), replace(TFLITE_FULL, shared_concat=False))
+
+
 def test_integer_ends(graph: Callable[..., Any], near: Callable[..., Any]) -> None:
     file = near(build("n = Conv(x, w, b)  y = Relu(n)", graph), TFLITE_FULL, 1, ends="integer")
     main = file.lowered.model.main
