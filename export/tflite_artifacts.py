@@ -13,7 +13,7 @@ import edgec
 from edgec.export.bundle import Artifact
 from edgec.export.data import CalibrationData
 from edgec.export.emit.onnx_file import serialize
-from edgec.export.emit.tflite.flavour import FLAVOURS
+from edgec.export.emit.tflite.flavour import FLAVOURS, flavour_for
 from edgec.export.emit.tflite.write import TfliteFile, TflitePrecision, convert
 from edgec.export.errors import InternalError, UnsupportedError
 from edgec.export.files import sha256_bytes
@@ -24,10 +24,11 @@ from edgec.export.plan import Job
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
 from edgec.export.quantize.calibrate import Calibration
-from edgec.export.quantize.scheme import TFLITE, get_scheme
+from edgec.export.quantize.scheme import TFLITE, QuantScheme, get_scheme
 from edgec.models.preprocess import Preprocess
 from edgec.runtime.agreement import Agreement, compare
 from edgec.runtime.onnx_runner import OnnxRunner
+from edgec.targets.operators.table import OperatorTable, select_table, table_versions
 
 if TYPE_CHECKING:
     from edgec.runtime.tflite_artifact import TfliteArtifactRunner
@@ -73,7 +74,7 @@ def tflite_artifacts(
         the target, not the user, asked for the format.
 
     Raises:
-        UnsupportedError: EC390 to EC392, the network cannot be written as TFLite.
+        UnsupportedError: EC390 to EC392, EC394, the network cannot be written as TFLite.
         AccuracyGateError: EC480, EC482, int8 lost more than allowed.
         InternalError: EC182, a float file computes something else than the ONNX graph.
     """
@@ -81,7 +82,7 @@ def tflite_artifacts(
         return _artifacts(source, reporter, tick)
     except UnsupportedError as error:
         asked = not source.job.resolved.origin["formats"].startswith("target")
-        if asked or error.code not in ("EC390", "EC391", "EC392"):
+        if asked or error.code not in ("EC390", "EC391", "EC392", "EC394"):
             raise
         reporter.warn(f"no .tflite file: {error.where or 'network'}: {error.why or error.what}")
         why = f"{error.code} {error.what}: {error.where or ''}"
@@ -94,7 +95,13 @@ def _artifacts(
     floats: tuple[TflitePrecision, ...] = ("fp32", "fp16", "dyn8")
     found = []
     for number, precision in enumerate(floats):
-        file = convert(source.master, precision=precision, metadata=_metadata(source))
+        file = convert(
+            source.master,
+            precision=precision,
+            flavour=flavour_for(scheme_for(source.job).name, source.job.target.runtime.name),
+            table=_table(source.job),
+            metadata=_metadata(source),
+        )
         artifact = _artifact(precision, file)
         found.append((_judged_float(artifact, file, source), file.content))
         tick(number + 1, len(floats) + 1)
@@ -103,6 +110,20 @@ def _artifacts(
     if any("not_run" in artifact.checks for artifact, _ in found):
         reporter.warn(f".tflite files were {NOT_RUN}")
     return found
+
+
+def scheme_for(job: Job) -> QuantScheme:
+    """The scheme of int8 .tflite files: the target's, if it is one of TFLite."""
+    wanted = job.target.int8_scheme or ""
+    return get_scheme(wanted) if wanted in FLAVOURS else TFLITE
+
+
+def _table(job: Job) -> OperatorTable:
+    """Builtins of the target's runtime; of LiteRT where the target names another one."""
+    runtime = job.target.runtime
+    if runtime.name in ("litert", "tflite-runtime", "tflm"):
+        return select_table(runtime.name, runtime.version).table
+    return select_table("litert", table_versions("litert")[-1]).table
 
 
 def _artifact(precision: str, file: TfliteFile, scheme: str | None = None) -> Artifact:
@@ -170,8 +191,7 @@ def _integer(
     assert quantization is not None
     assert source.calibration is not None
     assert data is not None
-    wanted = source.job.target.int8_scheme or ""
-    scheme = get_scheme(wanted) if wanted in FLAVOURS else TFLITE
+    scheme = scheme_for(source.job)
     own = replace(quantization, scheme=scheme, notes=[])
     graph = own.quantize(source.master, source.calibration, data, tick)
     file = convert(
@@ -179,7 +199,8 @@ def _integer(
         precision="int8",
         # microcontrollers have no float at the ends of an integer network
         ends="integer" if source.job.target.kind == "mcu" else "float",
-        flavour=FLAVOURS[scheme.name],
+        flavour=flavour_for(scheme.name, source.job.target.runtime.name),
+        table=_table(source.job),
         metadata=_metadata(source),
     )
     artifact = _artifact("int8", file, f"int8 ({scheme.name})")

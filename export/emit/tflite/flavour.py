@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,15 @@ class Flavour:
         float_operators: operators that compute in float between DEQUANTIZE and QUANTIZE although
             the runtime has an integer kernel, because another one is faster; ``MatMul`` means
             products of two activations.
+        channel_linear: FULLY_CONNECTED takes int8 weights with a scale per output channel
+            (version 12, TensorFlow 2.17); otherwise such a layer is a 1×1 CONV_2D.
         max_rank: most dimensions of a TRANSPOSE.
     """
 
     name: str = "litert"
     composites: frozenset[str] = frozenset()
     float_operators: frozenset[str] = frozenset()
+    channel_linear: bool = True
     max_rank: int = 6
 
 
@@ -45,3 +48,11 @@ C = Flavour(
 
 FLAVOURS = {"tflite": LITERT, "tflite-full": INTEGER}
 """Quantization scheme → flavour that keeps its operators as they are meant."""
+
+
+def flavour_for(scheme: str, runtime: str) -> Flavour:
+    """The flavour for graphs of a quantization scheme on a runtime (`Runtime.name`)."""
+    flavour = FLAVOURS.get(scheme, LITERT)
+    if runtime == "tflite-runtime":  # its last release is from TensorFlow 2.14
+        return replace(flavour, channel_linear=False)
+    return flavour

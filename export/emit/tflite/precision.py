@@ -48,11 +48,14 @@ def half_weights(model: Model) -> int:
     return len(heads)
 
 
-def integer_weights(model: Model) -> int:
+def integer_weights(model: Model, *, channel_linear: bool = True) -> int:
     """Store large weights of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED as int8 per channel.
 
     Activations stay float32; kernels quantize the input of each product when they run ("dynamic
     range quantization").
+
+    Args:
+        channel_linear: FULLY_CONNECTED takes a scale per output channel; otherwise one per tensor.
 
     Returns:
         How many were converted.
@@ -67,9 +70,12 @@ def integer_weights(model: Model) -> int:
             continue
         axis = axes.pop()
         assert axis is not None
-        integers, scales = _rounded(tensor.data, axis)
+        linear = users[0].code == "FULLY_CONNECTED"
+        integers, scales = _rounded(tensor.data, axis if channel_linear or not linear else None)
         tensor.data, tensor.dtype = integers, tensor_type(integers.dtype)
-        tensor.quantization = Quantization(scales, np.zeros(scales.shape, np.int64), axis)
+        tensor.quantization = Quantization(
+            scales, np.zeros(scales.shape, np.int64), axis if scales.size > 1 else 0
+        )
         count += 1
         for op in users:
             if op.code == "FULLY_CONNECTED":
@@ -81,15 +87,16 @@ def integer_weights(model: Model) -> int:
 
 
 def _rounded(
-    weight: NDArray[np.float32], axis: int
+    weight: NDArray[np.float32], axis: int | None
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     others = tuple(i for i in range(weight.ndim) if i != axis)
     peak = np.abs(weight).max(axis=others)
     scales = (np.where(peak > 0, peak, 1.0) / 127).astype(np.float32)
     along = [1] * weight.ndim
-    along[axis] = -1
+    if axis is not None:
+        along[axis] = -1
     integers = np.clip(np.rint(weight / scales.reshape(along)), -127, 127).astype(np.int8)
-    return integers, scales
+    return integers, scales.reshape(-1)
 
 
 def _weights(subgraph: Subgraph, codes: Iterable[str]) -> list[int]:

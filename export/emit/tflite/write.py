@@ -15,8 +15,10 @@ from edgec.export.emit.tflite.lower import Lowered, emit
 from edgec.export.emit.tflite.normalise import normalise
 from edgec.export.emit.tflite.precision import half_weights, integer_weights
 from edgec.export.emit.tflite.read import read_graph
+from edgec.export.emit.tflite.runtime_fit import require_executable
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.encode import encode
+from edgec.targets.operators.table import OperatorTable
 
 TflitePrecision = Literal["fp32", "fp16", "dyn8", "int8"]
 METADATA = "edgec"
@@ -44,6 +46,7 @@ def convert(
     precision: TflitePrecision = "fp32",
     ends: Literal["float", "integer"] = "float",
     flavour: Flavour = LITERT,
+    table: OperatorTable | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> TfliteFile:
     """Write `graph` as a .tflite file.
@@ -53,10 +56,12 @@ def convert(
         precision: fp16 and dyn8 change the stored weights only.
         ends: whether inputs and outputs of an int8 network are float32 or its integers.
         flavour: who runs the file.
+        table: builtins of the runtime, to refuse what it does not execute.
         metadata: JSON-ready content of the entry ``edgec``.
 
     Raises:
-        UnsupportedError: EC390, EC391, see `lower`; EC392 more than 2 GiB.
+        UnsupportedError: EC390, EC391, see `lower`; EC392 more than 2 GiB; EC394 the runtime of
+            `table` lacks an operator.
     """
     size = sum(v.const_value.nbytes for v in graph.graph.initializers.values() if v.const_value)
     if size > LARGEST:
@@ -66,9 +71,12 @@ def convert(
         integer_ends(read)
     lowered = emit(read, flavour)
     if precision == "fp16":
-        half_weights(lowered.model)
+        heads = half_weights(lowered.model)
+        lowered = replace(lowered, modules=(*(None,) * heads, *lowered.modules))
     elif precision == "dyn8":
-        integer_weights(lowered.model)
+        integer_weights(lowered.model, channel_linear=flavour.channel_linear)
+    if table is not None:
+        require_executable(lowered, table)
     entry = {"schema": "edgec.tflite/1", "precision": precision, "layout": "NHWC"}
     text = json.dumps({**entry, **(metadata or {})}, sort_keys=True, ensure_ascii=False)
     lowered.model.metadata[METADATA] = text.encode()

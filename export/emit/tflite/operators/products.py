@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from edgec.export.emit.tflite.emitter import Emitter
 from edgec.export.emit.tflite.graph import Node
 from edgec.export.emit.tflite.operators.convolution import bias_tensor
@@ -24,6 +26,10 @@ def emit_linear(emitter: Emitter, node: Node) -> None:
     if node.integer or len(node.inputs) > 2:
         inputs.append(bias_tensor(emitter, node, weight.shape[0]))
     result = emitter.output()
+    grid = weight.quantization
+    if grid is not None and grid.per_channel and not emitter.flavour.channel_linear:
+        _as_convolution(emitter, node, inputs, result)
+        return
     emitter.op(
         "FULLY_CONNECTED",
         inputs,
@@ -31,6 +37,32 @@ def emit_linear(emitter: Emitter, node: Node) -> None:
         fused_activation_function=node.activation,
         weights_format="DEFAULT",
         keep_num_dims=len(emitter.shape(result)) != 2,
+    )
+
+
+def _as_convolution(emitter: Emitter, node: Node, inputs: list[int], result: int) -> None:
+    """The same product as a 1×1 convolution over an image of one row."""
+    source, weight, bias = inputs
+    tensor = emitter.subgraph.tensors[weight]
+    assert tensor.data is not None
+    outputs, depth = tensor.shape
+    kernel = emitter.constant(
+        tensor.data.reshape(outputs, 1, 1, depth), f"{tensor.name}/1x1", tensor.quantization
+    )
+    columns = prod(emitter.shape(source)[:-1])
+    image = emitter.reshape(source, (1, 1, columns, depth))
+    emitter.reshape(
+        emitter.op(
+            "CONV_2D",
+            [image, kernel, bias],
+            emitter.like(result, "image", (1, 1, columns, outputs)),
+            padding="VALID",
+            stride_h=1,
+            stride_w=1,
+            fused_activation_function=node.activation,
+        ),
+        emitter.shape(result),
+        result,
     )
 
 

@@ -12,12 +12,17 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from edgec.export.emit.tflite.flavour import flavour_for
 from edgec.export.emit.tflite.lower import lower
 from edgec.export.emit.tflite.write import METADATA, convert
 from edgec.export.errors import UnsupportedError
+from edgec.export.quantize.calibrate import calibrate
+from edgec.export.quantize.insert import quantize
+from edgec.export.quantize.scheme import TFLITE
 from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.tflite import Model, decode
 from edgec.runtime.onnx_runner import OnnxRunner
+from edgec.targets.operators.table import select_table
 
 RNG = np.random.default_rng(4)
 
@@ -194,3 +199,33 @@ def test_the_file_of_a_real_export_runs(tiny_onnx: Path, same: Callable[..., Any
     content = same(model).content
     assert content[4:8] == b"TFL3"
     assert OnnxRunner(tiny_onnx).inputs["image"][0] == (1, 3, 16, 16)
+
+
+def test_an_old_runtime_gets_what_it_executes(graph: Callable[..., Any]) -> None:
+    table = select_table("tflite-runtime", "2.14").table
+    model = network(graph)
+    feed = {"image": RNG.standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    made = quantize(model, calibrate(model, [feed], method="minmax"), TFLITE)
+    with pytest.raises(UnsupportedError) as caught:
+        convert(made, precision="int8", table=table)
+    assert caught.value.code == "EC394"
+    assert "version 12" in (caught.value.why or "")
+    old = flavour_for("tflite", "tflite-runtime")
+    file = convert(made, precision="int8", flavour=old, table=table)
+    assert "FULLY_CONNECTED" not in file.lowered.operators
+    for precision in ("fp32", "fp16", "dyn8"):
+        convert(model, precision=precision, flavour=old, table=table)
+    pytest.importorskip("ai_edge_litert")
+    from edgec.runtime.tflite_artifact import TfliteArtifactRunner
+
+    want = TfliteArtifactRunner(convert(made, precision="int8").content).run(feed)["scores"]
+    got = TfliteArtifactRunner(file.content).run(feed)["scores"]
+    np.testing.assert_array_equal(got, want)
+
+
+def test_microcontrollers_have_no_gelu(graph: Callable[..., Any]) -> None:
+    table = select_table("tflm", "2026.8").table
+    with pytest.raises(UnsupportedError) as caught:
+        convert(graph("a (float[1,4] x) => (y) { y = Gelu(x) }"), table=table)
+    assert caught.value.code == "EC394"
+    assert "GELU" in caught.value.what
