@@ -53,8 +53,8 @@ def _canonical(node: Node) -> Iterator[Node]:
         if node.op.startswith("Reduce"):
             _reduction(node)
         elif node.op in ("ArgMax", "ArgMin"):
-            axis = int(node.attrs.get("axis", 0)) % len(node.operands[0].shape)
-            node.attrs |= {"axes": (axis,), "keepdims": int(node.attrs.get("keepdims", 1))}
+            along = int(node.attrs.get("axis", 0)) % len(node.operands[0].shape)
+            node.attrs |= {"axes": (along,), "keepdims": int(node.attrs.get("keepdims", 1))}
         elif node.op == "Gather":
             yield from _gather(node)
             return
