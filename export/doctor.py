@@ -12,6 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from edgec.export.cache import cache_root
+from edgec.export.emit.tensorrt.proxy import PYTHON_VARIABLE, proxy_python
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def examine() -> list[Finding]:
         _package(name, required=False, purpose=purpose, hint=hint)
         for name, (purpose, hint) in OPTIONAL_PACKAGES.items()
     ]
-    findings += [_tensorrt(), _tflite_runtime()]
+    findings += [_tensorrt(), _tensorrt_rtx(), _tflite_runtime()]
     findings += [_program(name, purpose, hint) for name, (purpose, hint) in PROGRAMS.items()]
     return findings
 
@@ -161,6 +162,19 @@ def _tensorrt() -> Finding:
         "8.2 to 10.x",
         "ok" if found else "missing",
         "not needed off the device; on a Jetson: apt-get install python3-libnvinfer",
+        False,
+    )
+
+
+def _tensorrt_rtx() -> Finding:
+    found = proxy_python()
+    return Finding(
+        "tensorrt-rtx",
+        "NVIDIA's parser and compiler as a proxy, without a GPU",
+        found,
+        "1.7",
+        "ok" if found else "missing",
+        f"pip install 'edgec[trt-check]', or {PYTHON_VARIABLE}=PYTHON that has it",
         False,
     )
 

@@ -5,6 +5,7 @@ Each step is a function of data the step before returned; `run_job` reads as the
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,8 @@ from edgec.export.data import (
 )
 from edgec.export.datasets.tensors import NO_DATA
 from edgec.export.emit.onnx_file import serialize
-from edgec.export.emit.tensorrt.recipe import write_build_bundle
+from edgec.export.emit.tensorrt.proxy import ask_proxy, proxy_python
+from edgec.export.emit.tensorrt.recipe import is_strongly_typed, write_build_bundle
 from edgec.export.errors import InternalError
 from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_file
 from edgec.export.golden import golden_feeds, write_golden
@@ -51,6 +53,9 @@ from edgec.models.stages import Stage
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
 from edgec.targets.operators.table import view_rank
+
+FUSIBLE_ATTENTION = ("attention", "window_attention")
+"""Patterns that TensorRT has one kernel for."""
 
 
 def compile_model(model: Any, *, target: str, **options: Any) -> Bundle:
@@ -167,7 +172,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         write_golden(folder / "golden", golden, built[0].data)
         if "tensorrt" in (options.formats or ()):
             write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs)
-            artifacts.append(_tensorrt_artifact(job))
+            artifacts.append(_tensorrt_artifact(job, _ask_proxy(job, folder, facts, reporter)))
         manifest = Manifest(
             edgec_version=edgec.__version__,
             headline=headline(_title(captured), job.target.name, captured.weights, artifacts),
@@ -321,6 +326,9 @@ def _build(
         assert data is not None
         scheme = quantization.scheme
         graph = quantization.quantize(master, calibration, data, tick)
+        if is_strongly_typed(job.target):  # what is not int8 is to be float16 there
+            graph = to_float16(graph, calibration=calibration)
+            kept = len(float32_islands(graph))
     path = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
     report = lint(graph, job.target)
     refuse_errors(report, path, job.target)
@@ -367,7 +375,28 @@ def _title(captured: Captured) -> str:
     return f"{captured.name} (feature maps of stage{'s' * (len(captured.stages) > 1)} {numbers})"
 
 
-def _tensorrt_artifact(job: Job) -> Artifact:
+def _ask_proxy(
+    job: Job, folder: Path, facts: dict[str, Any], reporter: Reporter
+) -> dict[str, Any] | None:
+    """What NVIDIA's compiler says of the written graphs, where it is installed."""
+    python = proxy_python()
+    if python is None:
+        return None
+    recipe = json.loads((folder / "tensorrt" / "recipe.json").read_text("utf-8"))
+    models = {e["name"]: folder / "tensorrt" / e["onnx"] for e in recipe["engines"]}
+    attentions = sum(p["count"] for p in facts["patterns"] if p["kind"] in FUSIBLE_ATTENTION)
+    answer = ask_proxy(python, job.target, models, attentions)
+    for precision, plan in answer["engines"].items():
+        if not plan["built"]:
+            reporter.warn(
+                f"{answer['compiler']} (a proxy) refuses the {precision} graph: "
+                + "; ".join(plan["errors"][:2])
+            )
+    (folder / "tensorrt" / "proxy.json").write_text(dump_json(answer), "utf-8")
+    return answer
+
+
+def _tensorrt_artifact(job: Job, proxy: dict[str, Any] | None) -> Artifact:
     return Artifact(
         path="tensorrt",
         format="tensorrt",
@@ -375,6 +404,7 @@ def _tensorrt_artifact(job: Job) -> Artifact:
         status="bundle",
         why=f"the engine is built on the device: python3 tensorrt/build_engine.py "
         f"(TensorRT {job.target.runtime.version})",
+        checks={} if proxy is None else {"proxy": proxy},
     )
 
 

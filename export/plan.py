@@ -158,7 +158,7 @@ def dry_run(job: Job) -> dict[str, Any]:
         )
     files = [f"onnx/model{'' if p == 'fp32' else '_' + p}.onnx" for p in job.precisions]
     if "tensorrt" in (options.formats or ()):
-        files += ["tensorrt/recipe.json", "tensorrt/build_engine.py"]
+        files += ["tensorrt/recipe.json", "tensorrt/build_engine.py", "tensorrt/run_bench.py"]
     if "tflite" in (options.formats or ()):
         kinds = ("fp32", "fp16", "dyn8", *(("int8",) if options.calib is not None else ()))
         files += [f"tflite/model_{kind}.tflite" for kind in kinds]

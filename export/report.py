@@ -98,7 +98,17 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
             f"{a['why'] or _checks(a['checks'])}".rstrip()
         )
         lines += _per_output(a["checks"])
+        lines += _proxy(a["checks"])
     return lines
+
+
+def _proxy(checks: dict[str, Any]) -> list[str]:
+    """What NVIDIA's compiler said of a TensorRT bundle, as far as it was asked."""
+    proxy = checks.get("proxy")
+    if proxy is None:
+        return []
+    head = f"proxy: {proxy['compiler']} for {proxy['capability']} ({proxy['stands_for']})"
+    return [f"  {line}" for line in (head, *proxy["statements"])]
 
 
 def _mixed_lines(steps: list[dict[str, Any]]) -> list[str]:

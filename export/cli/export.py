@@ -234,7 +234,4 @@ def export(
     print(f"  edgec eval {bundle.path} --data {data}")
     print(f"  edgec bench {bundle.path} --device local")
     if any(a.format == "tensorrt" for a in bundle.manifest.artifacts):
-        print(
-            f"  scp -r {bundle.path} DEVICE: && ssh DEVICE python3 "
-            f"{bundle.path.name}/tensorrt/build_engine.py"
-        )
+        print(f"  edgec build {bundle.path} --device ssh://USER@DEVICE")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.tflite.schema import DTYPES, VERSION
+from edgec.export.tflite.schema import CODES, DTYPES, VERSION, default_options
 
 ABSENT = -1
 """Index of an optional input that is not there."""
@@ -32,6 +32,10 @@ class Quantization:
     scale: NDArray[np.float32]
     zero_point: NDArray[np.int64]
     axis: int = 0
+
+    def __post_init__(self) -> None:
+        self.scale = np.asarray(self.scale, np.float32)
+        self.zero_point = np.asarray(self.zero_point, np.int64)
 
     @property
     def per_channel(self) -> bool:
@@ -85,7 +89,7 @@ class Operator:
         inputs: tensor indices, `ABSENT` for optional ones left out.
         options: by the schema's field names; enumerations as names (``padding: "SAME"``,
             ``fused_activation_function: "RELU6"``), vectors as lists, absent vectors None. Fields
-            left out have the schema's default; read files have all of them.
+            that are not given get the schema's defaults.
         version: of the operator's kernel, as the runtime's registration counts them.
         intermediates: tensor indices that hold quantization of inner values (LSTM).
         mutating_variable_inputs: as in the schema; None where the file has no such list.
@@ -100,6 +104,10 @@ class Operator:
     custom_options: bytes = b""
     intermediates: list[int] = field(default_factory=list)
     mutating_variable_inputs: list[bool] | None = None
+
+    def __post_init__(self) -> None:
+        if self.code in CODES:
+            self.options = default_options(self.code) | self.options
 
 
 @dataclass(eq=False)

@@ -18,7 +18,7 @@ from edgec.export.errors import InputError
 from edgec.export.tflite.fields import ENUMS, SCALARS, Field
 from edgec.export.tflite.schema import IDENTIFIER, TABLES, default
 
-MAX_TABLES: Final = 250_000
+MAX_TABLES: Final = 100_000
 """Tables in one file: a network has two or three for each tensor and operator."""
 
 MAX_ITEMS: Final = 4_000_000

@@ -1,0 +1,83 @@
+"""Runs the main subgraph, operator by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from edgec.export.errors import UnsupportedError
+from edgec.export.tflite.model import ABSENT, Model, Operator
+from edgec.export.tflite.names import input_names, output_names
+from edgec.export.tflite.reference import pointwise, products
+from edgec.export.tflite.reference.frame import Frame, Values
+from edgec.export.tflite.reference.rsqrt import rsqrt
+from edgec.export.tflite.reference.softmax import softmax
+
+KERNELS: Final[dict[str, Callable[[Frame, Operator, Values], NDArray[Any]]]] = {
+    "CONV_2D": products.conv_2d,
+    "DEPTHWISE_CONV_2D": products.depthwise_conv_2d,
+    "FULLY_CONNECTED": products.fully_connected,
+    "BATCH_MATMUL": products.batch_matmul,
+    "ADD": pointwise.add,
+    "SUB": pointwise.add,
+    "MUL": pointwise.mul,
+    "SQUARED_DIFFERENCE": pointwise.squared_difference,
+    "AVERAGE_POOL_2D": pointwise.average_pool_2d,
+    "MAX_POOL_2D": pointwise.max_pool_2d,
+    "MEAN": pointwise.mean,
+    "SOFTMAX": softmax,
+    "RSQRT": rsqrt,
+    "NEG": pointwise.neg,
+    "QUANTIZE": pointwise.quantize,
+    "DEQUANTIZE": pointwise.dequantize,
+    "RELU": pointwise.relu,
+    "RELU6": pointwise.relu,
+    "RESHAPE": pointwise.reshape,
+    "SQUEEZE": pointwise.reshape,
+    "EXPAND_DIMS": pointwise.reshape,
+    "TRANSPOSE": pointwise.transpose,
+    "PAD": pointwise.pad,
+    "CONCATENATION": pointwise.concatenation,
+}
+"""The operators of int8 networks with convolutions, attention and spelled-out LayerNorm."""
+
+
+def run(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Outputs by name, as `runtime.litert_runner.LiteRTRunner` with its reference kernels.
+
+    Args:
+        feeds: arrays of the file's types by input name.
+
+    Raises:
+        UnsupportedError: an operator or a form of it has no kernel here (EC306).
+    """
+    values = run_all(model, feeds)
+    names = output_names(model)
+    return {name: values[i] for name, i in zip(names, model.main.outputs, strict=True)}
+
+
+def run_all(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[int, NDArray[Any]]:
+    """Every computed or given tensor by its index; arguments and errors as `run`."""
+    main = model.main
+    values = {i: t.data for i, t in enumerate(main.tensors) if t.data is not None}
+    for name, index in zip(input_names(model), main.inputs, strict=True):
+        values[index] = feeds[name]
+    for position, operator in enumerate(main.operators):
+        frame = Frame(
+            [None if i == ABSENT else main.tensors[i] for i in operator.inputs],
+            [main.tensors[i] for i in operator.outputs],
+        )
+        inputs = [None if i == ABSENT else values[i] for i in operator.inputs]
+        place = f"operator {position} {operator.code}"
+        if operator.code not in KERNELS:
+            raise UnsupportedError("EC306", "no reference kernel for the operator", where=place)
+        try:
+            result = KERNELS[operator.code](frame, operator, inputs)
+        except (ValueError, AssertionError) as error:
+            raise UnsupportedError(
+                "EC306", "no reference kernel for this form", where=place, why=str(error) or None
+            ) from error
+        values[operator.outputs[0]] = result.astype(frame.outputs[0].numpy_dtype)
+    return values
