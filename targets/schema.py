@@ -7,6 +7,7 @@ of the file, never guessed; `Target.fact` then returns None.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ KINDS = ("gpu", "cpu", "mcu", "npu")
 FORMATS = ("onnx", "tensorrt", "tflite", "c")
 PRECISIONS = ("fp32", "fp16", "int8")
 INT8_SCHEMES = ("ort-x86", "ort-arm", "tensorrt", "tflite", "tflite-full")
+MEMORY_KINDS = ("ram", "flash")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,25 @@ class Runtime:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """A memory of a device that artifacts are planned into, e.g. ``axi`` or ``flash``.
+
+    Attributes:
+        name: as the device's manual calls it, in lower case.
+        kind: ``"ram"`` or ``"flash"``.
+        bytes: its size.
+        base: address that it begins at; None where it is not fixed.
+        source: document the numbers were read from.
+    """
+
+    name: str
+    kind: str
+    bytes: int
+    source: str
+    base: int | None = None
+
+
+@dataclass(frozen=True)
 class Target:
     """A deployment target.
 
@@ -66,6 +87,8 @@ class Target:
             the device gains nothing from int8.
         facts: numbers with sources.
         notes: sentences shown by ``edgec targets show``.
+        memory: memories of a microcontroller, the preferred ones first; empty where the operating
+            system hands out memory.
     """
 
     name: str
@@ -79,6 +102,7 @@ class Target:
     aliases: tuple[str, ...]
     facts: dict[str, Fact]
     notes: tuple[str, ...]
+    memory: tuple[Memory, ...] = ()
 
     def fact(self, name: str) -> int | float | str | bool | None:
         """The value of a fact, or None when it is not established."""
@@ -136,6 +160,9 @@ class Target:
             if not str(entry["source"]).strip():
                 raise wrong(f"fact {key!r} has no source", "name the document, or drop the fact")
             facts[key] = Fact(**entry)
+        memory = tuple(_memory(entry, wrong) for entry in take("memory", list, optional=True))
+        if len({m.name for m in memory}) != len(memory):
+            raise wrong("two [[memory]] of one name", "give each memory its own name")
         precisions = tuple(among("precisions", p, PRECISIONS) for p in take("precisions", list))
         scheme = take("int8_scheme", str, optional=True) or None
         if scheme is not None:
@@ -154,7 +181,27 @@ class Target:
             aliases=tuple(take("aliases", list, optional=True)),
             facts=facts,
             notes=tuple(take("notes", list, optional=True)),
+            memory=memory,
         )
         if data:
             raise wrong(f"unknown field {sorted(data)[0]!r}", "remove it or correct its name")
         return target
+
+
+def _memory(entry: Any, wrong: Callable[[str, str], InputError]) -> Memory:
+    example = "write [[memory]] with name, kind, bytes, source and optionally base"
+    try:
+        memory = Memory(**entry)
+    except TypeError as error:
+        raise wrong(f"[[memory]] {error}", example) from error
+    sizes = (memory.bytes, 0 if memory.base is None else memory.base)
+    if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in sizes):
+        raise wrong(f"memory {memory.name!r}: bytes or base is no whole number", example)
+    if not memory.bytes or memory.kind not in MEMORY_KINDS:
+        raise wrong(
+            f"memory {memory.name!r}: kind = {memory.kind!r}, bytes = {memory.bytes}",
+            f"kind is one of {', '.join(MEMORY_KINDS)}, bytes is not 0",
+        )
+    if not str(memory.name).strip() or not str(memory.source).strip():
+        raise wrong("a [[memory]] without name or source", example)
+    return memory

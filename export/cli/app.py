@@ -18,6 +18,7 @@ from edgec.export.cli import (
     explain,
     export,
     models,
+    plan,
     run,
     targets,
 )
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-VERBS = (models, targets, check, export, run, evaluate, build, bench, explain, doctor, cache)
+VERBS = (models, targets, check, export, run, evaluate, build, bench, plan, explain, doctor, cache)
 for verb in VERBS:
     verb.register(app)
 

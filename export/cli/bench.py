@@ -32,32 +32,18 @@ def bench(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-<<<<<<< HEAD
-    """Time artifacts (ONNX Runtime, LiteRT): all samples kept, artifacts interleaved."""
-    import edgec
-    from edgec.export.files import atomic_write, dump_json
-    from edgec.export.progress import Reporter
-    from edgec.runtime.bench import bench_local
-    from edgec.runtime.runners import runnable_here
-=======
     """Time artifacts: all samples kept, outputs checked, conditions recorded.
 
     TensorRT engines that edgec build made are measured where they are; of other bundles, the ONNX
-    artifacts in turn. Over ssh:// the device needs python3 and the runtime, nothing of edgec.
+    and .tflite artifacts in turn. Over ssh:// the device needs python3 and the runtime, nothing of edgec.
     """
     import edgec
     from edgec.export.files import atomic_write, dump_json
     from edgec.export.progress import Reporter
     from edgec.runtime.bench_any import bench_any, chosen_artifacts
->>>>>>> tflite-model
 
     opened = edgec.load(bundle)
-<<<<<<< HEAD
-    names = artifact or [a.path for a in runnable_here(opened)]
-    chosen = [opened.artifact(name) for name in names]
-=======
     chosen = chosen_artifacts(opened, artifact or [])
->>>>>>> tflite-model
     reporter = Reporter(1, quiet=quiet)
     with reporter.stage(f"measure {len(chosen)} artifacts") as tick:
         record = bench_any(

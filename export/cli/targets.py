@@ -71,5 +71,8 @@ def show(
     print(f"  {'formats':<20} {', '.join(target.formats)}")
     for key, fact in target.facts.items():
         print(f"  {key:<20} {fact.value}  [{fact.source}]")
+    for m in target.memory:
+        base = "" if m.base is None else f" at 0x{m.base:08x}"
+        print(f"  {m.kind + ' ' + m.name:<20} {m.bytes:,} bytes{base}  [{m.source}]")
     for note in target.notes:
         print(f"  note: {note}")

@@ -23,6 +23,7 @@ VERBS = (
     "eval",
     "build",
     "bench",
+    "plan",
     "explain",
     "doctor",
     "cache",

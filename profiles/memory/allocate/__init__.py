@@ -1,0 +1,1 @@
+"""Offsets for buffers: greedy orders, an own exact search, a time limit, and a proved bound."""

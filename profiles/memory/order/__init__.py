@@ -1,0 +1,1 @@
+"""Order of the steps: lowest peak of live bytes, proved where that is affordable."""
