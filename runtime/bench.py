@@ -95,6 +95,7 @@ def bench_local(
     return {
         "schema": SCHEMA,
         "device": "local",
+        "runtime": ", ".join(sorted({RUNTIMES[a.format] for a in artifacts})),
         "model": bundle.manifest.model.get("name"),
         "threads": threads,
         "warmup": warmup,
