@@ -178,7 +178,7 @@ def _not_built(messages: str, board: Board) -> BudgetError | UnsupportedError:
             fix="choose a larger device, a smaller input or network, or move constants elsewhere",
         )
     last = [line for line in messages.splitlines() if "error" in line] or [messages[-300:]]
-    return UnsupportedError("EC391", f"the C sources do not compile for {board.core}", why=last[0])
+    return UnsupportedError("EC331", f"the C sources do not compile for {board.core}", why=last[0])
 
 
 def _sizes(image: Path) -> dict[str, int]:

@@ -72,7 +72,7 @@ class Frame:
 def unsupported(frame: Frame, op: Operator, why: str) -> EdgecError:
     """An operator, or a form of it, without a kernel in C."""
     return UnsupportedError(
-        "EC390",
+        "EC330",
         f"{op.code} has no kernel in C in this form",
         where=f"operator {frame.position}, which writes {frame.output.name!r}",
         why=why,

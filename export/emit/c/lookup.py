@@ -7,8 +7,10 @@ the 256 inputs by the reference kernels, so that the table is exact by construct
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgec.export.emit.c.call import Call, Share, Table
 from edgec.export.tflite.model import Operator, Subgraph, Tensor
@@ -54,7 +56,7 @@ def lookup(graph: Subgraph, chain: list[int], roots: dict[int, int]) -> Call:
     )
 
 
-def _evaluate(graph: Subgraph, op: Operator, value: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _evaluate(graph: Subgraph, op: Operator, value: NDArray[Any]) -> NDArray[Any]:
     def line(tensor: Tensor) -> Tensor:
         return replace(tensor, shape=(value.size,), data=None, shape_signature=None)
 
@@ -62,4 +64,4 @@ def _evaluate(graph: Subgraph, op: Operator, value: np.ndarray) -> np.ndarray:  
         [line(graph.tensors[op.inputs[0]])], [line(graph.tensors[op.outputs[0]])]
     )
     result = KERNELS[op.code](frame, op, [value])
-    return result.astype(frame.outputs[0].numpy_dtype)
+    return np.asarray(result).astype(frame.outputs[0].numpy_dtype)

@@ -103,7 +103,7 @@ def _roots(graph: Subgraph) -> dict[int, int]:
     for index in graph.outputs:
         if roots[index] in graph.inputs:
             raise UnsupportedError(
-                "EC390",
+                "EC330",
                 "an output of the network is an input of it",
                 where=graph.tensors[index].name,
                 fix="leave that output out",
@@ -131,9 +131,10 @@ def _program(
         overlaps = []
         for share in call.shares:
             above = call.inputs[share.input]
+            assert isinstance(above, int)
             alone = call.inputs.count(above) == 1 and writes.count(call.output) == 1
             useful = share.distance < graph.tensors[call.output].elements
-            if alone and useful and last_use.get(above) == n and above not in outputs:  # type: ignore[call-overload]
+            if alone and useful and last_use.get(above) == n and above not in outputs:
                 overlaps.append(Overlap(f"t{call.output}", f"t{above}", share.distance))
         steps.append(
             Step(

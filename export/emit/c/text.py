@@ -36,7 +36,8 @@ def identifier(name: str, fallback: str = "model") -> str:
 def comment(text: str) -> str:
     """Any text inside a C comment: printable ASCII, and nothing that could end it."""
     plain = text.encode("ascii", "replace").decode().replace("*/", "* /").replace("/*", "/ *")
-    plain = re.sub(r"[^\x20-\x7e]", "?", plain).replace("\\", "/").replace("??", "? ?")
+    # no line splices, no trigraphs
+    plain = re.sub(r"[^\x20-\x7e]|\?", ".", plain).replace("\\", "/")
     return plain[:120]
 
 
