@@ -19,33 +19,38 @@ typedef struct {
     const int8_t *exponent;
 } edgec_scales;
 
-/* Convolution with weights [out_c][k_h][k_w][in_c / groups]. */
+/* Convolution with weights [out_c][k_h][k_w][in_c / groups].
+ *
+ * The bias holds the input's zero point already: bias[o] - in_zero * sum of weights[o].
+ */
 typedef struct {
     int32_t batch, in_h, in_w, in_c;
     int32_t out_h, out_w, out_c;
     int32_t k_h, k_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
     int32_t in_zero, out_zero, low, high;
     const int8_t *weights;
-    const int32_t *bias; /* or NULL */
+    const int32_t *bias;
     edgec_scales scales;
 } edgec_conv_s8_params;
 
-void edgec_conv_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out);
-/* 1x1, stride 1, no groups: a matrix product per pixel. */
-void edgec_conv_1x1_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out);
+/* Scratch: two windows of k_h * k_w * in_c / groups bytes. */
+void edgec_conv_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
 /* Weights [k_h][k_w][out_c]; output channel c reads input channel c / (out_c / in_c). */
 void edgec_depthwise_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out);
 
-/* out[row][o] = in[row] . weights[o]. */
+/* out[row][o] = in[row] . weights[o]; the bias holds the input's zero point, as above. */
 typedef struct {
     int32_t rows, in_size, out_size;
-    int32_t in_zero, weight_zero, out_zero, low, high;
+    int32_t weight_zero, out_zero, low, high;
     const int8_t *weights;
-    const int32_t *bias; /* or NULL */
+    const int32_t *bias;
     edgec_scales scales; /* one entry per output */
 } edgec_fully_connected_s8_params;
 
+/* Scratch: two rows of in_size bytes; none (a null pointer) for a single row. */
 void edgec_fully_connected_s8(
+    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
+void edgec_fully_connected_asymmetric_s8(
     const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out);
 
 /* out[b] = a[b] (rows x inner) . b[b]; strides tell where elements of the operands lie. */

@@ -1,17 +1,50 @@
-/* Matrix products on int8, portable. */
-#include <stddef.h>
+/* Matrix products on int8. */
+#include <string.h>
 
-#include "edgec_fixed_point.h"
-#include "edgec_kernels.h"
+#include "edgec_rows_s8.h"
 
 void edgec_fully_connected_s8(
+    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+    edgec_rows_s8 rows = {0};
+    rows.size = p->in_size;
+    rows.columns = p->out_size;
+    rows.out_stride = p->out_size;
+    rows.out_zero = p->out_zero;
+    rows.low = p->low;
+    rows.high = p->high;
+    rows.once = 1;
+    rows.weights = p->weights;
+    rows.bias = p->bias;
+    rows.mantissa = p->scales.mantissa;
+    rows.exponent = p->scales.exponent;
+    int32_t row = 0;
+    while (row < p->rows) {
+        const int32_t count = row + 2 <= p->rows ? 2 : 1;
+        if (p->rows == 1) {
+            edgec_one_row_s8(&rows, in, out);
+            return;
+        }
+        memcpy(scratch, in, (size_t)(count * p->in_size));
+        if (count == 2) {
+            edgec_two_rows_s8(&rows, scratch, out);
+        } else {
+            edgec_one_row_s8(&rows, scratch, out);
+        }
+        row += count;
+        in += count * p->in_size;
+        out += count * p->out_size;
+    }
+}
+
+/* Weights with a zero point of their own, which files of old converters have. */
+void edgec_fully_connected_asymmetric_s8(
     const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out) {
     for (int32_t row = 0; row < p->rows; ++row) {
         const int8_t *weights = p->weights;
         for (int32_t o = 0; o < p->out_size; ++o) {
-            int32_t sum = p->bias != NULL ? p->bias[o] : 0;
+            int32_t sum = p->bias[o];
             for (int32_t i = 0; i < p->in_size; ++i) {
-                sum += (in[i] - p->in_zero) * (weights[i] - p->weight_zero);
+                sum += in[i] * (weights[i] - p->weight_zero);
             }
             weights += p->in_size;
             sum = edgec_scale_once(sum, p->scales.mantissa[o], p->scales.exponent[o]);

@@ -51,6 +51,7 @@ class Call:
         inputs: tensor indices of the subgraph, or constants.
         output: index of the tensor that is written.
         shares: inputs that the output may overlap.
+        scratch: bytes that the kernel needs while it runs; its last argument.
         macs: multiply-accumulates.
         name: for reports: the operator and the tensor that it writes.
     """
@@ -61,6 +62,7 @@ class Call:
     output: int
     shares: tuple[Share, ...] = ()
     macs: int = 0
+    scratch: int = 0
     name: str = field(default="", compare=False)
 
     @property
@@ -71,9 +73,9 @@ class Call:
 
 SOURCES: Mapping[str, str] = {
     "edgec_conv_s8": "edgec_conv_s8.c",
-    "edgec_conv_1x1_s8": "edgec_conv_s8.c",
-    "edgec_depthwise_s8": "edgec_conv_s8.c",
+    "edgec_depthwise_s8": "edgec_depthwise_s8.c",
     "edgec_fully_connected_s8": "edgec_matmul_s8.c",
+    "edgec_fully_connected_asymmetric_s8": "edgec_matmul_s8.c",
     "edgec_matmul_s8": "edgec_matmul_s8.c",
     "edgec_add_s8": "edgec_elementwise_s8.c",
     "edgec_sub_s8": "edgec_elementwise_s8.c",
@@ -90,9 +92,12 @@ SOURCES: Mapping[str, str] = {
 }
 """The file of ``runtime/kernels`` that holds each kernel."""
 
+WITH_SCRATCH = frozenset({"edgec_conv_s8", "edgec_fully_connected_s8"})
+"""Kernels whose last argument is scratch, a null pointer where none is needed."""
+
 STRUCTS: Mapping[str, str] = {
-    "edgec_conv_1x1_s8": "edgec_conv_s8_params",
     "edgec_depthwise_s8": "edgec_conv_s8_params",
+    "edgec_fully_connected_asymmetric_s8": "edgec_fully_connected_s8_params",
     "edgec_add_s8": "edgec_binary_s8_params",
     "edgec_sub_s8": "edgec_binary_s8_params",
     "edgec_mul_s8": "edgec_binary_s8_params",

@@ -82,6 +82,11 @@ def lower(model: Model, *, name: str = "model") -> Lowered:
     return Lowered(tuple(calls), _program(graph, calls, inputs, outputs, name), inputs, outputs)
 
 
+def scratch_id(call: int) -> str:
+    """Name of the buffer that a call works in."""
+    return f"scratch{call}"
+
+
 def _lower(frame: Frame, op: Operator) -> list[Call]:
     if op.code not in LOWERINGS:
         raise unsupported(frame, op, "the operator is not among the kernels")
@@ -128,6 +133,8 @@ def _program(
         buffers.append(Buffer(f"t{index}", tensor.elements, 4, kind, module=tensor.name))  # type: ignore[arg-type]
     steps = []
     for n, call in enumerate(calls):
+        if call.scratch:
+            buffers.append(Buffer(scratch_id(n), call.scratch, 4, "scratch", module=call.name))
         overlaps = []
         for share in call.shares:
             above = call.inputs[share.input]
@@ -141,6 +148,7 @@ def _program(
                 call.kernel,
                 tuple(f"t{index}" for index in call.reads),
                 (f"t{call.output}",),
+                (scratch_id(n),) if call.scratch else (),
                 overlaps=tuple(overlaps),
                 name=call.name,
             )

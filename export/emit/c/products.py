@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,6 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
     pad_w = same_padding(in_w, out_w, k_w, stride[1], dilation[1]) if same else 0
     groups = 1 if depthwise else in_c // weights.shape[3]
     low, high = range_of(y, op.options["fused_activation_function"])
-    plain = (k_h, k_w, stride, groups) == (1, 1, (1, 1), 1) and not depthwise
     window = overlap.Window(
         (in_h, in_w),
         (out_h, out_w),
@@ -39,14 +40,11 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
         dilation,
         depthwise,
     )
+    gathers = groups == 1 and not depthwise
     taps = k_h * k_w * (1 if depthwise else in_c // groups)
     return [
         Call(
-            "edgec_depthwise_s8"
-            if depthwise
-            else "edgec_conv_1x1_s8"
-            if plain
-            else "edgec_conv_s8",
+            "edgec_depthwise_s8" if depthwise else "edgec_conv_s8",
             {
                 "batch": batch,
                 "in_h": in_h,
@@ -69,13 +67,17 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
                 "low": low,
                 "high": high,
                 "weights": Table(weights),
-                "bias": Table(frame.optional(2)),
+                "bias": Table(_bias(frame, np.moveaxis(weights, -1, 0) if depthwise else weights)),
                 "scales": _scales(frame, out_c),
             },
             (frame.index(0),),
             frame.output_index,
-            (Share(0, overlap.window(window)),) if batch == 1 else (),
+            # without groups, windows are copied before the outputs of their pixels are written
+            (Share(0, overlap.window(window, access="pixel" if gathers else "element")),)
+            if batch == 1
+            else (),
             batch * out_h * out_w * out_c * taps,
+            0 if depthwise else 2 * taps,
         )
     ]
 
@@ -88,28 +90,31 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
         raise unsupported(frame, op, "shuffled weights")
     out_size, in_size = weights.shape
     rows = x.elements // in_size
+    zero = 0
+    if weight.quantization is not None and not weight.quantization.per_channel:
+        zero = zero_of(weight)
     low, high = range_of(y, op.options["fused_activation_function"])
-    assert weight.quantization is not None
+    copies = rows > 1 and not zero
     return [
         Call(
-            "edgec_fully_connected_s8",
+            "edgec_fully_connected_asymmetric_s8" if zero else "edgec_fully_connected_s8",
             {
                 "rows": rows,
                 "in_size": in_size,
                 "out_size": out_size,
-                "in_zero": zero_of(x),
-                "weight_zero": 0 if weight.quantization.per_channel else zero_of(weight),
+                "weight_zero": zero,
                 "out_zero": zero_of(y),
                 "low": low,
                 "high": high,
                 "weights": Table(weights),
-                "bias": Table(frame.optional(2)),
+                "bias": Table(_bias(frame, weights.astype(np.int64) - zero)),
                 "scales": _scales(frame, out_size),
             },
             (frame.index(0),),
             frame.output_index,
-            (Share(0, overlap.rows(in_size, out_size, rows)),),
+            (Share(0, overlap.rows(in_size, out_size, rows, "row" if copies else "element")),),
             rows * in_size * out_size,
+            2 * in_size if copies else 0,
         )
     ]
 
@@ -155,6 +160,22 @@ def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
             batch * rows * columns * inner,
         )
     ]
+
+
+def _bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
+    """Bias minus what the input's zero point adds: kernels multiply integers as they are.
+
+    Args:
+        weights: outputs along the first axis.
+    """
+    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
+    given = frame.optional(2)
+    bias = np.zeros(len(sums), np.int64) if given is None else given.astype(np.int64)
+    folded = bias - zero_of(frame.tensor(0)) * sums
+    if np.abs(folded).max(initial=0) >= 1 << 31:
+        raise unsupported(frame, frame.operator, "the bias with the zero point exceeds 32 bits")
+    found: NDArray[np.int32] = folded.astype(np.int32)
+    return found
 
 
 def _scales(frame: Frame, channels: int) -> Scales:

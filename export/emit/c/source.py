@@ -11,15 +11,15 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c.call import SOURCES, Table, struct_of
-from edgec.export.emit.c.lower import Lowered
+from edgec.export.emit.c.call import SOURCES, WITH_SCRATCH, Table, struct_of
+from edgec.export.emit.c.lower import Lowered, scratch_id
 from edgec.export.emit.c.text import Constants, array, comment, identifier, struct, value
 from edgec.export.tflite.model import Model
 from edgec.export.tflite.names import input_names, output_names
 from edgec.export.tflite.reference.fixed_point import scale_of, zero_of
 from edgec.profiles.memory.plan import Plan
 
-COMMON = ("edgec_kernels.h", "edgec_fixed_point.h")
+COMMON = ("edgec_kernels.h", "edgec_fixed_point.h", "edgec_dot_s8.h", "edgec_rows_s8.h")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,11 @@ def write_sources(
             else f"arena + {offsets[f't{operand}']}"
             for operand in call.inputs
         ]
-        arguments = ", ".join([*operands, f"arena + {offsets[f't{call.output}']}"])
+        operands.append(f"arena + {offsets[f't{call.output}']}")
+        if call.kernel in WITH_SCRATCH:
+            place = f"arena + {offsets[scratch_id(number)]}" if call.scratch else "0"
+            operands.append(place)
+        arguments = ", ".join(operands)
         calls.append(f"{call.kernel}(&step_{number}, {arguments});")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("edgec.export.emit.c", "templates"),
