@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.model import ABSENT, Model
 from edgec.export.tflite.names import input_names, output_names
-from edgec.export.tflite.reference import pointwise, products, tables
+from edgec.export.tflite.reference import moves, pointwise, products, tables
 from edgec.export.tflite.reference.call import Call
+from edgec.export.tflite.reference.hard_swish import hard_swish
 from edgec.export.tflite.reference.rsqrt import l2_normalization, rsqrt
 from edgec.export.tflite.reference.softmax import softmax
 
@@ -34,21 +35,32 @@ KERNELS: Final[dict[str, Callable[[Call], NDArray[Any] | list[NDArray[Any]]]]] =
     "TANH": tables.tanh,
     "GELU": tables.gelu,
     "RESIZE_BILINEAR": pointwise.resize_bilinear,
-    "SPLIT": pointwise.split,
-    "SPLIT_V": pointwise.split,
-    "SLICE": pointwise.slice_,
+    "SPLIT": moves.split,
+    "SPLIT_V": moves.split,
+    "SLICE": moves.slice_,
+    "PACK": moves.pack,
+    "UNPACK": moves.unpack,
+    "GATHER": moves.gather,
+    "MAXIMUM": moves.extreme,
+    "MINIMUM": moves.extreme,
+    "REDUCE_MAX": moves.extreme,
+    "REDUCE_MIN": moves.extreme,
+    "RESIZE_NEAREST_NEIGHBOR": moves.resize_nearest_neighbor,
+    "SPACE_TO_DEPTH": moves.space_to_depth,
+    "DEPTH_TO_SPACE": moves.depth_to_space,
+    "HARD_SWISH": hard_swish,
     "RSQRT": rsqrt,
     "NEG": pointwise.neg,
     "QUANTIZE": pointwise.quantize,
     "DEQUANTIZE": pointwise.dequantize,
     "RELU": pointwise.relu,
     "RELU6": pointwise.relu,
-    "RESHAPE": pointwise.reshape,
-    "SQUEEZE": pointwise.reshape,
-    "EXPAND_DIMS": pointwise.reshape,
-    "TRANSPOSE": pointwise.transpose,
-    "PAD": pointwise.pad,
-    "CONCATENATION": pointwise.concatenation,
+    "RESHAPE": moves.reshape,
+    "SQUEEZE": moves.reshape,
+    "EXPAND_DIMS": moves.reshape,
+    "TRANSPOSE": moves.transpose,
+    "PAD": moves.pad,
+    "CONCATENATION": moves.concatenation,
 }
 """The operators of int8 networks with convolutions, attention and spelled-out LayerNorm, which may
 also be float."""

@@ -1,4 +1,4 @@
-"""Element by element, along axes, or moving elements."""
+"""Arithmetic element by element and along axes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from edgec.export.tflite.reference.fixed_point import (
     scale_of,
     zero_of,
 )
-from edgec.export.tflite.schema import DTYPES
 
 _SUM_SHIFT = 20
 _DIFFERENCE_SHIFT = 7
@@ -200,23 +199,6 @@ def _interpolation(call: Call, size: int, target: int) -> list[tuple[Integers, I
     return [(lower, 1024 - above), (upper, above)]
 
 
-def split(call: Call) -> list[NDArray[Any]]:
-    """SPLIT and SPLIT_V: parts of the outputs' sizes."""
-    axis, x = (
-        (call.array(0), call.array(1)) if call.code == "SPLIT" else (call.array(2), call.array(0))
-    )
-    place = int(np.asarray(axis).reshape(-1)[0]) % x.ndim
-    ends = np.cumsum([y.shape[place] for y in call.outputs])[:-1]
-    return np.split(x, ends, axis=place)
-
-
-def slice_(call: Call) -> NDArray[Any]:
-    """A block of the output's size."""
-    x, begin = call.array(0), call.array(1)
-    spans = zip(np.asarray(begin).reshape(-1), call.output.shape, strict=True)
-    return x[tuple(slice(int(b), int(b) + n) for b, n in spans)]
-
-
 def neg(call: Call) -> NDArray[Any]:
     """Of floats."""
     negative: NDArray[Any] = -call.array(0)
@@ -245,26 +227,3 @@ def relu(call: Call) -> NDArray[Any]:
     x, tensor, y = call.array(0), call.tensor(0), call.output
     real = np.float32(scale_of(tensor)) / np.float32(scale_of(y))
     return finish(Multiplier.of(real)(x.astype(np.int64) - zero_of(tensor)), y, call.code)
-
-
-def reshape(call: Call) -> NDArray[Any]:
-    """RESHAPE, SQUEEZE, EXPAND_DIMS."""
-    return call.array(0).reshape(call.output.shape)
-
-
-def transpose(call: Call) -> NDArray[Any]:
-    """A permutation of the axes."""
-    return call.array(0).transpose([int(a) for a in call.array(1)])
-
-
-def pad(call: Call) -> NDArray[Any]:
-    """With the integer of zero."""
-    x, amounts, tensor = call.array(0), call.array(1), call.tensor(0)
-    fill = 0 if tensor.quantization is None else zero_of(tensor)
-    return np.pad(x, [(int(a), int(b)) for a, b in amounts], constant_values=fill)
-
-
-def concatenation(call: Call) -> NDArray[Any]:
-    """int8 operands share the output's scale."""
-    arrays = [call.array(i) for i in range(len(call.arrays))]
-    return np.concatenate(arrays, axis=call.options["axis"]).astype(DTYPES[call.output.dtype])
