@@ -385,11 +385,17 @@ def is_image(operand: Any) -> bool:
     return not isinstance(operand, (np.ndarray, np.generic)) and len(operand) == 4
 
 
-@pytest.mark.parametrize("behind", [False, True], ids=["last", "first"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+FLOAT_CASES = [(case, False) for case in CASES] + [
+    (case, True) for case in CASES if any(map(is_image, case.inputs))
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "behind"),
+    FLOAT_CASES,
+    ids=[f"{case}-{'behind' if behind else 'alone'}" for case, behind in FLOAT_CASES],
+)
 def test_float(case: Case, behind: bool) -> None:
-    if behind and not any(map(is_image, case.inputs)):
-        pytest.skip("no image")
     model = build(case, behind=behind)
     feeds = {}
     rng = np.random.default_rng(1)
