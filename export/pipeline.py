@@ -48,6 +48,7 @@ from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.rewrite.recognise.marks import KINDS
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
+from edgec.export.tflite_artifacts import Source, tflite_artifacts
 from edgec.models.stages import Stage
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
@@ -81,6 +82,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
     """
     options = job.options
     reporter.stages = 3 + (options.calib is not None) + len(job.precisions)
+    reporter.stages += "tflite" in (options.formats or ())
     with reporter.stage("capture"):
         captured = capture(
             job.model, options, needs_accuracy=options.calib is not None, reporter=reporter
@@ -138,14 +140,35 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             item = _build(precision, master, ranges, data, quantization, job, reporter, tick)
             built.append(judged(item, built, captured, golden, data, job))
     built = gate(built, data, job, reporter)
+    lowered: list[tuple[Artifact, bytes]] = []
+    if "tflite" in (options.formats or ()):
+        with reporter.stage("build tflite") as tick:
+            blind = captured.weights.get("kind") == "random"
+            source = Source(
+                job,
+                master,
+                built,
+                golden,
+                preprocess,
+                labels,
+                data,
+                calibration,
+                quantization,
+                blind,
+            )
+            lowered = tflite_artifacts(source, reporter, tick)
     facts = graph_facts(before, master, rewriting)
     facts["capture_max_abs"] = None if difference is None else float(difference)
-    check_budgets(options, [b.artifact for b in built], facts, options.precision or "")
-    artifacts = [b.artifact for b in built]
+    artifacts = [b.artifact for b in built] + [artifact for artifact, _ in lowered]
+    check_budgets(options, artifacts, facts, options.precision or "")
     with reporter.stage("write"), atomic_folder(job.out, overwrite=options.overwrite) as folder:
         (folder / "onnx").mkdir()
         for item in built:
             (folder / item.artifact.path).write_bytes(item.data)
+        for artifact, content in lowered:
+            if artifact.status == "built":
+                (folder / artifact.path).parent.mkdir(exist_ok=True)
+                (folder / artifact.path).write_bytes(content)
         write_golden(folder / "golden", golden, built[0].data)
         if "tensorrt" in (options.formats or ()):
             write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs)

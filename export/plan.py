@@ -16,7 +16,7 @@ from edgec.models.stages import Stage
 from edgec.targets.registry import get_target
 from edgec.targets.schema import Target
 
-WRITTEN_FORMATS = ("onnx", "tensorrt")
+WRITTEN_FORMATS = ("onnx", "tensorrt", "tflite")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,13 @@ def prepare(
             f"format {unwritten[0]!r} is not written yet",
             fix=f"--format {','.join(WRITTEN_FORMATS)}",
         )
+    if "tflite" in options.formats and found.runtime.name == "tensorrt":
+        raise UnsupportedError(
+            "EC393",
+            f"no .tflite file is made for {found.name}",
+            why="its GPU runs TensorRT engines, not TFLite operators",
+            fix="leave tflite out of --format, or choose a CPU or microcontroller target",
+        )
     if "tensorrt" in options.formats and found.runtime.name != "tensorrt":
         raise UnsupportedError(
             "EC384",
@@ -142,6 +149,8 @@ def dry_run(job: Job) -> dict[str, Any]:
         f"outputs: {_outputs(job)}",
         f"rewrite: lean graph, lowered to opset {job.target.runtime.opset}, each pass checked",
     ]
+    if "tflite" in (options.formats or ()):
+        steps.append("lower: NHWC, TFLite builtin operators; run in LiteRT where it is installed")
     if options.calib is not None:
         steps.append(
             f"calibrate: up to {options.calib_limit} samples of {options.calib}, "
@@ -150,6 +159,9 @@ def dry_run(job: Job) -> dict[str, Any]:
     files = [f"onnx/model{'' if p == 'fp32' else '_' + p}.onnx" for p in job.precisions]
     if "tensorrt" in (options.formats or ()):
         files += ["tensorrt/recipe.json", "tensorrt/build_engine.py", "tensorrt/run_bench.py"]
+    if "tflite" in (options.formats or ()):
+        kinds = ("fp32", "fp16", "dyn8", *(("int8",) if options.calib is not None else ()))
+        files += [f"tflite/model_{kind}.tflite" for kind in kinds]
     steps.append(f"write: {job.out}: {', '.join(files)}, golden data, manifest, report")
     return {"out": str(job.out), "precisions": list(job.precisions), "files": files, "steps": steps}
 

@@ -187,6 +187,8 @@ def headline(model: str, target: str, weights: dict[str, Any], artifacts: list[A
 
 def _checks(checks: dict[str, Any]) -> str:
     parts = []
+    if "not_run" in checks:
+        parts.append(checks["not_run"])
     against = checks.get("vs_fp32")
     if against:
         if against["top1"] is not None:

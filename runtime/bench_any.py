@@ -9,12 +9,14 @@ from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import UsageError
 from edgec.runtime.bench import bench_local
 from edgec.runtime.bench_remote import bench_remote
+from edgec.runtime.runners import runnable_here
 from edgec.runtime.tensorrt.measure import measure_engines
 from edgec.runtime.transports.machine import open_device
 
 
 def chosen_artifacts(bundle: Bundle, names: list[str]) -> list[Artifact]:
-    """What to measure: what was named, else built engines, else all ONNX artifacts.
+    """What to measure: what was named, else built engines, else all others that this machine
+    can run.
 
     Raises:
         UsageError: no such artifact, or ONNX files and engines in one measurement.
@@ -22,13 +24,13 @@ def chosen_artifacts(bundle: Bundle, names: list[str]) -> list[Artifact]:
     built = [a for a in bundle.manifest.artifacts if a.status == "built"]
     engines = [a for a in built if a.format == "tensorrt"]
     if not names:
-        return engines or [a for a in built if a.format == "onnx"]
+        return engines or runnable_here(bundle)
     paths = {a.path: a for a in engines}
     chosen = [paths.get(name) or bundle.artifact(name) for name in names]
-    if len({a.format for a in chosen}) > 1:
+    if len({a.format == "tensorrt" for a in chosen}) > 1:
         raise UsageError(
             "EC229",
-            "ONNX artifacts and TensorRT engines are not measured together",
+            "TensorRT engines and other artifacts are not measured together",
             why="they run in different programs, so their samples cannot take turns",
             fix="run edgec bench once for each kind",
         )
@@ -52,5 +54,12 @@ def bench_any(
             return measure_engines(bundle, machine, engines, runs=runs, warmup=warmup)
     if device == "local":
         return bench_local(bundle, artifacts, threads=threads, runs=runs, warmup=warmup, tick=tick)
+    elsewhere = [a for a in artifacts if a.format == "onnx"]
+    if not elsewhere:
+        raise UsageError(
+            "EC229",
+            "only ONNX artifacts and TensorRT engines are measured on other devices",
+            fix="run edgec bench there, or LiteRT's benchmark_model",
+        )
     with open_device(device) as machine:
-        return bench_remote(bundle, artifacts, machine, threads=threads, runs=runs, warmup=warmup)
+        return bench_remote(bundle, elsewhere, machine, threads=threads, runs=runs, warmup=warmup)

@@ -35,7 +35,8 @@ def bench(
     """Time artifacts: all samples kept, outputs checked, conditions recorded.
 
     TensorRT engines that edgec build made are measured where they are; of other bundles, the ONNX
-    artifacts in turn. Over ssh:// the device needs python3 and the runtime, nothing of edgec.
+    and .tflite artifacts in turn. Over ssh:// the device needs python3 and the runtime, nothing of
+    edgec.
     """
     import edgec
     from edgec.export.files import atomic_write, dump_json

@@ -176,9 +176,7 @@ class _Memory:
                 tuple(self._view(id, True) for id in step.outputs),
                 tuple(self._view(id, True) for id in step.scratch),
                 step.parameters,
-                None
-                if step.rows is None
-                else (step.rows[0].at(counter), step.rows[1].at(counter)),
+                None if step.rows is None else (step.rows[0].at(counter), step.rows[1].at(counter)),
             )
         )
         changed = before != self.bytes

