@@ -32,12 +32,13 @@ def _names(
             known.setdefault(index, name)
     found: list[str] = []
     seen = set(taken)
+    numbers: dict[str, int] = {}
     for position, index in enumerate(indices):
         name = known.get(index) or model.main.tensors[index].name or f"{kind}_{position}"
-        base, number = name, 1
+        base = name
         while name in seen:
-            number += 1
-            name = f"{base}_{number}"
+            numbers[base] = numbers.get(base, 1) + 1
+            name = f"{base}_{numbers[base]}"
         seen.add(name)
         found.append(name)
     return found

@@ -72,6 +72,7 @@ class Context:
     operator: Operator | None = None
     position: int = 0
     _names: set[str] = field(default_factory=set)
+    _numbers: dict[str, int] = field(default_factory=dict)
     _named: set[ir.Value] = field(default_factory=set)
 
     @property
@@ -102,10 +103,10 @@ class Context:
 
     def name(self, base: str) -> str:
         """A name that no other value has."""
-        name, number = base, 0
+        name = base
         while name in self._names:
-            number += 1
-            name = f"{base}_{number}"
+            self._numbers[base] = self._numbers.get(base, 0) + 1
+            name = f"{base}_{self._numbers[base]}"
         self._names.add(name)
         return name
 

@@ -8,16 +8,15 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from edgec.export.errors import UnsupportedError
-from edgec.export.tflite.model import ABSENT, Model, Operator
+from edgec.export.tflite.model import ABSENT, Model
 from edgec.export.tflite.names import input_names, output_names
-from edgec.export.tflite.reference import pointwise, products, tables
-from edgec.export.tflite.reference.frame import Frame, Values
+from edgec.export.tflite.reference import moves, pointwise, products, tables
+from edgec.export.tflite.reference.call import Call
+from edgec.export.tflite.reference.hard_swish import hard_swish
 from edgec.export.tflite.reference.rsqrt import l2_normalization, rsqrt
 from edgec.export.tflite.reference.softmax import softmax
 
-KERNELS: Final[
-    dict[str, Callable[[Frame, Operator, Values], NDArray[Any] | list[NDArray[Any]]]]
-] = {
+KERNELS: Final[dict[str, Callable[[Call], NDArray[Any] | list[NDArray[Any]]]]] = {
     "CONV_2D": products.conv_2d,
     "DEPTHWISE_CONV_2D": products.depthwise_conv_2d,
     "FULLY_CONNECTED": products.fully_connected,
@@ -36,21 +35,32 @@ KERNELS: Final[
     "TANH": tables.tanh,
     "GELU": tables.gelu,
     "RESIZE_BILINEAR": pointwise.resize_bilinear,
-    "SPLIT": pointwise.split,
-    "SPLIT_V": pointwise.split,
-    "SLICE": pointwise.slice_,
+    "SPLIT": moves.split,
+    "SPLIT_V": moves.split,
+    "SLICE": moves.slice_,
+    "PACK": moves.pack,
+    "UNPACK": moves.unpack,
+    "GATHER": moves.gather,
+    "MAXIMUM": moves.extreme,
+    "MINIMUM": moves.extreme,
+    "REDUCE_MAX": moves.extreme,
+    "REDUCE_MIN": moves.extreme,
+    "RESIZE_NEAREST_NEIGHBOR": moves.resize_nearest_neighbor,
+    "SPACE_TO_DEPTH": moves.space_to_depth,
+    "DEPTH_TO_SPACE": moves.depth_to_space,
+    "HARD_SWISH": hard_swish,
     "RSQRT": rsqrt,
     "NEG": pointwise.neg,
     "QUANTIZE": pointwise.quantize,
     "DEQUANTIZE": pointwise.dequantize,
     "RELU": pointwise.relu,
     "RELU6": pointwise.relu,
-    "RESHAPE": pointwise.reshape,
-    "SQUEEZE": pointwise.reshape,
-    "EXPAND_DIMS": pointwise.reshape,
-    "TRANSPOSE": pointwise.transpose,
-    "PAD": pointwise.pad,
-    "CONCATENATION": pointwise.concatenation,
+    "RESHAPE": moves.reshape,
+    "SQUEEZE": moves.reshape,
+    "EXPAND_DIMS": moves.reshape,
+    "TRANSPOSE": moves.transpose,
+    "PAD": moves.pad,
+    "CONCATENATION": moves.concatenation,
 }
 """The operators of int8 networks with convolutions, attention and spelled-out LayerNorm, which may
 also be float."""
@@ -77,21 +87,22 @@ def run_all(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[int, NDArra
     for name, index in zip(input_names(model), main.inputs, strict=True):
         values[index] = feeds[name]
     for position, operator in enumerate(main.operators):
-        frame = Frame(
+        call = Call(
+            operator,
             [None if i == ABSENT else main.tensors[i] for i in operator.inputs],
+            [None if i == ABSENT else values[i] for i in operator.inputs],
             [main.tensors[i] for i in operator.outputs],
         )
-        inputs = [None if i == ABSENT else values[i] for i in operator.inputs]
         place = f"operator {position} {operator.code}"
         if operator.code not in KERNELS:
             raise UnsupportedError("EC306", "no reference kernel for the operator", where=place)
         try:
-            result = KERNELS[operator.code](frame, operator, inputs)
-        except (ValueError, AssertionError) as error:
+            result = KERNELS[operator.code](call)
+        except ValueError as error:
             raise UnsupportedError(
                 "EC306", "no reference kernel for this form", where=place, why=str(error) or None
             ) from error
         results = result if isinstance(result, list) else [result]
-        for index, tensor, value in zip(operator.outputs, frame.outputs, results, strict=True):
+        for index, tensor, value in zip(operator.outputs, call.outputs, results, strict=True):
             values[index] = value.astype(tensor.numpy_dtype)
     return values

@@ -1,4 +1,4 @@
-"""Element by element, along axes, or moving elements."""
+"""Arithmetic element by element and along axes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.tflite.model import Operator, Tensor
+from edgec.export.tflite.model import Tensor
+from edgec.export.tflite.reference.call import Call
 from edgec.export.tflite.reference.fixed_point import (
     Integers,
     Multiplier,
@@ -17,64 +18,58 @@ from edgec.export.tflite.reference.fixed_point import (
     scale_of,
     zero_of,
 )
-from edgec.export.tflite.reference.frame import Frame, Values
-from edgec.export.tflite.schema import DTYPES
 
 _SUM_SHIFT = 20
 _DIFFERENCE_SHIFT = 7
 
 
-def _pair(frame: Frame, values: Values) -> tuple[tuple[Integers, Tensor], tuple[Integers, Tensor]]:
-    found = []
-    for value, tensor in zip(values, frame.inputs, strict=True):
-        assert value is not None
-        assert tensor is not None
-        found.append((value.astype(np.int64) - zero_of(tensor), tensor))
-    return found[0], found[1]
+def _pair(call: Call) -> tuple[tuple[Integers, Tensor], tuple[Integers, Tensor]]:
+    first, second = call.tensor(0), call.tensor(1)
+    a = call.array(0).astype(np.int64) - zero_of(first)
+    b = call.array(1).astype(np.int64) - zero_of(second)
+    return (a, first), (b, second)
 
 
-def _aligned(frame: Frame, values: Values, shift: int) -> tuple[Integers, Integers, float]:
+def _aligned(call: Call, shift: int) -> tuple[Integers, Integers, float]:
     """Both operands on one grid of steps of twice the larger scale, `shift` bits finer."""
-    (a, a_tensor), (b, b_tensor) = _pair(frame, values)
+    (a, a_tensor), (b, b_tensor) = _pair(call)
     scales = np.float32(scale_of(a_tensor)), np.float32(scale_of(b_tensor))
     twice = float(np.float32(2) * max(scales))
     first, second = (Multiplier.of(float(scale) / twice) for scale in scales)
     return first(a << shift), second(b << shift), twice
 
 
-def add(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def add(call: Call) -> NDArray[Any]:
     """ADD and SUB."""
-    if (floats := _floats(op, values)) is not None:
+    if (floats := _floats(call)) is not None:
         return floats
-    a, b, twice = _aligned(frame, values, _SUM_SHIFT)
-    y = frame.outputs[0]
-    total = a + b if op.code == "ADD" else a - b
+    a, b, twice = _aligned(call, _SUM_SHIFT)
+    y = call.output
+    total = a + b if call.code == "ADD" else a - b
     back = Multiplier.of(twice / ((1 << _SUM_SHIFT) * float(scale_of(y))))
-    return finish(back(total), y, op.options["fused_activation_function"])
+    return finish(back(total), y, call.options["fused_activation_function"])
 
 
-def squared_difference(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def squared_difference(call: Call) -> NDArray[Any]:
     """(a − b)²."""
-    if (floats := _floats(op, values)) is not None:
+    if (floats := _floats(call)) is not None:
         return floats
-    a, b, twice = _aligned(frame, values, _DIFFERENCE_SHIFT)
-    y = frame.outputs[0]
+    a, b, twice = _aligned(call, _DIFFERENCE_SHIFT)
+    y = call.output
     back = Multiplier.of(twice * twice / ((1 << 2 * _DIFFERENCE_SHIFT) * float(scale_of(y))))
     return finish(back((a - b) ** 2), y)
 
 
-def _floats(op: Operator, values: Values) -> NDArray[Any] | None:
+def _floats(call: Call) -> NDArray[Any] | None:
     """The result in single precision, if the operands are floats."""
-    a, b = values[0], values[1]
-    assert a is not None
-    assert b is not None
+    a, b = call.array(0), call.array(1)
     if a.dtype != np.float32 or b.dtype != np.float32:
         return None
-    if op.code in ("ADD", "MUL"):
-        result: NDArray[Any] = a + b if op.code == "ADD" else a * b
+    if call.code in ("ADD", "MUL"):
+        result: NDArray[Any] = a + b if call.code == "ADD" else a * b
     else:
-        result = a - b if op.code == "SUB" else (a - b) * (a - b)
-    activation = op.options.get("fused_activation_function", "NONE")
+        result = a - b if call.code == "SUB" else (a - b) * (a - b)
+    activation = call.options.get("fused_activation_function", "NONE")
     low, high = {"RELU": (0, np.inf), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1)}.get(
         activation, (-np.inf, np.inf)
     )
@@ -82,61 +77,58 @@ def _floats(op: Operator, values: Values) -> NDArray[Any] | None:
     return clamped
 
 
-def mul(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def mul(call: Call) -> NDArray[Any]:
     """The scales are multiplied and divided in single precision."""
-    if (floats := _floats(op, values)) is not None:
+    if (floats := _floats(call)) is not None:
         return floats
-    (a, a_tensor), (b, b_tensor) = _pair(frame, values)
-    y = frame.outputs[0]
+    (a, a_tensor), (b, b_tensor) = _pair(call)
+    y = call.output
     real = np.float32(scale_of(a_tensor)) * np.float32(scale_of(b_tensor)) / np.float32(scale_of(y))
-    return finish(Multiplier.of(real)(a * b), y, op.options["fused_activation_function"])
+    return finish(Multiplier.of(real)(a * b), y, call.options["fused_activation_function"])
 
 
-def average_pool_2d(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def average_pool_2d(call: Call) -> NDArray[Any]:
     """Integer division of the sum, rounded half away from zero; no change of scale."""
-    x = values[0]
-    assert x is not None
-    n, height, width, channels = frame.outputs[0].shape
-    low, high = limits(frame.outputs[0])
+    x = call.array(0)
+    n, height, width, channels = call.output.shape
+    low, high = limits(call.output)
     result = np.zeros((n, height, width, channels), np.int64)
     for row, column in np.ndindex(height, width):
-        window = _window(frame, op, x, row, column).astype(np.int64)
+        window = _window(call, x, row, column).astype(np.int64)
         count = window.shape[1] * window.shape[2]
         total = window.sum(axis=(1, 2))
         half = np.where(total > 0, count // 2, -(count // 2))
         result[:, row, column] = np.trunc((total + half) / count)
-    zero_free = np.clip(result, low, high) - zero_of(frame.outputs[0])
-    return finish(zero_free, frame.outputs[0], op.options["fused_activation_function"])
+    zero_free = np.clip(result, low, high) - zero_of(call.output)
+    return finish(zero_free, call.output, call.options["fused_activation_function"])
 
 
-def max_pool_2d(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def max_pool_2d(call: Call) -> NDArray[Any]:
     """The largest integer of the window."""
-    x = values[0]
-    assert x is not None
-    y = frame.outputs[0]
+    x = call.array(0)
+    y = call.output
     result = np.zeros(y.shape, np.int64)
     for row, column in np.ndindex(*y.shape[1:3]):
-        result[:, row, column] = _window(frame, op, x, row, column).max(axis=(1, 2))
-    return finish(result - zero_of(y), y, op.options["fused_activation_function"])
+        result[:, row, column] = _window(call, x, row, column).max(axis=(1, 2))
+    return finish(result - zero_of(y), y, call.options["fused_activation_function"])
 
 
-def _window(frame: Frame, op: Operator, x: NDArray[Any], row: int, column: int) -> NDArray[Any]:
-    size = (op.options["filter_height"], op.options["filter_width"])
-    strides = (op.options["stride_h"], op.options["stride_w"])
+def _window(call: Call, x: NDArray[Any], row: int, column: int) -> NDArray[Any]:
+    size = (call.options["filter_height"], call.options["filter_width"])
+    strides = (call.options["stride_h"], call.options["stride_w"])
     spans = []
     for axis, place in enumerate((row, column)):
-        total = (frame.outputs[0].shape[axis + 1] - 1) * strides[axis] + size[axis]
-        pad = max(total - x.shape[axis + 1], 0) // 2 if op.options["padding"] == "SAME" else 0
+        total = (call.output.shape[axis + 1] - 1) * strides[axis] + size[axis]
+        pad = max(total - x.shape[axis + 1], 0) // 2 if call.options["padding"] == "SAME" else 0
         start = place * strides[axis] - pad
         spans.append(slice(max(start, 0), min(start + size[axis], x.shape[axis + 1])))
     return x[:, spans[0], spans[1]]
 
 
-def mean(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def mean(call: Call) -> NDArray[Any]:
     """The number of elements goes into the multiplier, as far as that stays precise."""
-    x, over, count = _reduced(values)
-    tensor, y = frame.inputs[0], frame.outputs[0]
-    assert tensor is not None
+    x, over, count = _reduced(call)
+    tensor, y = call.tensor(0), call.output
     if x.dtype == np.float32:
         return (_sum_in_order(x, over) / np.float32(count)).reshape(y.shape)
     given = Multiplier.of(float(np.float32(scale_of(tensor)) / np.float32(scale_of(y))))
@@ -148,14 +140,13 @@ def mean(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     return finish(multiplier(total), y).reshape(y.shape)
 
 
-def sum_(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def sum_(call: Call) -> NDArray[Any]:
     """One multiplication of the sum.
 
     As LiteRT's optimised kernel: the plain one of LiteRT 2.3 ignores the scales of int8 sums.
     """
-    x, over, count = _reduced(values)
-    tensor, y = frame.inputs[0], frame.outputs[0]
-    assert tensor is not None
+    x, over, count = _reduced(call)
+    tensor, y = call.tensor(0), call.output
     if x.dtype == np.float32:
         return _sum_in_order(x, over).reshape(y.shape)
     multiplier = Multiplier.of(float(np.float32(scale_of(tensor)) / np.float32(scale_of(y))))
@@ -163,11 +154,9 @@ def sum_(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     return finish(multiplier.once(total), y).reshape(y.shape)
 
 
-def _reduced(values: Values) -> tuple[NDArray[Any], tuple[int, ...], int]:
+def _reduced(call: Call) -> tuple[NDArray[Any], tuple[int, ...], int]:
     """Operand, axes and number of elements of a reduction."""
-    x, axes = values[0], values[1]
-    assert x is not None
-    assert axes is not None
+    x, axes = call.array(0), call.array(1)
     over = tuple(sorted({int(a) % x.ndim for a in np.asarray(axes).reshape(-1)}))
     return x, over, int(np.prod([x.shape[a] for a in over]))
 
@@ -179,13 +168,12 @@ def _sum_in_order(x: NDArray[Any], over: tuple[int, ...]) -> NDArray[Any]:
     return np.cumsum(rows, axis=-1, dtype=np.float32)[..., -1]
 
 
-def resize_bilinear(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def resize_bilinear(call: Call) -> NDArray[Any]:
     """Positions and weights in tenths of bits: 1024 steps between two pixels."""
-    x, y = values[0], frame.outputs[0]
-    assert x is not None
+    x, y = call.array(0), call.output
     if x.dtype != np.int8:
         raise ValueError("resizing of floats")
-    rows, columns = (_interpolation(op, x.shape[a], y.shape[a]) for a in (1, 2))
+    rows, columns = (_interpolation(call, x.shape[a], y.shape[a]) for a in (1, 2))
     wide = x.astype(np.int64)
     total = np.zeros(y.shape, np.int64)
     for row, row_weight in rows:
@@ -196,13 +184,13 @@ def resize_bilinear(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     return np.trunc((total + half) / (1 << 20)).astype(np.int8)
 
 
-def _interpolation(op: Operator, size: int, target: int) -> list[tuple[Integers, Integers]]:
+def _interpolation(call: Call, size: int, target: int) -> list[tuple[Integers, Integers]]:
     """Lower and upper neighbour of each output with their weights out of 1024."""
-    corners = op.options["align_corners"] and target > 1
+    corners = call.options["align_corners"] and target > 1
     old, new = (size - 1, target - 1) if corners else (size, target)
     scale = ((1 << 10) * old + new // 2) // new
     place = np.arange(target, dtype=np.int64) * scale
-    if op.options["half_pixel_centers"]:
+    if call.options["half_pixel_centers"]:
         place += scale // 2 - (1 << 9)
     # C's division rounds towards zero
     lower = np.maximum(np.trunc(place / 1024).astype(np.int64), 0)
@@ -211,85 +199,31 @@ def _interpolation(op: Operator, size: int, target: int) -> list[tuple[Integers,
     return [(lower, 1024 - above), (upper, above)]
 
 
-def split(frame: Frame, op: Operator, values: Values) -> list[NDArray[Any]]:
-    """SPLIT and SPLIT_V: parts of the outputs' sizes."""
-    axis, x = (values[0], values[1]) if op.code == "SPLIT" else (values[2], values[0])
-    assert axis is not None
-    assert x is not None
-    place = int(np.asarray(axis).reshape(-1)[0]) % x.ndim
-    ends = np.cumsum([y.shape[place] for y in frame.outputs])[:-1]
-    return np.split(x, ends, axis=place)
-
-
-def slice_(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
-    """A block of the output's size."""
-    x, begin = values[0], values[1]
-    assert x is not None
-    assert begin is not None
-    spans = zip(np.asarray(begin).reshape(-1), frame.outputs[0].shape, strict=True)
-    return x[tuple(slice(int(b), int(b) + n) for b, n in spans)]
-
-
-def neg(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def neg(call: Call) -> NDArray[Any]:
     """Of floats."""
-    assert values[0] is not None
-    return np.negative(values[0])
+    negative: NDArray[Any] = -call.array(0)
+    return negative
 
 
-def quantize(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def quantize(call: Call) -> NDArray[Any]:
     """From floats, or from integers of another scale."""
-    x, tensor, y = values[0], frame.inputs[0], frame.outputs[0]
-    assert x is not None
-    assert tensor is not None
+    x, tensor, y = call.array(0), call.tensor(0), call.output
     if x.dtype.kind == "f":
         return finish(rounded(x / np.float32(scale_of(y))).astype(np.int64), y)
     real = float(scale_of(tensor)) / float(scale_of(y))
     return finish(Multiplier.of(real)(x.astype(np.int64) - zero_of(tensor)), y)
 
 
-def dequantize(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def dequantize(call: Call) -> NDArray[Any]:
     """To floats; from float16 as well."""
-    x, tensor = values[0], frame.inputs[0]
-    assert x is not None
-    assert tensor is not None
+    x, tensor = call.array(0), call.tensor(0)
     if x.dtype.kind == "f":
         return x.astype(np.float32)
     return (x.astype(np.int64) - zero_of(tensor)) * np.float64(scale_of(tensor))
 
 
-def relu(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def relu(call: Call) -> NDArray[Any]:
     """RELU and RELU6 as operators of their own."""
-    x, tensor, y = values[0], frame.inputs[0], frame.outputs[0]
-    assert x is not None
-    assert tensor is not None
+    x, tensor, y = call.array(0), call.tensor(0), call.output
     real = np.float32(scale_of(tensor)) / np.float32(scale_of(y))
-    return finish(Multiplier.of(real)(x.astype(np.int64) - zero_of(tensor)), y, op.code)
-
-
-def reshape(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
-    """RESHAPE, SQUEEZE, EXPAND_DIMS."""
-    assert values[0] is not None
-    return values[0].reshape(frame.outputs[0].shape)
-
-
-def transpose(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
-    """A permutation of the axes."""
-    assert values[0] is not None
-    assert values[1] is not None
-    return values[0].transpose([int(a) for a in values[1]])
-
-
-def pad(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
-    """With the integer of zero."""
-    x, amounts, tensor = values[0], values[1], frame.inputs[0]
-    assert x is not None
-    assert amounts is not None
-    assert tensor is not None
-    fill = 0 if tensor.quantization is None else zero_of(tensor)
-    return np.pad(x, [(int(a), int(b)) for a, b in amounts], constant_values=fill)
-
-
-def concatenation(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
-    """int8 operands share the output's scale."""
-    arrays = [value for value in values if value is not None]
-    return np.concatenate(arrays, axis=op.options["axis"]).astype(DTYPES[frame.outputs[0].dtype])
+    return finish(Multiplier.of(real)(x.astype(np.int64) - zero_of(tensor)), y, call.code)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.tflite.model import Operator
+from edgec.export.tflite.reference.call import Call
 from edgec.export.tflite.reference.fixed_point import (
     Multiplier,
     doubling_high_product,
@@ -18,7 +18,6 @@ from edgec.export.tflite.reference.fixed_point import (
     shift_right,
     zero_of,
 )
-from edgec.export.tflite.reference.frame import Frame, Values
 
 _EXTRA = 20
 _NORM_BITS = 7
@@ -29,13 +28,12 @@ _HALF_ROOT_2 = 1518500250
 """√2 / 2 without integer bits."""
 
 
-def rsqrt(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def rsqrt(call: Call) -> NDArray[Any]:
     """1 / √x; the largest integer where x is zero."""
-    x, tensor, y = values[0], frame.inputs[0], frame.outputs[0]
-    assert x is not None
-    assert tensor is not None
+    x, tensor, y = call.array(0), call.tensor(0), call.output
     if x.dtype.kind == "f":
-        return np.float32(1) / np.sqrt(x)
+        floats: NDArray[Any] = np.float32(1) / np.sqrt(x)
+        return floats
     steps = x.astype(np.int64) - zero_of(tensor)
     if steps.min() < 0:
         raise ValueError("the square root of a negative number")
@@ -50,11 +48,9 @@ def rsqrt(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
     return finish(np.vectorize(found.__getitem__, otypes=[np.int64])(steps), y)
 
 
-def l2_normalization(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def l2_normalization(call: Call) -> NDArray[Any]:
     """Along the last axis; the output has the scale 1/128 and no zero point."""
-    x, tensor, y = values[0], frame.inputs[0], frame.outputs[0]
-    assert x is not None
-    assert tensor is not None
+    x, tensor, y = call.array(0), call.tensor(0), call.output
     steps = x.astype(np.int64) - zero_of(tensor)
     pairs = [_mantissa(int(total)) for total in (steps * steps).sum(axis=-1).reshape(-1)]
     shape = (*steps.shape[:-1], 1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.tflite.model import Operator
+from edgec.export.tflite.reference.call import Call
 from edgec.export.tflite.reference.fixed_point import (
     Integers,
     Multiplier,
@@ -17,7 +17,6 @@ from edgec.export.tflite.reference.fixed_point import (
     scale_of,
     shift_right,
 )
-from edgec.export.tflite.reference.frame import Frame, Values
 
 _ONE = (1 << 31) - 1
 _DIFFERENCE_BITS = 5
@@ -27,14 +26,12 @@ _SUM_BITS = 12
 _QUARTER = 1 << (31 - _DIFFERENCE_BITS - 2)
 
 
-def softmax(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
+def softmax(call: Call) -> NDArray[Any]:
     """Along the last axis; the output has the scale 1/256 and the lowest zero point."""
-    x, tensor, y = values[0], frame.inputs[0], frame.outputs[0]
-    assert x is not None
-    assert tensor is not None
+    x, tensor, y = call.array(0), call.tensor(0), call.output
     if y.dtype != "INT8" or x.dtype != np.int8:
         raise ValueError(f"softmax of {tensor.dtype}")
-    power, reached = _table(float(np.float32(op.options["beta"])) * float(scale_of(tensor)))
+    power, reached = _table(float(np.float32(call.options["beta"])) * float(scale_of(tensor)))
     distance = x.max(axis=-1, keepdims=True).astype(np.int64) - x
     powers = np.where(reached[distance], power[distance], 0)
     total = shift_right(powers, np.asarray(_SUM_BITS, np.int64)).sum(axis=-1, keepdims=True)

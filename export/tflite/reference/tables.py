@@ -9,26 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.tflite.model import Operator
+from edgec.export.tflite.reference.call import Call
 from edgec.export.tflite.reference.fixed_point import limits, rounded, scale_of, zero_of
-from edgec.export.tflite.reference.frame import Frame, Values
 
 Floats = NDArray[np.float32]
 
 
-def table(function: Callable[[Operator, Floats], Floats]) -> Callable[..., NDArray[Any]]:
+def table(function: Callable[[Call, Floats], Floats]) -> Callable[..., NDArray[Any]]:
     """A kernel that looks up what `function` gives for each of the 256 inputs."""
 
-    def kernel(frame: Frame, op: Operator, values: Values) -> NDArray[Any]:
-        x, tensor, y = values[0], frame.inputs[0], frame.outputs[0]
-        assert x is not None
-        assert tensor is not None
+    def kernel(call: Call) -> NDArray[Any]:
+        x, tensor, y = call.array(0), call.tensor(0), call.output
         if x.dtype.kind == "f":
-            return function(op, x)
+            return function(call, x)
         if x.dtype != np.int8 or y.dtype != "INT8":
-            raise ValueError(f"{op.code} of {tensor.dtype}")
+            raise ValueError(f"{call.code} of {tensor.dtype}")
         steps = np.arange(-128, 128, dtype=np.float32) - np.float32(zero_of(tensor))
-        transformed = function(op, np.float32(scale_of(tensor)) * steps)
+        transformed = function(call, np.float32(scale_of(tensor)) * steps)
         inverse = np.float32(1) / np.float32(scale_of(y))
         low, high = limits(y)
         entries = rounded(transformed * inverse) + zero_of(y)
@@ -38,18 +35,18 @@ def table(function: Callable[[Operator, Floats], Floats]) -> Callable[..., NDArr
     return kernel
 
 
-def _logistic(op: Operator, x: Floats) -> Floats:
+def _logistic(call: Call, x: Floats) -> Floats:
     power: Floats = np.exp(-x.astype(np.float64)).astype(np.float32)
     result: Floats = np.float32(1) / (np.float32(1) + power)
     return result
 
 
-def _tanh(op: Operator, x: Floats) -> Floats:
+def _tanh(call: Call, x: Floats) -> Floats:
     return np.tanh(x.astype(np.float64)).astype(np.float32)
 
 
-def _gelu(op: Operator, x: Floats) -> Floats:
-    if op.options["approximate"]:
+def _gelu(call: Call, x: Floats) -> Floats:
+    if call.options["approximate"]:
         cube = np.float32(0.044715) * x * x * x
         inner = (np.float32(np.sqrt(2 / np.pi)) * (x + cube)).astype(np.float64)
         part = np.tanh(inner).astype(np.float32)

@@ -14,9 +14,11 @@ from edgec.export.capture.tflite.context import OPERATOR_KEY, module_path
 from edgec.export.errors import InputError, UnsupportedError, UsageError
 from edgec.export.options import ExportOptions
 from edgec.export.progress import Reporter
+from edgec.export.rewrite.channels.remove_channels import RemoveChannels
 from edgec.export.rewrite.graph import MODULE_KEY
 from edgec.export.source import capture, describe
 from edgec.export.tflite import Model, Operator, Quantization, Signature, Subgraph, Tensor, save
+from edgec.profiles.macs import count_graph_macs
 from edgec.runtime.onnx_runner import OnnxRunner
 
 pytest.importorskip("ai_edge_litert")
@@ -313,6 +315,35 @@ def test_made_up_constants(code: str, inputs: list[Any], shape: tuple[int, ...])
     feeds = {"x": np.ones((2, 3), np.float32)} if given else {}
     want = LiteRTRunner(model, kernels="reference").run(feeds)["z"]
     np.testing.assert_array_equal(runner(from_tflite(model)).run(feeds)["z"], want)
+
+
+def test_channels_that_carry_nothing_leave_exactly() -> None:
+    model = quantized_network()
+    weight = model.main.tensors[2]
+    dead = np.array(weight.data)
+    dead[1] = 0  # a channel that holds its bias, whatever the image
+    weight.data = dead
+    # without the residual sum, which ties the channels to the input's
+    pool, total = model.main.operators[3], model.main.operators[2]
+    pool.inputs[0] = model.main.operators[1].outputs[0]
+    model.main.operators.remove(total)
+    for tensor in (model.main.tensors[6], model.main.tensors[7]):
+        tensor.quantization = model.main.tensors[4].quantization
+    scales = model.main.tensors[8].quantization
+    assert scales is not None
+    model.main.tensors[9].quantization = Quantization(
+        scales.scale * np.float32(0.03), scales.zero_point
+    )
+    graph = from_tflite(model, integers=True, channels_first=False)
+    before, macs = runner(graph), count_graph_macs(graph).total
+    assert RemoveChannels()(graph).modified
+    assert count_graph_macs(graph).total < 0.8 * macs
+    after = runner(graph)
+    rng = np.random.default_rng(1)
+    for _ in range(8):
+        feeds = {"image": rng.integers(0, 256, (1, 8, 8, 4)).astype(np.uint8)}
+        want = before.run(feeds)["probabilities"]
+        np.testing.assert_array_equal(after.run(feeds)["probabilities"], want)
 
 
 def test_unknown_operators_are_named_together() -> None:

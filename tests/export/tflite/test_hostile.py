@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from edgec.export.tflite import (
     load,
     reader,
 )
+from edgec.export.tflite.names import input_names, output_names
 from edgec.export.tflite.reader import MAX_ITEMS
 
 
@@ -220,6 +222,18 @@ def test_parts_that_are_not_read() -> None:
     with pytest.raises(UnsupportedError, match="sparsity") as caught:
         decode(bytes(builder.Output()))
     assert caught.value.code == "EC301"
+
+
+def test_very_many_equal_names() -> None:
+    """Numbering them must not take quadratic time."""
+    count = 30_000
+    tensors = [Tensor("x", (1,), "FLOAT32")]
+    model = decode(encode(Model([Subgraph(tensors, [0] * count, [0] * count, [])])))
+    start = time.process_time()
+    inputs, outputs = input_names(model), output_names(model)
+    assert time.process_time() - start < 5
+    assert inputs[:3] == ["x", "x_2", "x_3"]
+    assert len({*inputs, *outputs}) == 2 * count
 
 
 def test_unreadable(tmp_path: Path) -> None:
