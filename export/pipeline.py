@@ -19,6 +19,7 @@ import onnx_ir as ir
 import edgec
 from edgec.export.budget import check_budgets
 from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
+from edgec.export.c_artifacts import CArtifact, c_artifact
 from edgec.export.capture import CAPTURE_DIFFERENCE
 from edgec.export.data import (
     CalibrationData,
@@ -82,7 +83,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
     """
     options = job.options
     reporter.stages = 3 + (options.calib is not None) + len(job.precisions)
-    reporter.stages += "tflite" in (options.formats or ())
+    reporter.stages += len({"tflite", "c"} & set(options.formats or ()))
     with reporter.stage("capture"):
         captured = capture(
             job.model, options, needs_accuracy=options.calib is not None, reporter=reporter
@@ -141,25 +142,29 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             built.append(judged(item, built, captured, golden, data, job))
     built = gate(built, data, job, reporter)
     lowered: list[tuple[Artifact, bytes]] = []
+    source = Source(
+        job,
+        master,
+        built,
+        golden,
+        preprocess,
+        labels,
+        data,
+        calibration,
+        quantization,
+        captured.weights.get("kind") == "random",
+    )
     if "tflite" in (options.formats or ()):
         with reporter.stage("build tflite") as tick:
-            blind = captured.weights.get("kind") == "random"
-            source = Source(
-                job,
-                master,
-                built,
-                golden,
-                preprocess,
-                labels,
-                data,
-                calibration,
-                quantization,
-                blind,
-            )
             lowered = tflite_artifacts(source, reporter, tick)
+    embedded: list[CArtifact] = []
+    if "c" in (options.formats or ()) and quantization is not None:
+        with reporter.stage("build c") as tick:
+            embedded.append(c_artifact(source, reporter, tick))
     facts = graph_facts(before, master, rewriting)
     facts["capture_max_abs"] = None if difference is None else float(difference)
     artifacts = [b.artifact for b in built] + [artifact for artifact, _ in lowered]
+    artifacts += [c.artifact for c in embedded]
     check_budgets(options, artifacts, facts, options.precision or "")
     with reporter.stage("write"), atomic_folder(job.out, overwrite=options.overwrite) as folder:
         (folder / "onnx").mkdir()
@@ -169,6 +174,10 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             if artifact.status == "built":
                 (folder / artifact.path).parent.mkdir(exist_ok=True)
                 (folder / artifact.path).write_bytes(content)
+        for c in embedded:
+            for name, text in c.files.items():
+                (folder / c.artifact.path / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / c.artifact.path / name).write_text(text, "utf-8")
         write_golden(folder / "golden", golden, built[0].data)
         if "tensorrt" in (options.formats or ()):
             write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs)

@@ -16,7 +16,7 @@ from edgec.models.stages import Stage
 from edgec.targets.registry import get_target
 from edgec.targets.schema import Target
 
-WRITTEN_FORMATS = ("onnx", "tensorrt", "tflite")
+WRITTEN_FORMATS = ("onnx", "tensorrt", "tflite", "c")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,16 @@ def prepare(
             why=f"its runtime is {found.runtime.name}",
             fix="leave --format out, or choose a Jetson target",
         )
+    formats = options.formats
+    if "c" in formats and (wanted != "int8" or options.calib is None):
+        if not resolved.origin["formats"].startswith("target") and wanted != "int8":
+            raise UsageError(
+                "EC282",
+                f"no C is written in {options.precision}",
+                why="the C kernels compute on integers",
+                fix="--precision int8 with --calib, or leave c out of --format",
+            )
+        formats = tuple(f for f in formats if f != "c")
     if wanted == "int8" and options.calib is None:
         raise UsageError(
             "EC214",
@@ -133,7 +143,7 @@ def prepare(
         precisions.append("int8")
     out = Path(options.out or f"build/{name}-{found.name}-{options.precision}")
     refuse_existing(out, overwrite=options.overwrite)
-    formats = tuple(dict.fromkeys(("onnx", *options.formats)))
+    formats = tuple(dict.fromkeys(("onnx", *formats)))
     resolved = replace(resolved, options=replace(options, out=str(out), formats=formats))
     return Job(model, name, target, found, resolved, tuple(precisions), out, stages)
 
@@ -161,7 +171,12 @@ def dry_run(job: Job) -> dict[str, Any]:
         files += ["tensorrt/recipe.json", "tensorrt/build_engine.py", "tensorrt/run_bench.py"]
     if "tflite" in (options.formats or ()):
         kinds = ("fp32", "fp16", "dyn8", *(("int8",) if options.calib is not None else ()))
+        if job.target.kind == "mcu":
+            kinds = ("fp32",) if options.calib is None else ("int8",)
         files += [f"tflite/model_{kind}.tflite" for kind in kinds]
+    if "c" in (options.formats or ()):
+        steps.append("emit: C kernels on one arena, planned for the target's memories")
+        files.append("c/")
     steps.append(f"write: {job.out}: {', '.join(files)}, golden data, manifest, report")
     return {"out": str(job.out), "precisions": list(job.precisions), "files": files, "steps": steps}
 

@@ -211,6 +211,13 @@ def _checks(checks: dict[str, Any]) -> str:
         inside = sum(kind["integer"] for kind in weighted)
         outside = sum(kind["float"] for kind in weighted)
         parts.append(f"{inside} of {inside + outside} weighted operators on integer kernels")
+    if "arena_bytes" in checks:
+        proof = "proved optimal" if checks["arena_proved"] else "not proved optimal"
+        parts.append(f"arena {mib(checks['arena_bytes'])} ({proof})")
+        parts.append(f"constants {mib(checks['constant_bytes'])}")
+        if checks["golden_sqnr_db"] is not None:
+            samples = checks["golden_samples"]
+            parts.append(f"SQNR {checks['golden_sqnr_db']:.1f} dB ({samples} golden inputs)")
     if "failed" in (checks.get("gate"), checks.get("sqnr_gate")):
         parts.append("FAILED THE ACCURACY GATE")
     return ", ".join(parts)

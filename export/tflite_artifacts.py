@@ -93,6 +93,8 @@ def _artifacts(
     source: Source, reporter: Reporter, tick: Callable[[int, int], None]
 ) -> list[tuple[Artifact, bytes]]:
     floats: tuple[TflitePrecision, ...] = ("fp32", "fp16", "dyn8")
+    if source.job.target.kind == "mcu":  # integers only, where there is data to choose them by
+        floats = ("fp32",) if source.quantization is None else ()
     found = []
     for number, precision in enumerate(floats):
         file = convert(

@@ -85,7 +85,7 @@ class TfliteArtifactRunner:
         arrays = {}
         for name, array in ready(feeds, self.inputs).items():
             stored = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
-            arrays[name] = _integers(np.asarray(stored), self._in[name])
+            arrays[name] = as_integers(np.asarray(stored), self._in[name])
         found = {}
         for name, array in self.runner.run(arrays).items():
             value = dequantized(array, self._out[name])
@@ -100,7 +100,7 @@ def _interface(tensor: TfliteTensor) -> tuple[tuple[int, ...], str]:
     return shape, "float32" if tensor.quantization is not None else tensor.numpy_dtype.name
 
 
-def _integers(array: Tensor, tensor: TfliteTensor) -> Tensor:
+def as_integers(array: Tensor, tensor: TfliteTensor) -> Tensor:
     """Real numbers on the grid of an integer input."""
     grid = tensor.quantization
     if grid is None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgec.export.bundle import Bundle
 from edgec.export.cli.output import Json, Quiet, print_json, print_table
 
 
@@ -20,7 +21,10 @@ def register(app: typer.Typer) -> None:
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Folder that edgec export wrote.")],
     device: Annotated[
-        str, typer.Option("--device", help="local, or ssh://USER@HOST:PORT (folder optional).")
+        str,
+        typer.Option(
+            "--device", help="local, ssh://USER@HOST:PORT (folder optional), or qemu:BOARD."
+        ),
     ] = "local",
     artifact: Annotated[
         list[str] | None, typer.Option(help="Artifact or precision (repeatable). [default: all]")
@@ -44,6 +48,9 @@ def bench(
     from edgec.runtime.bench_any import bench_any, chosen_artifacts
 
     opened = edgec.load(bundle)
+    if device.startswith("qemu:"):
+        _count(opened, device.removeprefix("qemu:"), save, json, quiet)
+        return
     chosen = chosen_artifacts(opened, artifact or [])
     reporter = Reporter(1, quiet=quiet)
     with reporter.stage(f"measure {len(chosen)} artifacts") as tick:
@@ -75,6 +82,33 @@ def bench(
         ],
     )
     _slowest(record)
+
+
+def _count(bundle: Bundle, board: str, save: Path | None, json: bool, quiet: bool) -> None:
+    """The C artifact on a simulated board: exact instructions, never called latency."""
+    from edgec.export.files import atomic_write, dump_json
+    from edgec.export.progress import Reporter
+    from edgec.runtime.qemu.artifact import count_bundle
+
+    with Reporter(1, quiet=quiet).stage(f"run on {board}"):
+        record = count_bundle(bundle, board)
+    if save is not None:
+        atomic_write(save, dump_json(record).encode())
+    if json:
+        print_json("edgec.count/1", record)
+        return
+    print(f"{record['compiler']}; {record['simulator']}")
+    print("self-test     " + ("every output byte agrees" if record["agreed"] else "OUTPUTS DIFFER"))
+    per_mac = record["instructions"] / max(record["macs"], 1)
+    print(
+        f"instructions  {record['instructions']:,} on {record['core']} "
+        f"({per_mac:.2f} per multiply-accumulate; no latency)"
+    )
+    print(f"RAM           {record['ram_bytes']:,} bytes, of which arena {record['arena_bytes']:,}")
+    print(f"stack         {record['stack_bytes']:,} bytes used")
+    print(f"flash         {record['flash_bytes']:,} bytes, golden data of the self-test included")
+    if not record["agreed"]:
+        raise typer.Exit(1)
 
 
 def _conditions(record: dict[str, Any]) -> str:
