@@ -30,7 +30,11 @@ static int32_t squared_difference_of(const edgec_binary_s8_params *p, int32_t a,
 
 /* The operation is known at every call below, so that compilers make a loop of its own for it. */
 static inline void run(
-    const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out, combine op) {
+    const edgec_binary_s8_params *given, const int8_t *a, const int8_t *b, int8_t *out,
+    combine op) {
+    /* a copy: stores to `out` could change `given`, as far as the compiler knows */
+    const edgec_binary_s8_params copy = *given;
+    const edgec_binary_s8_params *const p = &copy;
     for (int32_t i = 0; i < p->shape[0]; ++i) {
         for (int32_t j = 0; j < p->shape[1]; ++j) {
             for (int32_t k = 0; k < p->shape[2]; ++k) {

@@ -11,30 +11,56 @@
 /* what right shifts of negative numbers do is the compiler's choice; this is the one we need */
 typedef char edgec_needs_arithmetic_shifts[((-5) >> 1) == -3 ? 1 : -1];
 
-/* The upper half of 2*a*b, rounded to nearest, halves upwards. */
+#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(EDGEC_PORTABLE)
+#define EDGEC_MULTIPLY_HIGH 1
+#endif
+
+/* The upper half of 2*a*b, rounded to nearest, halves upwards. |a| < 2^30. */
 static inline int32_t edgec_doubling_high(int32_t a, int32_t b) {
+#if defined(EDGEC_MULTIPLY_HIGH)
+    int32_t high;
+    __asm__("smmulr %0, %1, %2" : "=r"(high) : "r"((int32_t)((uint32_t)a << 1)), "r"(b));
+    return high;
+#else
     return (int32_t)(((int64_t)a * b + ((int64_t)1 << 30)) >> 31);
+#endif
 }
 
-/* x / 2^amount, rounded to nearest, halves away from zero; amount in [0, 31]. */
+/* The upper half of a*b, rounded down. */
+static inline int32_t edgec_high(int32_t a, int32_t b) {
+#if defined(EDGEC_MULTIPLY_HIGH)
+    int32_t high;
+    __asm__("smmul %0, %1, %2" : "=r"(high) : "r"(a), "r"(b));
+    return high;
+#else
+    return (int32_t)(((int64_t)a * b) >> 32);
+#endif
+}
+
+/* x / 2^amount, rounded to nearest, halves away from zero; amount in [0, 31], |x| < 2^30. */
 static inline int32_t edgec_shift_right(int32_t x, int32_t amount) {
-    const int32_t mask = (int32_t)((((uint32_t)1) << amount) - 1u);
-    const int32_t threshold = (mask >> 1) + (x < 0 ? 1 : 0);
-    return (x >> amount) + ((x & mask) > threshold ? 1 : 0);
+    const int32_t half = (int32_t)((((uint32_t)1) << amount) >> 1);
+    return (x + half + (amount != 0 ? x >> 31 : 0)) >> amount;
 }
 
-/* Multiply and round twice, as the kernels of convolutions and elementwise operators do. */
+/* Multiply and round twice, as the kernels of convolutions and elementwise operators do.
+ *
+ * |x| < 2^30, and less by the exponent where that is positive; the writer of the C checks it.
+ */
 static inline int32_t edgec_scale(int32_t x, int32_t mantissa, int32_t exponent) {
-    const int32_t left = exponent > 0 ? exponent : 0;
-    const int32_t right = exponent > 0 ? 0 : -exponent;
-    const int32_t shifted = (int32_t)((uint32_t)x << left);
-    return edgec_shift_right(edgec_doubling_high(shifted, mantissa), right);
+    if (exponent > 0) {
+        return edgec_doubling_high((int32_t)((uint32_t)x << exponent), mantissa);
+    }
+    return edgec_shift_right(edgec_doubling_high(x, mantissa), -exponent);
 }
 
 /* Multiply and round once, halves upwards, as FULLY_CONNECTED does. */
 static inline int32_t edgec_scale_once(int32_t x, int32_t mantissa, int32_t exponent) {
-    const int32_t right = 31 - exponent;
-    return (int32_t)(((int64_t)x * mantissa + ((int64_t)1 << (right - 1))) >> right);
+    const int32_t right = -1 - exponent; /* after the upper half is taken */
+    if (right >= 1) {
+        return (edgec_high(x, mantissa) + (int32_t)((uint32_t)1 << (right - 1))) >> right;
+    }
+    return (int32_t)(((int64_t)x * mantissa + ((int64_t)1 << (30 - exponent))) >> (31 - exponent));
 }
 
 static inline int32_t edgec_clamp(int32_t x, int32_t low, int32_t high) {

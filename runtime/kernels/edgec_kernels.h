@@ -35,8 +35,10 @@ typedef struct {
 
 /* Scratch: two windows of k_h * k_w * in_c / groups bytes. */
 void edgec_conv_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
-/* Weights [k_h][k_w][out_c]; output channel c reads input channel c / (out_c / in_c). */
-void edgec_depthwise_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out);
+/* Weights [k_h][k_w][out_c]; output channel c reads input channel c / (out_c / in_c). Scratch: in_c
+ * bytes. */
+void edgec_depthwise_s8(
+    const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
 
 /* out[row][o] = in[row] . weights[o]; the bias holds the input's zero point, as above. */
 typedef struct {

@@ -55,11 +55,41 @@ void edgec_fully_connected_asymmetric_s8(
 }
 
 void edgec_matmul_s8(
-    const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
+    const edgec_matmul_s8_params *given, const int8_t *a, const int8_t *b, int8_t *out) {
+    /* a copy: stores to `out` could change `given`, as far as the compiler knows */
+    const edgec_matmul_s8_params copy = *given;
+    const edgec_matmul_s8_params *const p = &copy;
     for (int32_t n = 0; n < p->batch; ++n) {
         for (int32_t row = 0; row < p->rows; ++row) {
-            for (int32_t column = 0; column < p->columns; ++column) {
-                const int8_t *left = a + n * p->a_batch + row * p->a_row;
+            const int8_t *left = a + n * p->a_batch + row * p->a_row;
+            int32_t column = 0;
+            /* four columns share the element of the row */
+            for (; column + 4 <= p->columns; column += 4) {
+                const int8_t *x = left;
+                const int8_t *y0 = b + n * p->b_batch + column * p->b_column;
+                const int8_t *y1 = y0 + p->b_column;
+                const int8_t *y2 = y1 + p->b_column;
+                const int8_t *y3 = y2 + p->b_column;
+                int32_t s0 = 0;
+                int32_t s1 = 0;
+                int32_t s2 = 0;
+                int32_t s3 = 0;
+                for (int32_t i = 0; i < p->inner; ++i) {
+                    const int32_t value = *x - p->a_zero;
+                    const int32_t at = i * p->b_inner;
+                    s0 += value * (y0[at] - p->b_zero);
+                    s1 += value * (y1[at] - p->b_zero);
+                    s2 += value * (y2[at] - p->b_zero);
+                    s3 += value * (y3[at] - p->b_zero);
+                    x += p->a_inner;
+                }
+                const int32_t sums[4] = {s0, s1, s2, s3};
+                for (int32_t i = 0; i < 4; ++i) {
+                    const int32_t scaled = edgec_scale(sums[i], p->mantissa, p->exponent);
+                    *out++ = (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
+                }
+            }
+            for (; column < p->columns; ++column) {
                 const int8_t *right = b + n * p->b_batch + column * p->b_column;
                 int32_t sum = 0;
                 for (int32_t i = 0; i < p->inner; ++i) {

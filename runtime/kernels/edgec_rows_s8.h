@@ -30,7 +30,56 @@ static inline int8_t edgec_finish_s8(const edgec_rows_s8 *p, int32_t sum, int32_
     return (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
 }
 
-static inline void edgec_two_rows_s8(const edgec_rows_s8 *p, const int8_t *rows, int8_t *out) {
+/* The same for four neighbouring columns. */
+static inline void edgec_finish4_s8(
+    const edgec_rows_s8 *p, const int32_t sums[4], int32_t column, int8_t *out) {
+#if defined(EDGEC_HELIUM)
+    if (p->once == 0) {
+        const int32x4_t exponent = vldrbq_s32(p->exponent + column);
+        const int32x4_t zero = vdupq_n_s32(0);
+        int32x4_t x = vshlq_s32(vldrwq_s32(sums), vmaxq_s32(exponent, zero));
+        x = vqrdmulhq_s32(x, vldrwq_s32(p->mantissa + column));
+        /* halves away from zero: one less before a shift that rounds halves upwards */
+        x = vaddq_m_s32(x, x, vshrq_n_s32(x, 31), vcmpltq_s32(exponent, zero));
+        x = vaddq_n_s32(vrshlq_s32(x, vminq_s32(exponent, zero)), p->out_zero);
+        x = vminq_s32(vmaxq_s32(x, vdupq_n_s32(p->low)), vdupq_n_s32(p->high));
+        vstrbq_s32(out + column, x);
+        return;
+    }
+#endif
+    for (int32_t i = 0; i < 4; ++i) {
+        out[column + i] = edgec_finish_s8(p, sums[i], column + i);
+    }
+}
+
+static inline void edgec_one_row_s8(const edgec_rows_s8 *given, const int8_t *row, int8_t *out) {
+    /* a copy: stores to `out` could change `given`, as far as the compiler knows */
+    const edgec_rows_s8 copy = *given;
+    const edgec_rows_s8 *const p = &copy;
+    const int8_t *weights = p->weights;
+    int32_t column = 0;
+    for (; column + 4 <= p->columns; column += 4) {
+        int32_t sums[4] = {
+            p->bias[column], p->bias[column + 1], p->bias[column + 2], p->bias[column + 3]};
+        edgec_dot_1x4_s8(row, weights, p->size, sums);
+        edgec_finish4_s8(p, sums, column, out);
+        weights += 4 * p->size;
+    }
+    for (; column < p->columns; ++column) {
+        const int32_t sum = edgec_dot_s8(row, weights, p->size, p->bias[column]);
+        out[column] = edgec_finish_s8(p, sum, column);
+        weights += p->size;
+    }
+}
+
+static inline void edgec_two_rows_s8(
+    const edgec_rows_s8 *given, const int8_t *rows, int8_t *out) {
+#if defined(EDGEC_HELIUM)
+    edgec_one_row_s8(given, rows, out);
+    edgec_one_row_s8(given, rows + given->size, out + given->out_stride);
+#else
+    const edgec_rows_s8 copy = *given;
+    const edgec_rows_s8 *const p = &copy;
     const int8_t *weights = p->weights;
     int8_t *second = out + p->out_stride;
     int32_t column = 0;
@@ -51,27 +100,7 @@ static inline void edgec_two_rows_s8(const edgec_rows_s8 *p, const int8_t *rows,
         second[column] =
             edgec_finish_s8(p, edgec_dot_s8(rows + p->size, weights, p->size, bias), column);
     }
-}
-
-static inline void edgec_one_row_s8(const edgec_rows_s8 *p, const int8_t *row, int8_t *out) {
-    const int8_t *weights = p->weights;
-    int32_t column = 0;
-    for (; column + 4 <= p->columns; column += 4) {
-        int32_t sums[4];
-        for (int32_t i = 0; i < 4; ++i) {
-            sums[i] = p->bias[column + i];
-        }
-        edgec_dot_1x4_s8(row, weights, p->size, sums);
-        for (int32_t i = 0; i < 4; ++i) {
-            out[column + i] = edgec_finish_s8(p, sums[i], column + i);
-        }
-        weights += 4 * p->size;
-    }
-    for (; column < p->columns; ++column) {
-        const int32_t sum = edgec_dot_s8(row, weights, p->size, p->bias[column]);
-        out[column] = edgec_finish_s8(p, sum, column);
-        weights += p->size;
-    }
+#endif
 }
 
 #endif

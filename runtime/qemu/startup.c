@@ -1,4 +1,5 @@
-/* Start-up, output and instruction counts for Cortex-M boards in QEMU, without a C library.
+/* Start-up, output and instruction counts for Cortex-M boards in QEMU; of the C library, only memcpy
+ * and its like are used.
  *
  * QEMU runs with -icount shift=0, so that SysTick advances by the instructions executed; how many
  * there are to a tick is found by running a loop of known length.
@@ -61,34 +62,6 @@ void edgec_profile_step(int32_t step) {
         step_ticks[step - 1] += now - last_ticks;
     }
     last_ticks = ticks();
-}
-
-void *memcpy(void *restrict to, const void *restrict from, size_t size) {
-    uint8_t *out = to;
-    const uint8_t *in = from;
-    while (size-- > 0u) {
-        *out++ = *in++;
-    }
-    return to;
-}
-
-void *memset(void *to, int value, size_t size) {
-    uint8_t *out = to;
-    while (size-- > 0u) {
-        *out++ = (uint8_t)value;
-    }
-    return to;
-}
-
-int memcmp(const void *a, const void *b, size_t size) {
-    const uint8_t *x = a;
-    const uint8_t *y = b;
-    for (; size > 0u; --size, ++x, ++y) {
-        if (*x != *y) {
-            return *x < *y ? -1 : 1;
-        }
-    }
-    return 0;
 }
 
 static void leave(int status) {

@@ -77,7 +77,7 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
             if batch == 1
             else (),
             batch * out_h * out_w * out_c * taps,
-            0 if depthwise else 2 * taps,
+            in_c if depthwise else 2 * taps,
         )
     ]
 
