@@ -448,7 +448,7 @@ static int search(Search *q, int64_t list, int32_t count, int32_t from, int32_t 
  *
  * pairs: for each pair of buffers that live together four numbers: i, j, least distance of j over
  * i, least distance of i over j. shares: five numbers each, see Share. orders: permutations,
- * each with a flag in `crowd` for the other way to break ties.
+ * each with a limit of nodes and a flag in `crowd` for the other way to break ties.
  * Returns FOUND (offsets are written), INFEASIBLE (proved), LIMIT or NO_MEMORY.
  */
 int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int32_t *lower,
@@ -456,7 +456,7 @@ int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int
                         int64_t pair_count, const int64_t *pairs, int64_t share_count,
                         const int64_t *shares, int32_t order_count,
                         const int32_t *orders, const uint8_t *crowd,
-                        int64_t first_limit, double seconds,
+                        const int64_t *limits, double seconds,
                         const volatile int32_t *stop, int64_t *offsets, int64_t *nodes) {
     Search q = {0};
     int result = NO_MEMORY;
@@ -530,7 +530,7 @@ int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int
     for (int32_t s = 0; s < sections; s++)
         q.share_first[s + 1] += q.share_first[s];
 
-    int64_t limit = first_limit;
+    int64_t factor = 1;
     *nodes = 0;
     do {
         for (int32_t o = 0; o < order_count; o++) {
@@ -553,13 +553,13 @@ int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int
             q.failed = 0;
             q.by_crowd = crowd[o];
             q.nodes = 0;
-            q.node_limit = limit;
+            q.node_limit = limits[o] * factor;
             result = range_fits(&q, 0, sections) ? descend(&q, 0, n, 0, sections) : INFEASIBLE;
             *nodes += q.nodes;
             if (q.failed || result != LIMIT)
                 goto done;
         }
-        limit *= 2;
+        factor *= 2;
     } while (order_count > 0);
 
 done:

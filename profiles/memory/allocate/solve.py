@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgec.profiles.memory.allocate import core, cpsat
@@ -17,12 +17,14 @@ from edgec.profiles.memory.allocate import search as python_search
 from edgec.profiles.memory.allocate.bound import lower_bound, raise_to_unit
 from edgec.profiles.memory.allocate.decompose import split
 from edgec.profiles.memory.allocate.greedy import greedy
-from edgec.profiles.memory.allocate.orders import Strategy, strategies
+from edgec.profiles.memory.allocate.orders import restarts, static_strategies
 from edgec.profiles.memory.allocate.outcome import Outcome
 from edgec.profiles.memory.problem import Problem
 
 FIRST_SLICE = 0.5
-GOAL_SHARE = 0.8
+FIRST_RESTARTS = 20
+LONG_SHARE = 0.6
+STEP = 2.0
 WORKERS = 2
 
 
@@ -99,17 +101,13 @@ def _solve(
     offsets, order = greedy(problem)
     best = _Incumbent(problem, offsets, f"greedy ({order})")
     lower = floor
-    first = True
-    slice_ = FIRST_SLICE
+    attempts = 0
 
     def attempt(capacity: int, seconds: float) -> bool:
         """Search under a capacity; False when the search ended without an answer."""
-        nonlocal lower, first
-        seconds = min(seconds, deadline - time.monotonic())
-        if seconds <= 0:
-            return False
-        found, solver = _feasible(problem, capacity, seconds, exact, alone=first)
-        first = False
+        nonlocal lower, attempts
+        found, solver = _feasible(problem, capacity, seconds, exact, attempts)
+        attempts += 1
         if found.status == "found":
             assert found.offsets is not None
             best.offer(found.offsets, solver)
@@ -117,25 +115,40 @@ def _solve(
             lower = max(lower, capacity + problem.unit)
         return found.status != "limit"
 
-    while best.peak > max(lower, goal) and time.monotonic() < deadline:
-        # capacities under this one took longer than a slice, or are infeasible
-        hopeless = lower
-        while best.peak > max(lower, goal) and hopeless < best.peak:
-            if time.monotonic() >= deadline:
-                break
-            if hopeless == lower:
-                capacity, seconds = lower, slice_
-            elif hopeless <= goal < best.peak:
-                capacity, seconds = goal, GOAL_SHARE * (deadline - time.monotonic())
-            else:
-                middle = (hopeless + best.peak) // 2 // problem.unit * problem.unit
-                capacity, seconds = max(hopeless, middle), slice_
-            if attempt(capacity, seconds):
-                hopeless = max(hopeless, lower)
-            else:
-                hopeless = capacity + problem.unit
-        slice_ *= 4
+    def left() -> float:
+        return deadline - time.monotonic()
+
+    def open_() -> bool:
+        return best.peak > max(lower, goal) and left() > 0
+
+    # the bound itself is nearly always feasible; each proof that it is not raises it by a unit
+    while open_() and attempt(lower, min(FIRST_SLICE, left())):
+        pass
+    share = LONG_SHARE
+    while open_():
+        # what is asked for gets most of the time, the rest goes to smaller steps towards it
+        if attempt(max(lower, goal), share * left()):
+            continue
+        _bisect(lambda: max(lower, goal), best, problem.unit, attempt, left)
+        share = min(2 * share, 1.0)
     return Allocation(tuple(best.offsets), best.peak, min(lower, best.peak), best.solver, 0.0)
+
+
+def _bisect(
+    aim: Callable[[], int],
+    best: _Incumbent,
+    unit: int,
+    attempt: Callable[[int, float], bool],
+    left: Callable[[], float],
+) -> None:
+    """Halve the way from `aim` to the incumbent; capacities without an answer are left behind."""
+    hopeless = aim() + unit
+    while left() > 0 and aim() < hopeless < best.peak:
+        capacity = max(hopeless, (hopeless + best.peak) // 2 // unit * unit)
+        if attempt(capacity, min(STEP, left())):
+            hopeless = max(hopeless, aim() + unit)
+        else:
+            hopeless = capacity + unit
 
 
 class _Incumbent:
@@ -152,18 +165,23 @@ class _Incumbent:
 
 
 def _feasible(
-    problem: Problem, capacity: int, seconds: float, exact: bool | None, *, alone: bool
+    problem: Problem, capacity: int, seconds: float, exact: bool | None, attempt: int
 ) -> tuple[Outcome, str]:
-    """Search for a plan within `capacity`: by one thread, or by a portfolio of them."""
-    ways = strategies(problem)
+    """Search for a plan within `capacity`: first by one thread, later by a portfolio of them."""
+    fixed = static_strategies(problem)
     if not core.available():
+        ways = fixed + restarts(problem, seed=attempt)
         return python_search.search(problem, capacity, ways, seconds=seconds), "search (Python)"
-    if alone:
+    if attempt == 0:
+        ways = fixed + restarts(problem, seed=0, count=FIRST_RESTARTS)
         return core.search(problem, capacity, ways, seconds=seconds), "search"
     stop = core.StopFlag()
     answers: list[tuple[Outcome, str]] = []
 
-    def run(mine: list[Strategy]) -> None:
+    def run(worker: int) -> None:
+        # every attempt draws restarts of its own
+        mine = restarts(problem, seed=attempt * WORKERS + worker)
+        mine = mine if worker else fixed + mine
         answer = core.search(problem, capacity, mine, seconds=seconds, stop=stop)
         if answer.status != "limit":
             answers.append((answer, "search"))
@@ -175,7 +193,7 @@ def _feasible(
             answers.append((answer, "cp-sat"))
             stop.set()
 
-    threads = [threading.Thread(target=run, args=(ways[n::WORKERS],)) for n in range(WORKERS)]
+    threads = [threading.Thread(target=run, args=(worker,)) for worker in range(WORKERS)]
     if cpsat.available() if exact is None else exact:
         threads.append(threading.Thread(target=run_cpsat))
     for thread in threads:
