@@ -126,28 +126,35 @@ static int64_t section_reach(Search *q, int32_t s) {
     int32_t count = 0, last = q->sec_first[s + 1];
     for (int32_t p = q->sec_first[s]; p < last; p++) {
         int32_t i = q->sec_items[p];
-        if (q->offset[i] >= 0)
-            continue;
-        int64_t low = q->low[i];
-        if (low > most)
-            most = low;
-        sum += q->size[i];
-        q->keys[count] = low;
-        q->sums[count++] = q->size[i];
+        if (q->offset[i] < 0) {
+            if (q->low[i] > most)
+                most = q->low[i];
+            sum += q->size[i];
+        }
     }
     /* shared bytes are not told apart by buffer: all of them are allowed at every address */
     int64_t shared = saved(q, s);
-    if (count == 0 || most + sum - shared <= q->capacity)
+    if (most + sum - shared <= q->capacity)
         return most + sum - shared;
-    for (int32_t k = 1; k < count; k++) { /* highest first */
-        int64_t key = q->keys[k], size = q->sums[k];
-        int32_t at = k;
-        for (; at > 0 && q->keys[at - 1] < key; at--) {
-            q->keys[at] = q->keys[at - 1];
-            q->sums[at] = q->sums[at - 1];
+    /* bytes by lowest address, highest first: few addresses differ, most rest on the same buffer */
+    for (int32_t p = q->sec_first[s]; p < last; p++) {
+        int32_t i = q->sec_items[p];
+        if (q->offset[i] >= 0)
+            continue;
+        int64_t low = q->low[i];
+        int32_t at = 0;
+        while (at < count && q->keys[at] > low)
+            at++;
+        if (at < count && q->keys[at] == low) {
+            q->sums[at] += q->size[i];
+            continue;
         }
-        q->keys[at] = key;
-        q->sums[at] = size;
+        for (int32_t k = count++; k > at; k--) {
+            q->keys[k] = q->keys[k - 1];
+            q->sums[k] = q->sums[k - 1];
+        }
+        q->keys[at] = low;
+        q->sums[at] = q->size[i];
     }
     int64_t reach = 0;
     sum = 0;
