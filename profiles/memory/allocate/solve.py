@@ -24,7 +24,7 @@ from edgec.profiles.memory.problem import Problem
 FIRST_SLICE = 0.5
 FIRST_RESTARTS = 20
 LONG_SHARE = 0.6
-STEP = 2.0
+FIRST_STEP = 0.25
 WORKERS = 2
 
 
@@ -124,13 +124,15 @@ def _solve(
     # the bound itself is nearly always feasible; each proof that it is not raises it by a unit
     while open_() and attempt(lower, min(FIRST_SLICE, left())):
         pass
-    share = LONG_SHARE
+    step = FIRST_STEP
+    if goal <= lower and open_():
+        _bisect(lambda: lower, best, problem.unit, attempt, left, step)
     while open_():
         # what is asked for gets most of the time, the rest goes to smaller steps towards it
-        if attempt(max(lower, goal), share * left()):
+        if attempt(max(lower, goal), LONG_SHARE * left()):
             continue
-        _bisect(lambda: max(lower, goal), best, problem.unit, attempt, left)
-        share = min(2 * share, 1.0)
+        step *= 8
+        _bisect(lambda: max(lower, goal), best, problem.unit, attempt, left, step)
     return Allocation(tuple(best.offsets), best.peak, min(lower, best.peak), best.solver, 0.0)
 
 
@@ -140,12 +142,13 @@ def _bisect(
     unit: int,
     attempt: Callable[[int, float], bool],
     left: Callable[[], float],
+    step: float,
 ) -> None:
     """Halve the way from `aim` to the incumbent; capacities without an answer are left behind."""
     hopeless = aim() + unit
     while left() > 0 and aim() < hopeless < best.peak:
         capacity = max(hopeless, (hopeless + best.peak) // 2 // unit * unit)
-        if attempt(capacity, min(STEP, left())):
+        if attempt(capacity, min(step, left())):
             hopeless = max(hopeless, aim() + unit)
         else:
             hopeless = capacity + unit
