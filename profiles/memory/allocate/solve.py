@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgec.profiles.memory.allocate import core, cpsat
@@ -100,58 +100,122 @@ def _solve(
     """Solve a part; there is no use in going under `floor`, nor under `goal` once it is reached."""
     offsets, order = greedy(problem)
     best = _Incumbent(problem, offsets, f"greedy ({order})")
-    lower = floor
-    attempts = 0
+    if best.peak > max(floor, goal):
+        run = _Run(problem, best, floor, goal, deadline, exact)
+        run.quick()
+        run.long()
+        floor = run.lower
+    return Allocation(tuple(best.offsets), best.peak, min(floor, best.peak), best.solver, 0.0)
 
-    def attempt(capacity: int, seconds: float) -> bool:
+
+class _Run:
+    """Searches under changing capacities, until the bound is met or the time is over."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        best: _Incumbent,
+        lower: int,
+        goal: int,
+        deadline: float,
+        exact: bool | None,
+    ) -> None:
+        self.problem = problem
+        self.best = best
+        self.lower = lower
+        self.goal = goal
+        self.deadline = deadline
+        self.exact = exact
+        self.fixed = static_strategies(problem)
+        self.first = self.fixed + restarts(problem, seed=0, count=FIRST_RESTARTS)
+        self.attempts = 0
+
+    @property
+    def aim(self) -> int:
+        return max(self.lower, self.goal)
+
+    def open(self) -> bool:
+        return self.best.peak > self.aim and self.left() > 0
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def quick(self) -> None:
+        """Short searches of one thread: enough for networks, and the same in every run."""
+        if not self.attempt(self.lower, FIRST_SLICE, alone=True) and self.goal > self.lower:
+            return
+        self.bisect(FIRST_STEP, alone=True)
+
+    def long(self) -> None:
+        """What is asked for gets most of the time, the rest goes to smaller steps towards it."""
+        step = FIRST_STEP
+        while self.open():
+            if not self.attempt(self.aim, LONG_SHARE * self.left()):
+                step *= 8
+                self.bisect(step)
+
+    def bisect(self, seconds: float, *, alone: bool = False) -> None:
+        """Halve the way to the incumbent; capacities without an answer are left behind."""
+        hopeless = self.aim
+        while self.open() and hopeless < self.best.peak:
+            unit = self.problem.unit
+            capacity = max(hopeless, (hopeless + self.best.peak) // 2 // unit * unit)
+            if self.attempt(capacity, seconds, alone=alone):
+                hopeless = max(hopeless, self.aim)
+            else:
+                hopeless = capacity + unit
+
+    def attempt(self, capacity: int, seconds: float, *, alone: bool = False) -> bool:
         """Search under a capacity; False when the search ended without an answer."""
-        nonlocal lower, attempts
-        found, solver = _feasible(problem, capacity, seconds, exact, attempts)
-        attempts += 1
+        seconds = min(seconds, self.left())
+        if seconds <= 0:
+            return False
+        found, solver = self.alone(capacity, seconds) if alone else self.race(capacity, seconds)
         if found.status == "found":
             assert found.offsets is not None
-            best.offer(found.offsets, solver)
+            self.best.offer(found.offsets, solver)
         elif found.status == "infeasible":
-            lower = max(lower, capacity + problem.unit)
+            self.lower = max(self.lower, capacity + self.problem.unit)
         return found.status != "limit"
 
-    def left() -> float:
-        return deadline - time.monotonic()
+    def alone(self, capacity: int, seconds: float) -> tuple[Outcome, str]:
+        """One thread, always the same strategies."""
+        search = core.search if core.available() else python_search.search
+        name = "search" if core.available() else "search (Python)"
+        return search(self.problem, capacity, self.first, seconds=seconds), name
 
-    def open_() -> bool:
-        return best.peak > max(lower, goal) and left() > 0
+    def race(self, capacity: int, seconds: float) -> tuple[Outcome, str]:
+        """Several threads with restarts of their own, and CP-SAT; the first answer counts."""
+        self.attempts += 1
+        if not core.available():
+            ways = self.fixed + restarts(self.problem, seed=self.attempts)
+            found = python_search.search(self.problem, capacity, ways, seconds=seconds)
+            return found, "search (Python)"
+        stop = core.StopFlag()
+        answers: list[tuple[Outcome, str]] = []
 
-    # the bound itself is nearly always feasible; each proof that it is not raises it by a unit
-    while open_() and attempt(lower, min(FIRST_SLICE, left())):
-        pass
-    step = FIRST_STEP
-    if goal <= lower and open_():
-        _bisect(lambda: lower, best, problem.unit, attempt, left, step)
-    while open_():
-        # what is asked for gets most of the time, the rest goes to smaller steps towards it
-        if attempt(max(lower, goal), LONG_SHARE * left()):
-            continue
-        step *= 8
-        _bisect(lambda: max(lower, goal), best, problem.unit, attempt, left, step)
-    return Allocation(tuple(best.offsets), best.peak, min(lower, best.peak), best.solver, 0.0)
+        def run(worker: int) -> None:
+            ways = restarts(self.problem, seed=self.attempts * WORKERS + worker)
+            ways = ways if worker else self.fixed + ways
+            answer = core.search(self.problem, capacity, ways, seconds=seconds, stop=stop)
+            if answer.status != "limit":
+                answers.append((answer, "search"))
+                stop.set()
 
+        def run_cpsat() -> None:
+            answer = cpsat.search(self.problem, capacity, seconds=seconds, stop=stop)
+            if answer.status != "limit":
+                answers.append((answer, "cp-sat"))
+                stop.set()
 
-def _bisect(
-    aim: Callable[[], int],
-    best: _Incumbent,
-    unit: int,
-    attempt: Callable[[int, float], bool],
-    left: Callable[[], float],
-    step: float,
-) -> None:
-    """Halve the way from `aim` to the incumbent; capacities without an answer are left behind."""
-    hopeless = aim() + unit
-    while left() > 0 and aim() < hopeless < best.peak:
-        capacity = max(hopeless, (hopeless + best.peak) // 2 // unit * unit)
-        if attempt(capacity, min(step, left())):
-            hopeless = max(hopeless, aim() + unit)
-        else:
-            hopeless = capacity + unit
+        threads = [threading.Thread(target=run, args=(worker,)) for worker in range(WORKERS)]
+        if cpsat.available() if self.exact is None else self.exact:
+            threads.append(threading.Thread(target=run_cpsat))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return answers[0] if answers else (Outcome("limit", None, 0), "search")
 
 
 class _Incumbent:
@@ -165,42 +229,3 @@ class _Incumbent:
         peak = self.problem.peak(offsets)
         if peak < self.peak:
             self.offsets, self.peak, self.solver = offsets, peak, solver
-
-
-def _feasible(
-    problem: Problem, capacity: int, seconds: float, exact: bool | None, attempt: int
-) -> tuple[Outcome, str]:
-    """Search for a plan within `capacity`: first by one thread, later by a portfolio of them."""
-    fixed = static_strategies(problem)
-    if not core.available():
-        ways = fixed + restarts(problem, seed=attempt)
-        return python_search.search(problem, capacity, ways, seconds=seconds), "search (Python)"
-    if attempt == 0:
-        ways = fixed + restarts(problem, seed=0, count=FIRST_RESTARTS)
-        return core.search(problem, capacity, ways, seconds=seconds), "search"
-    stop = core.StopFlag()
-    answers: list[tuple[Outcome, str]] = []
-
-    def run(worker: int) -> None:
-        # every attempt draws restarts of its own
-        mine = restarts(problem, seed=attempt * WORKERS + worker)
-        mine = mine if worker else fixed + mine
-        answer = core.search(problem, capacity, mine, seconds=seconds, stop=stop)
-        if answer.status != "limit":
-            answers.append((answer, "search"))
-            stop.set()
-
-    def run_cpsat() -> None:
-        answer = cpsat.search(problem, capacity, seconds=seconds, stop=stop)
-        if answer.status != "limit":
-            answers.append((answer, "cp-sat"))
-            stop.set()
-
-    threads = [threading.Thread(target=run, args=(worker,)) for worker in range(WORKERS)]
-    if cpsat.available() if exact is None else exact:
-        threads.append(threading.Thread(target=run_cpsat))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers[0] if answers else (Outcome("limit", None, 0), "search")
