@@ -157,7 +157,7 @@ def main() -> None:
         for name, problem, capacity in tasks
         if arguments.only in name
     )
-    _keep(data, "instances", "instance", rows)
+    _keep(data, "records", "instance", rows)
 
 
 def _keep(data: dict[str, Any], section: str, key: str, rows: Any) -> None:
@@ -166,6 +166,11 @@ def _keep(data: dict[str, Any], section: str, key: str, rows: Any) -> None:
         print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
         kept = {r[key]: r for r in data.get(section, ())} | {row[key]: row}
         data[section] = [kept[name] for name in sorted(kept)]
+        data["notes"] = [
+            f"order of {r['network']}, live bytes: {r['given_peak']:,} given, {r['peak']:,} found, "
+            + ("proved" if r["proved"] else f"at least {r['lower_bound']:,}")
+            for r in data.get("orders", ())
+        ]
         RESULTS.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
 
 
