@@ -62,6 +62,25 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "kernel computes with these widths.",
         (),
     ),
+    "tflite_reader": (
+        "TFLite files read",
+        "int8 files of MLPerf Tiny and a small ViT on random inputs, against LiteRT's reference "
+        "kernels. differing: integers of the numpy reference that are not LiteRT's, of all that "
+        "the operators compute. operator steps: the largest difference of one operator of the "
+        "Q/DQ graph in ONNX Runtime, given LiteRT's own inputs. The further columns of steps are "
+        "the largest difference of an output from end to end, for LiteRT's other kernels, "
+        "tflite-runtime 2.14 and the graph. macs left: after removing dead and constant channels.",
+        ("file", "operators", "read_ms", "graph_s", "nodes", "transposes", "reference_differing",
+         "compared", "graph_operator_steps", "builtin_steps", "xnnpack_steps",
+         "tflite_runtime_steps", "graph_steps", "macs", "macs_left", "removal_differing"),
+    ),
+    "tflite_fuzz": (
+        "Changed TFLite files",
+        "Every file changed thousands of times, mostly where its structure is. Each case is "
+        "decoded, and what still decodes is translated (of large files one in a hundred). Codes "
+        "count the clean errors.",
+        ("file", "cases", "outcomes", "crashes", "hangs", "memory", "slowest_seconds", "peak_mib"),
+    ),
     "ocr_ptq": (
         "Static int8 of a text recogniser",
         "PP-OCRv6_rec_small (convolutions and self-attention) on rendered text lines; calibration "

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgec.runtime.inference import Result
 
 SCHEMA = "edgec.bundle/1"
+RUNNABLE = ("onnx", "tflite")
+"""Formats of artifacts that can be run on this machine (`edgec.runtime.runners`)."""
 
 Status = Literal["built", "bundle", "skipped"]
 
@@ -53,7 +55,8 @@ class Artifact:
     Attributes:
         path: file or folder inside the bundle, with forward slashes.
         format: ``"onnx"``, ``"tensorrt"``, ``"tflite"`` or ``"c"``.
-        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; ``scheme`` says exactly which int8.
+        precision: ``"fp32"``, ``"fp16"``, ``"int8"`` (``scheme`` says exactly which), or
+            ``"dyn8"``: int8 weights, float activations.
         status: ``"built"`` (a finished file), ``"bundle"`` (to be finished on the device) or
             ``"skipped"``, with `why`.
         bytes: size on disk.
@@ -160,16 +163,17 @@ class Bundle:
         return cls(path, manifest)
 
     def artifact(self, name: str | None = None) -> Artifact:
-        """An artifact that ONNX Runtime can run here.
+        """An artifact that can be run here.
 
         Args:
-            name: its path, file name or precision (``"int8"``); by default the fp32 master.
+            name: its path, file name or precision (``"int8"``, of several formats the ONNX one);
+                by default the fp32 master.
 
         Raises:
             UsageError: there is no such artifact.
         """
         runnable = [
-            a for a in self.manifest.artifacts if a.format == "onnx" and a.status == "built"
+            a for a in self.manifest.artifacts if a.format in RUNNABLE and a.status == "built"
         ]
         for artifact in runnable:
             stem = PurePosixPath(artifact.path).name
@@ -179,7 +183,7 @@ class Bundle:
                 return artifact
         raise UsageError(
             "EC205",
-            f"the bundle has no ONNX artifact {name!r}",
+            f"the bundle has no artifact {name!r} that can be run",
             where=str(self.path),
             fix="one of: " + ", ".join(a.path for a in runnable),
         )
@@ -209,7 +213,7 @@ class Bundle:
         return path
 
     def run(self, data: Any, *, artifact: str | None = None, top: int = 5) -> list[Result]:
-        """Run `data` through an artifact with ONNX Runtime.
+        """Run `data` through an artifact: ONNX Runtime, or LiteRT for .tflite.
 
         Args:
             data: an image path, a folder of images, a .npy/.npz path, an array of the input's

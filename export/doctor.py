@@ -12,6 +12,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from edgec.export.cache import cache_root
+from edgec.export.emit.tensorrt.proxy import PYTHON_VARIABLE, proxy_python
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Finding:
 
 OPTIONAL_PACKAGES = {
     "timm": ("more networks", "pip install 'edgec[timm]'"),
+    "ai-edge-litert>=2.1,<3": ("running .tflite files", "pip install 'edgec[tflite]'"),
     "onnxsim": ("peer in benchmarks", "pip install 'edgec[bench]'"),
     "onnxslim": ("peer in benchmarks", "pip install 'edgec[bench]'"),
 }
@@ -53,7 +55,7 @@ def examine() -> list[Finding]:
         _package(name, required=False, purpose=purpose, hint=hint)
         for name, (purpose, hint) in OPTIONAL_PACKAGES.items()
     ]
-    findings.append(_tensorrt())
+    findings += [_tensorrt(), _tensorrt_rtx(), _tflite_runtime()]
     findings += [_program(name, purpose, hint) for name, (purpose, hint) in PROGRAMS.items()]
     return findings
 
@@ -160,6 +162,34 @@ def _tensorrt() -> Finding:
         "8.2 to 10.x",
         "ok" if found else "missing",
         "not needed off the device; on a Jetson: apt-get install python3-libnvinfer",
+        False,
+    )
+
+
+def _tensorrt_rtx() -> Finding:
+    found = proxy_python()
+    return Finding(
+        "tensorrt-rtx",
+        "NVIDIA's parser and compiler as a proxy, without a GPU",
+        found,
+        "1.7",
+        "ok" if found else "missing",
+        f"pip install 'edgec[trt-check]', or {PYTHON_VARIABLE}=PYTHON that has it",
+        False,
+    )
+
+
+def _tflite_runtime() -> Finding:
+    found = os.environ.get("EDGEC_TFLITE_RUNTIME_PYTHON", "")
+    there = bool(found) and Path(found).is_file()
+    return Finding(
+        "tflite-runtime",
+        "checking .tflite files with the runtime of 2023",
+        found or None,
+        "2.14",
+        "ok" if there else "broken" if found else "missing",
+        "set EDGEC_TFLITE_RUNTIME_PYTHON to the Python of an environment that has "
+        "tflite-runtime==2.14.0 and numpy==1.26.4",
         False,
     )
 

@@ -5,6 +5,7 @@ Each step is a function of data the step before returned; `run_job` reads as the
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ import onnx_ir as ir
 import edgec
 from edgec.export.budget import check_budgets
 from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
+from edgec.export.c_artifacts import CArtifact, c_artifact
 from edgec.export.capture import CAPTURE_DIFFERENCE
 from edgec.export.data import (
     CalibrationData,
@@ -27,7 +29,8 @@ from edgec.export.data import (
 )
 from edgec.export.datasets.tensors import NO_DATA
 from edgec.export.emit.onnx_file import serialize
-from edgec.export.emit.tensorrt.recipe import write_build_bundle
+from edgec.export.emit.tensorrt.proxy import ask_proxy, proxy_python
+from edgec.export.emit.tensorrt.recipe import is_strongly_typed, write_build_bundle
 from edgec.export.errors import InternalError
 from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_file
 from edgec.export.golden import golden_feeds, write_golden
@@ -46,10 +49,14 @@ from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.rewrite.recognise.marks import KINDS
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
+from edgec.export.tflite_artifacts import Source, tflite_artifacts
 from edgec.models.stages import Stage
 from edgec.profiles.activations import activation_peak_bytes
 from edgec.profiles.macs import count_graph_macs
 from edgec.targets.operators.table import view_rank
+
+FUSIBLE_ATTENTION = ("attention", "window_attention")
+"""Patterns that TensorRT has one kernel for."""
 
 
 def compile_model(model: Any, *, target: str, **options: Any) -> Bundle:
@@ -76,6 +83,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
     """
     options = job.options
     reporter.stages = 3 + (options.calib is not None) + len(job.precisions)
+    reporter.stages += len({"tflite", "c"} & set(options.formats or ()))
     with reporter.stage("capture"):
         captured = capture(
             job.model, options, needs_accuracy=options.calib is not None, reporter=reporter
@@ -133,18 +141,47 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             item = _build(precision, master, ranges, data, quantization, job, reporter, tick)
             built.append(judged(item, built, captured, golden, data, job))
     built = gate(built, data, job, reporter)
+    lowered: list[tuple[Artifact, bytes]] = []
+    source = Source(
+        job,
+        master,
+        built,
+        golden,
+        preprocess,
+        labels,
+        data,
+        calibration,
+        quantization,
+        captured.weights.get("kind") == "random",
+    )
+    if "tflite" in (options.formats or ()):
+        with reporter.stage("build tflite") as tick:
+            lowered = tflite_artifacts(source, reporter, tick)
+    embedded: list[CArtifact] = []
+    if "c" in (options.formats or ()) and quantization is not None:
+        with reporter.stage("build c") as tick:
+            embedded.append(c_artifact(source, reporter, tick))
     facts = graph_facts(before, master, rewriting)
     facts["capture_max_abs"] = None if difference is None else float(difference)
-    check_budgets(options, [b.artifact for b in built], facts, options.precision or "")
-    artifacts = [b.artifact for b in built]
+    artifacts = [b.artifact for b in built] + [artifact for artifact, _ in lowered]
+    artifacts += [c.artifact for c in embedded]
+    check_budgets(options, artifacts, facts, options.precision or "")
     with reporter.stage("write"), atomic_folder(job.out, overwrite=options.overwrite) as folder:
         (folder / "onnx").mkdir()
         for item in built:
             (folder / item.artifact.path).write_bytes(item.data)
+        for artifact, content in lowered:
+            if artifact.status == "built":
+                (folder / artifact.path).parent.mkdir(exist_ok=True)
+                (folder / artifact.path).write_bytes(content)
+        for c in embedded:
+            for name, text in c.files.items():
+                (folder / c.artifact.path / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / c.artifact.path / name).write_text(text, "utf-8")
         write_golden(folder / "golden", golden, built[0].data)
         if "tensorrt" in (options.formats or ()):
             write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs)
-            artifacts.append(_tensorrt_artifact(job))
+            artifacts.append(_tensorrt_artifact(job, _ask_proxy(job, folder, facts, reporter)))
         manifest = Manifest(
             edgec_version=edgec.__version__,
             headline=headline(_title(captured), job.target.name, captured.weights, artifacts),
@@ -298,6 +335,9 @@ def _build(
         assert data is not None
         scheme = quantization.scheme
         graph = quantization.quantize(master, calibration, data, tick)
+        if is_strongly_typed(job.target):  # what is not int8 is to be float16 there
+            graph = to_float16(graph, calibration=calibration)
+            kept = len(float32_islands(graph))
     path = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
     report = lint(graph, job.target)
     refuse_errors(report, path, job.target)
@@ -344,7 +384,28 @@ def _title(captured: Captured) -> str:
     return f"{captured.name} (feature maps of stage{'s' * (len(captured.stages) > 1)} {numbers})"
 
 
-def _tensorrt_artifact(job: Job) -> Artifact:
+def _ask_proxy(
+    job: Job, folder: Path, facts: dict[str, Any], reporter: Reporter
+) -> dict[str, Any] | None:
+    """What NVIDIA's compiler says of the written graphs, where it is installed."""
+    python = proxy_python()
+    if python is None:
+        return None
+    recipe = json.loads((folder / "tensorrt" / "recipe.json").read_text("utf-8"))
+    models = {e["name"]: folder / "tensorrt" / e["onnx"] for e in recipe["engines"]}
+    attentions = sum(p["count"] for p in facts["patterns"] if p["kind"] in FUSIBLE_ATTENTION)
+    answer = ask_proxy(python, job.target, models, attentions)
+    for precision, plan in answer["engines"].items():
+        if not plan["built"]:
+            reporter.warn(
+                f"{answer['compiler']} (a proxy) refuses the {precision} graph: "
+                + "; ".join(plan["errors"][:2])
+            )
+    (folder / "tensorrt" / "proxy.json").write_text(dump_json(answer), "utf-8")
+    return answer
+
+
+def _tensorrt_artifact(job: Job, proxy: dict[str, Any] | None) -> Artifact:
     return Artifact(
         path="tensorrt",
         format="tensorrt",
@@ -352,6 +413,7 @@ def _tensorrt_artifact(job: Job) -> Artifact:
         status="bundle",
         why=f"the engine is built on the device: python3 tensorrt/build_engine.py "
         f"(TensorRT {job.target.runtime.version})",
+        checks={} if proxy is None else {"proxy": proxy},
     )
 
 

@@ -16,7 +16,7 @@ from edgec.models.stages import Stage
 from edgec.targets.registry import get_target
 from edgec.targets.schema import Target
 
-WRITTEN_FORMATS = ("onnx", "tensorrt")
+WRITTEN_FORMATS = ("onnx", "tensorrt", "tflite", "c")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,13 @@ def prepare(
             f"format {unwritten[0]!r} is not written yet",
             fix=f"--format {','.join(WRITTEN_FORMATS)}",
         )
+    if "tflite" in options.formats and found.runtime.name == "tensorrt":
+        raise UnsupportedError(
+            "EC393",
+            f"no .tflite file is made for {found.name}",
+            why="its GPU runs TensorRT engines, not TFLite operators",
+            fix="leave tflite out of --format, or choose a CPU or microcontroller target",
+        )
     if "tensorrt" in options.formats and found.runtime.name != "tensorrt":
         raise UnsupportedError(
             "EC384",
@@ -88,6 +95,16 @@ def prepare(
             why=f"its runtime is {found.runtime.name}",
             fix="leave --format out, or choose a Jetson target",
         )
+    formats = options.formats
+    if "c" in formats and (wanted != "int8" or options.calib is None):
+        if not resolved.origin["formats"].startswith("target") and wanted != "int8":
+            raise UsageError(
+                "EC282",
+                f"no C is written in {options.precision}",
+                why="the C kernels compute on integers",
+                fix="--precision int8 with --calib, or leave c out of --format",
+            )
+        formats = tuple(f for f in formats if f != "c")
     if wanted == "int8" and options.calib is None:
         raise UsageError(
             "EC214",
@@ -126,7 +143,7 @@ def prepare(
         precisions.append("int8")
     out = Path(options.out or f"build/{name}-{found.name}-{options.precision}")
     refuse_existing(out, overwrite=options.overwrite)
-    formats = tuple(dict.fromkeys(("onnx", *options.formats)))
+    formats = tuple(dict.fromkeys(("onnx", *formats)))
     resolved = replace(resolved, options=replace(options, out=str(out), formats=formats))
     return Job(model, name, target, found, resolved, tuple(precisions), out, stages)
 
@@ -142,6 +159,8 @@ def dry_run(job: Job) -> dict[str, Any]:
         f"outputs: {_outputs(job)}",
         f"rewrite: lean graph, lowered to opset {job.target.runtime.opset}, each pass checked",
     ]
+    if "tflite" in (options.formats or ()):
+        steps.append("lower: NHWC, TFLite builtin operators; run in LiteRT where it is installed")
     if options.calib is not None:
         steps.append(
             f"calibrate: up to {options.calib_limit} samples of {options.calib}, "
@@ -149,7 +168,15 @@ def dry_run(job: Job) -> dict[str, Any]:
         )
     files = [f"onnx/model{'' if p == 'fp32' else '_' + p}.onnx" for p in job.precisions]
     if "tensorrt" in (options.formats or ()):
-        files += ["tensorrt/recipe.json", "tensorrt/build_engine.py"]
+        files += ["tensorrt/recipe.json", "tensorrt/build_engine.py", "tensorrt/run_bench.py"]
+    if "tflite" in (options.formats or ()):
+        kinds = ("fp32", "fp16", "dyn8", *(("int8",) if options.calib is not None else ()))
+        if job.target.kind == "mcu":
+            kinds = ("fp32",) if options.calib is None else ("int8",)
+        files += [f"tflite/model_{kind}.tflite" for kind in kinds]
+    if "c" in (options.formats or ()):
+        steps.append("emit: C kernels on one arena, planned for the target's memories")
+        files.append("c/")
     steps.append(f"write: {job.out}: {', '.join(files)}, golden data, manifest, report")
     return {"out": str(job.out), "precisions": list(job.precisions), "files": files, "steps": steps}
 

@@ -98,7 +98,17 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
             f"{a['why'] or _checks(a['checks'])}".rstrip()
         )
         lines += _per_output(a["checks"])
+        lines += _proxy(a["checks"])
     return lines
+
+
+def _proxy(checks: dict[str, Any]) -> list[str]:
+    """What NVIDIA's compiler said of a TensorRT bundle, as far as it was asked."""
+    proxy = checks.get("proxy")
+    if proxy is None:
+        return []
+    head = f"proxy: {proxy['compiler']} for {proxy['capability']} ({proxy['stands_for']})"
+    return [f"  {line}" for line in (head, *proxy["statements"])]
 
 
 def _mixed_lines(steps: list[dict[str, Any]]) -> list[str]:
@@ -177,6 +187,8 @@ def headline(model: str, target: str, weights: dict[str, Any], artifacts: list[A
 
 def _checks(checks: dict[str, Any]) -> str:
     parts = []
+    if "not_run" in checks:
+        parts.append(checks["not_run"])
     against = checks.get("vs_fp32")
     if against:
         if against["top1"] is not None:
@@ -199,6 +211,13 @@ def _checks(checks: dict[str, Any]) -> str:
         inside = sum(kind["integer"] for kind in weighted)
         outside = sum(kind["float"] for kind in weighted)
         parts.append(f"{inside} of {inside + outside} weighted operators on integer kernels")
+    if "arena_bytes" in checks:
+        proof = "proved optimal" if checks["arena_proved"] else "not proved optimal"
+        parts.append(f"arena {mib(checks['arena_bytes'])} ({proof})")
+        parts.append(f"constants {mib(checks['constant_bytes'])}")
+        if checks["golden_sqnr_db"] is not None:
+            samples = checks["golden_samples"]
+            parts.append(f"SQNR {checks['golden_sqnr_db']:.1f} dB ({samples} golden inputs)")
     if "failed" in (checks.get("gate"), checks.get("sqnr_gate")):
         parts.append("FAILED THE ACCURACY GATE")
     return ", ".join(parts)

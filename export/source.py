@@ -59,7 +59,7 @@ class Captured:
 
 
 def describe(model: str) -> tuple[str, str]:
-    """Kind (``zoo``, ``config``, ``timm``, ``onnx``, ``pt2``, ``factory``) and short name.
+    """Kind (``zoo``, ``config``, ``timm``, ``onnx``, ``pt2``, ``tflite``, ``factory``), short name.
 
     Raises:
         InputError: it is a path, and no file is there.
@@ -68,7 +68,7 @@ def describe(model: str) -> tuple[str, str]:
     if model.startswith("timm:"):
         return "timm", _short(model.removeprefix("timm:"))
     path = Path(model)
-    if path.suffix in (".onnx", ".pt2"):
+    if path.suffix in (".onnx", ".pt2", ".tflite"):
         _must_exist(path)
         return path.suffix[1:], _short(path.stem)
     if path.suffix == ".json":
@@ -141,6 +141,8 @@ def capture(
         )
     if kind == "onnx":
         return _from_onnx(Path(model), name, options)
+    if kind == "tflite":
+        return _from_tflite(Path(model), name, options)
     if kind == "pt2":
         from edgec.export.capture import from_exported_program
 
@@ -315,6 +317,21 @@ def _from_onnx(path: Path, name: str, options: ExportOptions) -> Captured:
     graph = from_onnx(path, shapes=shapes or None)
     facts = {"source": "onnx", "name": name, "sha256": sha256_file(path)}
     return Captured(graph, name, facts, {"kind": "own"})
+
+
+def _from_tflite(path: Path, name: str, options: ExportOptions) -> Captured:
+    from edgec.export.capture import from_tflite
+
+    if options.shapes or options.input_size is not None:
+        raise UsageError(
+            "EC224",
+            "--shape and --input-size do not apply to .tflite files",
+            where=str(path),
+            why="their shapes are fixed",
+            fix="leave them out, or convert the network again for another size",
+        )
+    facts = {"source": "tflite", "name": name, "sha256": sha256_file(path)}
+    return Captured(from_tflite(path), name, facts, {"kind": "own"})
 
 
 def image_input(path: Path, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Measures an ONNX artifact on this machine: every sample kept, conditions recorded."""
+"""Measures artifacts on this machine: every sample kept, conditions recorded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import numpy as np
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import InputError
 from edgec.runtime.environment import environment
-from edgec.runtime.onnx_runner import OnnxRunner, made_for_elsewhere
+from edgec.runtime.onnx_runner import made_for_elsewhere
+from edgec.runtime.runners import open_runner
 
 SCHEMA = "edgec.bench/1"
 MIN_RUNS = 50
+RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def bench_local(
     """
     runs = max(runs, MIN_RUNS)
     feeds, golden = _golden(bundle)
-    runners = [OnnxRunner(bundle.file(a), threads=threads) for a in artifacts]
+    runners = [open_runner(bundle, a, threads=threads, emulate=False) for a in artifacts]
     before = environment()
     checks = [_check(runner.run(feeds), golden) for runner in runners]
     for runner in runners:
@@ -93,7 +95,7 @@ def bench_local(
     return {
         "schema": SCHEMA,
         "device": "local",
-        "runtime": "onnxruntime",
+        "runtime": ", ".join(sorted({RUNTIMES[a.format] for a in artifacts})),
         "model": bundle.manifest.model.get("name"),
         "threads": threads,
         "warmup": warmup,
@@ -106,7 +108,9 @@ def bench_local(
                 "sha256": artifact.sha256,
                 "precision": artifact.precision,
                 "bytes": artifact.bytes,
-                "made_for_elsewhere": made_for_elsewhere(artifact.scheme),
+                "runtime": RUNTIMES[artifact.format],
+                "made_for_elsewhere": artifact.format == "onnx"
+                and made_for_elsewhere(artifact.scheme),
                 "latency": Latency(tuple(slot)).to_json(),
                 "output_check": check,
             }

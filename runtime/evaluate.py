@@ -1,4 +1,4 @@
-"""`edgec eval`: accuracy and agreement of every ONNX artifact of a bundle on the same data."""
+"""`edgec eval`: accuracy and agreement of every artifact of a bundle on the same data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from edgec.export.bundle import Bundle
 from edgec.export.data import open_samples
 from edgec.runtime.agreement import Agreement, Comparison
-from edgec.runtime.onnx_runner import OnnxRunner, made_for_elsewhere
+from edgec.runtime.runners import open_runner, runnable_here
 
 
 def evaluate_bundle(
@@ -37,11 +37,8 @@ def evaluate_bundle(
     """
     manifest = bundle.manifest
     samples = open_samples(data, manifest.inputs, manifest.preprocess, limit=limit)
-    artifacts = [a for a in manifest.artifacts if a.format == "onnx" and a.status == "built"]
-    runners = [
-        OnnxRunner(bundle.file(a), threads=threads, emulate=made_for_elsewhere(a.scheme))
-        for a in artifacts
-    ]
+    artifacts = runnable_here(bundle)
+    runners = [open_runner(bundle, artifact, threads=threads) for artifact in artifacts]
     comparisons = [Comparison() for _ in artifacts]
     count = labelled = 0
     for feed, label in samples:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgec.export.bundle import Bundle, Manifest
 from edgec.export.datasets.tensors import LABELS, split_samples
 from edgec.export.errors import InputError
-from edgec.runtime.onnx_runner import OnnxRunner, made_for_elsewhere
+from edgec.runtime.runners import open_runner
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 
@@ -46,7 +46,7 @@ class Result:
 def run_bundle(bundle: Bundle, data: Any, *, artifact: str | None, top: int) -> list[Result]:
     """Run `data` through an artifact of `bundle`; see `edgec.export.bundle.Bundle.run`."""
     chosen = bundle.artifact(artifact)
-    runner = OnnxRunner(bundle.file(chosen), emulate=made_for_elsewhere(chosen.scheme))
+    runner = open_runner(bundle, chosen)
     results = []
     for item, feeds in _feeds(bundle.manifest, data):
         outputs = runner.run(feeds)

@@ -5,15 +5,11 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
-from edgec.export.errors import InputError, UnsupportedError
-
-Tensor = NDArray[Any]
+from edgec.export.errors import UnsupportedError
+from edgec.runtime.feeds import Tensor, ready
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -103,32 +99,5 @@ class OnnxRunner:
         Raises:
             InputError: names, shapes or kinds of number do not match the model's inputs.
         """
-        expected = self.inputs
-        if set(feeds) != set(expected):
-            raise InputError(
-                "EC788",
-                f"the inputs are called {', '.join(map(repr, feeds))}",
-                why=f"the model takes {', '.join(map(repr, expected))}",
-                fix="name the arrays like the model's inputs",
-            )
-        ready = {}
-        for name, (shape, dtype) in expected.items():
-            array = np.asarray(feeds[name])
-            if array.shape != shape:
-                raise InputError(
-                    "EC789",
-                    f"input {name!r} has shape {list(array.shape)}",
-                    why=f"the model takes {list(shape)}",
-                    fix="resize the data, or export with --input-size/--shape for this size",
-                )
-            if not np.can_cast(array.dtype, dtype, "same_kind"):
-                raise InputError(
-                    "EC798",
-                    f"input {name!r} has dtype {array.dtype}",
-                    why=f"the model takes {dtype}, which cannot hold such values",
-                    fix=f"convert it yourself with .astype({dtype!r}) if that is meant",
-                )
-            # not ascontiguousarray, which would give scalars an axis
-            ready[name] = np.asarray(array, dtype=dtype, order="C")
-        values = self.session.run(None, ready)
+        values = self.session.run(None, ready(feeds, self.inputs))
         return dict(zip((o.name for o in self.session.get_outputs()), values, strict=True))

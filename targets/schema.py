@@ -16,7 +16,7 @@ from edgec.export.errors import InputError
 KINDS = ("gpu", "cpu", "mcu", "npu")
 FORMATS = ("onnx", "tensorrt", "tflite", "c")
 PRECISIONS = ("fp32", "fp16", "int8")
-INT8_SCHEMES = ("ort-x86", "ort-arm", "tensorrt")
+INT8_SCHEMES = ("ort-x86", "ort-arm", "tensorrt", "tflite", "tflite-full")
 MEMORY_KINDS = ("ram", "flash")
 
 

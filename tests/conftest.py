@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -211,3 +212,15 @@ def main(
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def cudart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in for CUDA's runtime library, compiled."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler: apt install gcc libc6-dev")
+    out = tmp_path_factory.mktemp("cudart") / "libcudart.so"
+    source = Path(__file__).parent / "standin" / "cudart.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(out), str(source)], check=True)
+    return out

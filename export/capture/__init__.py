@@ -1,4 +1,4 @@
-"""From a torch network, an .onnx, a .pt2 or a Python factory to the float master graph.
+"""From a torch network, an .onnx, .pt2 or .tflite file or a Python factory to the master graph.
 
 Whatever comes in, what goes out is an `onnx_ir.Model` at opset `OPSET` with static shapes on every
 value, stable input and output names, and (from torch) the source module path on every node. The
@@ -6,6 +6,7 @@ functions are loaded on first use, because they need torch or onnx:
 
 - `from_torch`, `from_exported_program`, `from_factory`
 - `from_onnx`
+- `from_tflite`, whose graph holds the quantization of the file as Q/DQ
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgec.export.capture.onnx_file import from_onnx
     from edgec.export.capture.sources import from_exported_program, from_factory
+    from edgec.export.capture.tflite.reader import from_tflite
     from edgec.export.capture.torch_export import from_torch
 
 OPSET = 20
@@ -30,6 +32,7 @@ __all__ = [
     "from_exported_program",
     "from_factory",
     "from_onnx",
+    "from_tflite",
     "from_torch",
 ]
 
@@ -38,6 +41,7 @@ _HOME = {
     "from_exported_program": "edgec.export.capture.sources",
     "from_factory": "edgec.export.capture.sources",
     "from_onnx": "edgec.export.capture.onnx_file",
+    "from_tflite": "edgec.export.capture.tflite.reader",
 }
 
 

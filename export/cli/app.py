@@ -10,6 +10,7 @@ import typer
 
 from edgec.export.cli import (
     bench,
+    build,
     cache,
     check,
     doctor,
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-VERBS = (models, targets, check, export, run, evaluate, bench, plan, explain, doctor, cache)
+VERBS = (models, targets, check, export, run, evaluate, build, bench, plan, explain, doctor, cache)
 for verb in VERBS:
     verb.register(app)
 

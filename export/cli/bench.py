@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from edgec.export.bundle import Bundle
 from edgec.export.cli.output import Json, Quiet, print_json, print_table
-from edgec.export.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +20,12 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     bundle: Annotated[Path, typer.Argument(help="Folder that edgec export wrote.")],
-    device: Annotated[str, typer.Option("--device", help="local: this machine.")] = "local",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", help="local, ssh://USER@HOST:PORT (folder optional), or qemu:BOARD."
+        ),
+    ] = "local",
     artifact: Annotated[
         list[str] | None, typer.Option(help="Artifact or precision (repeatable). [default: all]")
     ] = None,
@@ -31,40 +36,37 @@ def bench(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time artifacts with ONNX Runtime: all samples kept, artifacts interleaved."""
+    """Time artifacts: all samples kept, outputs checked, conditions recorded.
+
+    TensorRT engines that edgec build made are measured where they are; of other bundles, the ONNX
+    and .tflite artifacts in turn. Over ssh:// the device needs python3 and the runtime, nothing of
+    edgec.
+    """
     import edgec
     from edgec.export.files import atomic_write, dump_json
     from edgec.export.progress import Reporter
-    from edgec.runtime.bench import bench_local
+    from edgec.runtime.bench_any import bench_any, chosen_artifacts
 
-    if device != "local":
-        raise UsageError(
-            "EC213",
-            f"no way to reach device {device!r}",
-            fix="this version measures --device local",
-        )
     opened = edgec.load(bundle)
-    names = artifact or [
-        a.path for a in opened.manifest.artifacts if a.format == "onnx" and a.status == "built"
-    ]
-    chosen = [opened.artifact(name) for name in names]
+    if device.startswith("qemu:"):
+        _count(opened, device.removeprefix("qemu:"), save, json, quiet)
+        return
+    chosen = chosen_artifacts(opened, artifact or [])
     reporter = Reporter(1, quiet=quiet)
     with reporter.stage(f"measure {len(chosen)} artifacts") as tick:
-        record = bench_local(opened, chosen, threads=threads, runs=runs, warmup=warmup, tick=tick)
+        record = bench_any(
+            opened, chosen, device, threads=threads, runs=runs, warmup=warmup, tick=tick
+        )
     if save is not None:
         atomic_write(save, dump_json(record).encode())
     if json:
         print_json("edgec.bench/1", record)
         return
-    base = record["results"][0]["latency"]["median_ms"]
-    machine = record["environment_before"]
-    print(
-        f"onnxruntime {machine['onnxruntime']} on {machine['cpu']}, {threads} thread(s), "
-        f"load {machine['load_1min']}"
-    )
+    print(_conditions(record))
     elsewhere = [r["artifact"] for r in record["results"] if r["made_for_elsewhere"]]
     if elsewhere:
         print(f"{', '.join(elsewhere)}: quantized for other hardware: times mean little")
+    base = record["results"][0]["latency"]["median_ms"]
     print_table(
         ("artifact", "min ms", "median ms", "p90 ms", "vs first", "max |Δ| to golden"),
         [
@@ -79,3 +81,58 @@ def bench(
             for r in record["results"]
         ],
     )
+    _slowest(record)
+
+
+def _count(bundle: Bundle, board: str, save: Path | None, json: bool, quiet: bool) -> None:
+    """The C artifact on a simulated board: exact instructions, never called latency."""
+    from edgec.export.files import atomic_write, dump_json
+    from edgec.export.progress import Reporter
+    from edgec.runtime.qemu.artifact import count_bundle
+
+    with Reporter(1, quiet=quiet).stage(f"run on {board}"):
+        record = count_bundle(bundle, board)
+    if save is not None:
+        atomic_write(save, dump_json(record).encode())
+    if json:
+        print_json("edgec.count/1", record)
+        return
+    print(f"{record['compiler']}; {record['simulator']}")
+    print("self-test     " + ("every output byte agrees" if record["agreed"] else "OUTPUTS DIFFER"))
+    per_mac = record["instructions"] / max(record["macs"], 1)
+    print(
+        f"instructions  {record['instructions']:,} on {record['core']} "
+        f"({per_mac:.2f} per multiply-accumulate; no latency)"
+    )
+    print(f"RAM           {record['ram_bytes']:,} bytes, of which arena {record['arena_bytes']:,}")
+    print(f"stack         {record['stack_bytes']:,} bytes used")
+    print(f"flash         {record['flash_bytes']:,} bytes, golden data of the self-test included")
+    if not record["agreed"]:
+        raise typer.Exit(1)
+
+
+def _conditions(record: dict[str, Any]) -> str:
+    """One line: runtime, machine, what was going on there."""
+    machine = record["environment_before"]
+    if record["runtime"] == "tensorrt":
+        mode = machine["power_mode"] or "power mode unknown"
+        return f"TensorRT {machine['tensorrt']} on {machine['device'] or 'this machine'}, {mode}"
+    return (
+        f"onnxruntime {machine['onnxruntime']} on {machine['cpu'] or machine['machine']}, "
+        f"{record['threads']} thread(s), load {machine['load_1min']}"
+    )
+
+
+def _slowest(record: dict[str, Any]) -> None:
+    """The five slowest layers of each engine, in the user's module names."""
+    for result in record["results"]:
+        layers = result.get("layers") or []
+        if layers:
+            print(f"{result['artifact']}: slowest of {len(layers)} kernels")
+            print_table(
+                ("ms", "module", "kernel"),
+                [
+                    (f"{row['ms']:.4f}", row["module"] or "-", row["name"][:60])
+                    for row in layers[:5]
+                ],
+            )

@@ -34,11 +34,11 @@ def evaluate(
             "--explain", help="Find the blocks that int8 loses accuracy in, and what helps."
         ),
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure top-1, top-5 and agreement with fp32, per output, of each ONNX artifact."""
+    """Measure top-1, top-5 and agreement with fp32, per output, of each artifact."""
     import edgec
     from edgec.export.progress import Reporter
     from edgec.runtime.evaluate import evaluate_bundle

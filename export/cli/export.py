@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -233,8 +234,8 @@ def export(
     data = "FOLDER_OF_CLASSES" if classes else "FOLDER_OF_IMAGES" if images else "FILE.npz"
     print(f"  edgec eval {bundle.path} --data {data}")
     print(f"  edgec bench {bundle.path} --device local")
+    if any(a.format == "c" and a.status == "built" for a in bundle.manifest.artifacts):
+        print(f"  make -C {shlex.quote(str(bundle.path / 'c'))} test")
+        print(f"  edgec bench {bundle.path} --device qemu:mps2-an500")
     if any(a.format == "tensorrt" for a in bundle.manifest.artifacts):
-        print(
-            f"  scp -r {bundle.path} DEVICE: && ssh DEVICE python3 "
-            f"{bundle.path.name}/tensorrt/build_engine.py"
-        )
+        print(f"  edgec build {bundle.path} --device ssh://USER@DEVICE")

@@ -30,7 +30,7 @@ def run(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run images or arrays through a bundle with ONNX Runtime, here."""
+    """Run images or arrays through a bundle, here."""
     import edgec
 
     results = edgec.load(bundle).run(input_, artifact=artifact, top=top)

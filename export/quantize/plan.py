@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -142,6 +143,10 @@ class _Planner:
         for node in self.nodes:
             if node.op_type in self.scheme.same_scale:
                 self._pass_on(node, needed)
+        if self.scheme.shared_concat:
+            for node in reversed(self.nodes):
+                if node in members and node.op_type == "Concat":
+                    self._share_grid(node)
         for node in self.nodes:
             if node in members:
                 for index in self._activation_inputs(node):
@@ -205,16 +210,38 @@ class _Planner:
         if all(constants):
             return "constant"
         if node.op_type in ("Conv", "ConvTranspose"):
-            return "" if constants[1] and not constants[0] else "weight is not constant"
+            if not constants[1] or constants[0]:
+                return "weight is not constant"
+            return self._depthwise_obstacle(node)
         if node.op_type == "Gemm":
             return self._gemm_obstacle(node)
         if node.op_type == "MatMul":
             if not any(constants) and not self.scheme.attention:
                 return "product of two activations"
             return ""
-        if node.op_type in _ELEMENTWISE and any(constants) and not self.scheme.constant_operands:
-            return "constant operand"
+        if node.op_type in _ELEMENTWISE and any(constants):
+            if not self.scheme.constant_operands:
+                return "constant operand"
+            if self._is_bias(node):
+                return "bias of a MatMul"
         return ""
+
+    def _depthwise_obstacle(self, node: ir.Node) -> str:
+        limit, weight = self.scheme.largest_depthwise, node.inputs[1]
+        shape = () if weight is None or weight.shape is None else tuple(weight.shape.numpy())
+        if limit is None or not _is_depthwise(node, shape) or prod(shape[2:]) <= limit:
+            return ""
+        return f"depthwise kernel of {prod(shape[2:])} taps"
+
+    def _is_bias(self, node: ir.Node) -> bool:
+        """Whether an Add belongs to the kernel of the MatMul before it."""
+        for value in node.inputs:
+            producer = None if value is None else value.producer()
+            if producer is not None and producer.op_type == "MatMul":
+                add = _bias_add(producer)
+                if add is not None and add[0] is node and not self._obstacle(producer):
+                    return "MatMul" in self.scheme.kernels
+        return False
 
     def _gemm_obstacle(self, node: ir.Node) -> str:
         weight = constant_of(node.inputs[1])
@@ -233,7 +260,8 @@ class _Planner:
 
     def _write(self, node: ir.Node) -> None:
         """Mark what an integer kernel writes, behind an activation it absorbs."""
-        for value in node.outputs:
+        add = _bias_add(node) if node.op_type == "MatMul" else None
+        for value in node.outputs if add is None else add[0].outputs:
             written = self._behind_absorbed(value)
             self.source[written] = written
 
@@ -260,6 +288,18 @@ class _Planner:
             if output in needed and output not in self.source:
                 self.source[output] = output
         return len(self.source) > before
+
+    def _share_grid(self, concat: ir.Node) -> None:
+        """Give what only `concat` reads, and no runtime prescribes, the grid of its output."""
+        output = concat.outputs[0]
+        for value in concat.inputs:
+            if value is None or self.source.get(value) is not value:
+                continue
+            producer = value.producer()
+            if producer is None or producer.op_type in self.scheme.fixed:
+                continue
+            if len(value.uses()) == 1 and not value.is_graph_output():
+                self.source[value] = self.source.get(output, output)
 
     def _behind_absorbed(self, value: ir.Value) -> ir.Value:
         uses = list(value.uses())

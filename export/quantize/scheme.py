@@ -75,6 +75,8 @@ class QuantScheme:
         opportunistic: operators of `kernels` that are worth quantizing only when an input
             already is (they move or merge data but bring no integer arithmetic themselves).
         same_scale: operators whose output reuses the quantization parameters of their input.
+        shared_concat: tensors that only a Concat reads take its output's parameters, as its kernel
+            needs them; otherwise the writer of the file requantizes them.
         absorbed: activations that the preceding kernel performs by saturating at its output
             range; no quantizer comes between the two.
         residual_arms: what to quantize at an Add of two activations that is not in `kernels`:
@@ -83,6 +85,8 @@ class QuantScheme:
         attention: quantize products of two activations (MatMul without a constant).
         constant_operands: quantize Add, Mul, … with a constant operand, whose constant then
             becomes an integer tensor as well. False computes them in float.
+        largest_depthwise: taps of a depthwise kernel (height × width) above which it stays float;
+            None quantizes all.
         bounds: operator → (low, high) that its output cannot leave; ranges are cut to it.
         fixed: operator → (low, high) that the runtime prescribes for its output.
         min_opset: lowest default-domain opset with the Q/DQ forms used.
@@ -107,10 +111,12 @@ class QuantScheme:
     one_output_type: bool = False
     opportunistic: frozenset[str] = frozenset()
     same_scale: frozenset[str] = DATA_MOVEMENT
+    shared_concat: bool = False
     absorbed: frozenset[str] = frozenset()
     residual_arms: Literal["both", "skip", "none"] = "none"
     attention: bool = True
     constant_operands: bool = False
+    largest_depthwise: int | None = None
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     fixed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     min_opset: int = 13
@@ -233,6 +239,61 @@ TENSORRT = QuantScheme(
     bounds=_BOUNDS,
 )
 
+# TensorFlow Lite 8-bit quantization specification, with an integer kernel wherever there is one.
+# Softmax, sigmoid, tanh and the L2 norm write on grids that the specification fixes; norms have no
+# integer kernel and stay float. Concatenated tensors share a grid in TFLite: the writer of the
+# .tflite file requantizes where they do not.
+TFLITE_FULL = QuantScheme(
+    name="tflite-full",
+    activation="int8",
+    symmetric=False,
+    kernels=frozenset(
+        {
+            "Conv",
+            "ConvTranspose",
+            "MatMul",
+            "Gemm",
+            "Add",
+            "Sub",
+            "Mul",
+            "Sigmoid",
+            "Tanh",
+            "Softmax",
+            "LpNormalization",
+            "Gelu",
+            "HardSwish",
+            "LeakyRelu",
+            "Relu",
+            "GlobalAveragePool",
+            "ReduceMean",
+            "ReduceSum",
+            "Concat",
+        }
+    ),
+    opportunistic=frozenset({"Concat", "Relu"}),
+    absorbed=frozenset({"Relu", "Clip"}),
+    same_scale=DATA_MOVEMENT | {"AveragePool", "Resize", "Pad", "ReduceMax", "ReduceMin"},
+    constant_operands=True,
+    shared_concat=True,
+    fixed={
+        "Softmax": (0.0, 255 / 256),
+        "Sigmoid": (0.0, 255 / 256),
+        "Tanh": (-1.0, 127 / 128),
+        "LpNormalization": (-1.0, 127 / 128),
+    },
+)
+
+# What LiteRT's XNNPACK delegate executes fast: it has no integer softmax, GELU, L2 norm or product
+# of two activations, and leaves the network for each of them; its integer depthwise convolution is
+# made for up to 25 taps. LiteRT's own integer product takes several times as long as the float one.
+TFLITE = replace(
+    TFLITE_FULL,
+    name="tflite",
+    kernels=TFLITE_FULL.kernels - {"Softmax", "Gelu", "LpNormalization", "ReduceSum"},
+    attention=False,
+    largest_depthwise=25,
+)
+
 
 def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
     return UsageError(
@@ -242,7 +303,9 @@ def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
     )
 
 
-SCHEMES: Mapping[str, QuantScheme] = {s.name: s for s in (ORT_X86, ORT_X86_VNNI, ORT_ARM, TENSORRT)}
+SCHEMES: Mapping[str, QuantScheme] = {
+    s.name: s for s in (ORT_X86, ORT_X86_VNNI, ORT_ARM, TENSORRT, TFLITE, TFLITE_FULL)
+}
 
 
 def get_scheme(name: str) -> QuantScheme:

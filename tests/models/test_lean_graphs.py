@@ -67,7 +67,7 @@ SLICES = {"mcuformer": 3, "mobileformer": 2}
 WHOLE = {
     "efficientformer_l1": (153, 0, 4),
     "efficientformerv2_s0": (196, 0, 4),
-    "mcuformer_t_e": (710, 37, 4),
+    "mcuformer_t_e": (710, 25, 4),
     "mobile_former_26m": (700, 9, 4),
     "mobilevit_xxs": (380, 0, 5),
     "mobilevitv2_050": (245, 0, 5),

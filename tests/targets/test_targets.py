@@ -73,7 +73,7 @@ def test_a_shipped_file_works_as_a_template(tmp_path: Path) -> None:
         ('title = "Raspberry Pi 5"', "", "title"),
         ('title = "Raspberry Pi 5"', "title = 5", "title"),
         ('default_precision = "fp32"', 'default_precision = "fp16"', "fp16"),
-        ('formats = ["onnx"]', 'formats = ["exe"]', "exe"),
+        ('formats = ["onnx", "tflite"]', 'formats = ["exe"]', "exe"),
         ('int8_scheme = "ort-arm"', 'int8_scheme = "best"', "best"),
         ("[facts]", "[facts]\nx = 3", "'x'"),
         ("[facts]", '[facts]\nx = { value = 3, source = " " }', "no source"),

@@ -1,13 +1,14 @@
-"""The TensorRT build bundle: ``recipe.json`` beside the script that carries it out on the device.
+"""The TensorRT build bundle: ``recipe.json`` beside the scripts that carry it out on the device.
 
 An engine depends on the GPU and on the exact TensorRT version, so none is built (or pretended to be
 built) off the device. The recipe says, per engine: which ONNX file, which builder settings for the
-target's TensorRT, how much workspace; ``build_engine.py`` needs only Python and TensorRT.
+target's TensorRT, how much workspace; ``build_engine.py`` builds it and ``run_bench.py`` measures
+it; both need only Python and TensorRT.
 
 Settings follow the TensorRT developer guide: from 10.0 on strongly typed networks execute the types
-written in the graph; before, precision is a builder flag. INT8 graphs carry explicit Q/DQ and are
-built with both flags, because INT8 alone forbids fp16 for the layers that stay float
-(NVIDIA/TensorRT#3762).
+written in the graph (and from 11.0 on no others exist); before, precision is a builder flag. There,
+INT8 graphs, which carry explicit Q/DQ, are built with both flags, because INT8 alone forbids fp16
+for the layers that stay float (NVIDIA/TensorRT#3762).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from edgec.targets.schema import Target
 
 SCHEMA = "edgec.trt-recipe/1"
 STRONGLY_TYPED_SINCE = (10, 0)
+SCRIPTS = ("build_engine.py", "run_bench.py", "edgec_device.py")
+GOLDEN = {"inputs": "../golden/inputs_0.npz", "outputs": "../golden/outputs_0.npz"}
 
 
 def write_build_bundle(
@@ -31,7 +34,7 @@ def write_build_bundle(
     inputs: tuple[TensorInfo, ...],
     outputs: tuple[TensorInfo, ...],
 ) -> None:
-    """Write ``recipe.json`` and the device script into `folder`.
+    """Write ``recipe.json`` and the device scripts into `folder`.
 
     Args:
         folder: the bundle's ``tensorrt`` folder; the ONNX files lie at their `Artifact.path`
@@ -42,8 +45,9 @@ def write_build_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     recipe = make_recipe(target, onnx, inputs, outputs)
     (folder / "recipe.json").write_text(dump_json(recipe), "utf-8")
-    script = resources.files("edgec.export.emit.tensorrt").joinpath("device/build_engine.py")
-    (folder / "build_engine.py").write_bytes(script.read_bytes())
+    for name in SCRIPTS:
+        script = resources.files("edgec.export.emit.tensorrt").joinpath("device", name)
+        (folder / name).write_bytes(script.read_bytes())
 
 
 def make_recipe(
@@ -54,7 +58,7 @@ def make_recipe(
 ) -> dict[str, Any]:
     """The recipe as JSON-ready data; see the module's docstring."""
     by_precision = {artifact.precision: artifact for artifact in onnx}
-    typed = target.runtime.version_tuple >= STRONGLY_TYPED_SINCE
+    typed = is_strongly_typed(target)
     engines = []
     for precision in target.precisions:
         # weakly typed TensorRT takes fp16 from a flag; the fp32 file keeps its choice open
@@ -62,15 +66,14 @@ def make_recipe(
         if source is None or (precision == "fp16" and "fp16" not in by_precision):
             continue
         flags = {"fp32": [], "fp16": ["FP16"], "int8": ["FP16", "INT8"]}[precision]
-        strong = typed and precision != "int8"
         engines.append(
             {
                 "name": precision,
                 "onnx": f"../{source.path}",
                 "onnx_sha256": source.sha256,
                 "engine": f"model_{precision}.engine",
-                "strongly_typed": strong,
-                "flags": [] if strong else flags,
+                "strongly_typed": typed,
+                "flags": [] if typed else flags,
             }
         )
     order = {target.default_precision: 0}
@@ -86,8 +89,15 @@ def make_recipe(
         "workspace_bytes": workspace_bytes(target),
         "inputs": [_tensor(t) for t in inputs],
         "outputs": [_tensor(t) for t in outputs],
+        "golden": GOLDEN,
         "engines": engines,
     }
+
+
+def is_strongly_typed(target: Target) -> bool:
+    """Whether engines for `target` take their types from the graph: float16 is written into it."""
+    runtime = target.runtime
+    return runtime.name == "tensorrt" and runtime.version_tuple >= STRONGLY_TYPED_SINCE
 
 
 def workspace_bytes(target: Target) -> int:

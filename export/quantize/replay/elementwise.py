@@ -142,9 +142,15 @@ def swish(a: Attributes, x: Tensor) -> Tensor:
 class _Round(torch.autograd.Function):
     """Round half to even; the gradient passes straight through (Bengio et al., arXiv 1308.3432)."""
 
+    generate_vmap_rule = True  # graphs that take one sample are replayed under torch.vmap
+
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         return torch.round(x)
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing to keep: the gradient depends on nothing."""
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grad: Tensor) -> Tensor:

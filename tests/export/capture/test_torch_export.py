@@ -179,17 +179,15 @@ def test_difference_from_torch_is_caught_and_dumped(
     }
 
 
-def test_rounding_noise_is_the_distance_from_double_precision(net: nn.Module) -> None:
-    feeds = (torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0)),)
-    with torch.no_grad():
-        want = [t.numpy() for t in capture.flatten_outputs(net.eval()(*feeds))]
-    (found,) = capture._rounding_noise(net, feeds, want)
-    assert 0 < found < 1e-5
+def test_rounding_noise_of_a_network_in_either_precision(net: nn.Module) -> None:
+    example = (torch.zeros(1, *SHAPE),)
+    (found,) = capture._rounding_noise(net.eval(), example, 1)
+    assert 0 < found < 1e-4
     assert next(net.parameters()).dtype == torch.float32, "the network itself is left alone"
 
     class OnlyFloat(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.flatten(1) @ torch.ones(x[0].numel(), 2)
 
-    only = OnlyFloat()
-    assert capture._rounding_noise(only, feeds, [only(*feeds).numpy()]) == [0.0]
+    (found,) = capture._rounding_noise(OnlyFloat(), example, 1)
+    assert 0 < found < 1e-3, "known from inputs moved by their last bit"

@@ -430,7 +430,9 @@ def test_bad_bundles_artifacts_and_devices(main, bundle: Path, image_folder: Pat
     for verb, *rest in (("run", "--input", "x.png"), ("eval", "--data", "x"), ("bench",)):
         refused(main(verb, "nothing", *rest), 7, "manifest.json")
     refused(main("run", bundle, "--input", "x.png", "--artifact", "int8"), 2, "model.onnx")
-    refused(main("bench", bundle, "--device", "ssh://nobody@nowhere"), 2, "ssh://")
+    refused(main("bench", bundle, "--device", "telnet://board"), 2, "ssh://")
+    refused(main("bench", bundle, "--device", "ssh://nobody@nowhere.invalid"), 6, "nowhere")
+    refused(main("build", bundle, "--device", "local"), 2, "recipe")
     refused(main("eval", bundle, "--data", "nothing"), 7, "nothing")
     refused(main("cache", "clear", "--part", "all"), 2, "stages")
 

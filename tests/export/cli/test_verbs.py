@@ -21,6 +21,7 @@ VERBS = (
     "export",
     "run",
     "eval",
+    "build",
     "bench",
     "plan",
     "explain",
@@ -52,7 +53,7 @@ def test_every_verb_has_help_with_an_example(main) -> None:
         code, out, _ = main(verb, "--help")
         assert code == 0
         assert "Usage" in out
-    for verb in ("check", "export", "run", "eval", "bench", "plan", "explain", "doctor"):
+    for verb in ("check", "export", "run", "eval", "build", "bench", "explain"):
         assert "Example: edgec" in main(verb, "--help")[1]
 
 

@@ -9,44 +9,66 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 from edgec.export.bundle import Artifact, TensorInfo
-from edgec.export.emit.tensorrt.recipe import make_recipe, workspace_bytes, write_build_bundle
+from edgec.export.emit.tensorrt.recipe import (
+    SCRIPTS,
+    make_recipe,
+    workspace_bytes,
+    write_build_bundle,
+)
 from edgec.export.files import sha256_file
+from edgec.export.golden import write_golden
 from edgec.targets import get_target
 
-STANDIN = Path(__file__).parent / "standin"
+STANDIN = Path(__file__).parents[2] / "standin"
 INPUTS = (TensorInfo("image", (1, 3, 16, 16), "float32"),)
 OUTPUTS = (TensorInfo("logits", (1, 10), "float32"),)
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, tiny_onnx: Path) -> Path:
-    """A folder like a bundle: onnx/ with three files, tensorrt/ with recipe and script."""
-    (tmp_path / "onnx").mkdir()
-    artifacts = []
-    for precision in ("fp32", "fp16", "int8"):
-        name = f"onnx/model_{precision}.onnx"
-        model = onnx.load(tiny_onnx)
-        model.doc_string = precision
-        onnx.save(model, tmp_path / name)
-        artifacts.append(
-            Artifact(name, "onnx", precision, "built", sha256=sha256_file(tmp_path / name))
-        )
-    write_build_bundle(tmp_path / "tensorrt", get_target("jetson"), artifacts, INPUTS, OUTPUTS)
-    return tmp_path
+def make_bundle(tmp_path: Path, tiny_onnx: Path) -> Callable[[str], Path]:
+    """Writes a folder like a bundle for a target: onnx/, golden/, tensorrt/ with its scripts."""
+
+    def make(target: str) -> Path:
+        (tmp_path / "onnx").mkdir()
+        artifacts = []
+        for precision in ("fp32", "fp16", "int8"):
+            name = f"onnx/model_{precision}.onnx"
+            model = onnx.load(tiny_onnx)
+            model.doc_string = precision
+            onnx.save(model, tmp_path / name)
+            artifacts.append(
+                Artifact(name, "onnx", precision, "built", sha256=sha256_file(tmp_path / name))
+            )
+        feed = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32)}
+        write_golden(tmp_path / "golden", [feed], tiny_onnx.read_bytes())
+        write_build_bundle(tmp_path / "tensorrt", get_target(target), artifacts, INPUTS, OUTPUTS)
+        return tmp_path
+
+    return make
 
 
-def build(
+@pytest.fixture
+def bundle(make_bundle: Callable[[str], Path]) -> Path:
+    return make_bundle("jetson")
+
+
+def script(
     bundle: Path,
+    name: str,
     *arguments: str,
     version: str | None = "10.3.0.30",
     fail: str = "",
     path: str | None = None,
+    cudart: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     if version is not None:
@@ -57,14 +79,24 @@ def build(
         }
     if path is not None:
         env["PATH"] = path
+    if cudart is not None:
+        env["EDGEC_CUDART"] = str(cudart)
     return subprocess.run(
-        [sys.executable, str(bundle / "tensorrt" / "build_engine.py"), *arguments],
+        [sys.executable, str(bundle / "tensorrt" / name), *arguments],
         capture_output=True,
         text=True,
         env=env,
         check=False,
         timeout=60,
     )
+
+
+def build(bundle: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return script(bundle, "build_engine.py", *arguments, **options)
+
+
+def bench(bundle: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return script(bundle, "run_bench.py", "--runs", "5", "--warmup", "1", *arguments, **options)
 
 
 def set_target_version(bundle: Path, version: str) -> None:
@@ -74,11 +106,12 @@ def set_target_version(bundle: Path, version: str) -> None:
     file.write_text(json.dumps(recipe))
 
 
-def test_the_script_keeps_to_python_3_6(root: Path) -> None:
-    source = (root / "export/emit/tensorrt/device/build_engine.py").read_text("utf-8")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_scripts_keep_to_python_3_6(root: Path, name: str) -> None:
+    source = (root / "export/emit/tensorrt/device" / name).read_text("utf-8")
     tree = ast.parse(source, feature_version=(3, 6))
     imported = {
-        alias.name
+        alias.name.partition(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Import)
         for alias in node.names
@@ -95,7 +128,7 @@ def test_recipes_follow_the_version(bundle: Path) -> None:
     assert next(iter(engines)) == "fp16", "the target's default is built first"
     assert engines["fp16"]["strongly_typed"] is True
     assert engines["fp16"]["flags"] == []
-    assert engines["int8"]["flags"] == ["FP16", "INT8"]
+    assert engines["int8"]["strongly_typed"] is True, "its float parts are float16 in the graph"
     fp32 = Artifact("onnx/model.onnx", "onnx", "fp32", "built", sha256="0")
     fp16 = Artifact("onnx/model_fp16.onnx", "onnx", "fp16", "built", sha256="1")
     nano = make_recipe(get_target("jetson-nano"), [fp32, fp16], INPUTS, OUTPUTS)
@@ -115,28 +148,36 @@ def test_workspace_follows_the_memory_of_the_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "engine", "flags", "precision"),
+    ("version", "target", "engine", "flags", "precision"),
     [
-        ("8.2.1.8", "fp16", 1, ""),
-        ("8.2.1.8", "int8", 1, "FP16+INT8"),
-        ("8.5.2.2", "int8", 1, "FP16+INT8"),
-        ("10.3.0.30", "fp16", 2, ""),
-        ("10.3.0.30", "int8", 0, "FP16+INT8"),
-        ("11.4.1.1", "fp16", 0, ""),
-        ("11.4.1.1", "int8", 0, ""),
+        ("8.2.1.8", "jetson-nano", "fp16", 1, "FP16"),
+        ("8.5.2.2", "jetson-xavier-nx", "fp16", 1, "FP16"),
+        ("8.5.2.2", "jetson-xavier-nx", "int8", 1, "FP16+INT8"),
+        ("10.3.0.30", "jetson", "fp16", 2, ""),
+        ("10.3.0.30", "jetson", "int8", 2, ""),
+        ("11.4.1.1", "jetson", "fp16", 0, ""),
+        ("11.4.1.1", "jetson", "int8", 0, ""),
     ],
 )
 def test_builds_through_each_api(
-    bundle: Path, version: str, engine: str, flags: int, precision: str
+    make_bundle: Callable[[str], Path],
+    version: str,
+    target: str,
+    engine: str,
+    flags: int,
+    precision: str,
 ) -> None:
+    bundle = make_bundle(target)
     set_target_version(bundle, ".".join(version.split(".")[:2]))
     done = build(bundle, "--engine", engine, version=version)
     assert done.returncode == 0, done.stderr
     made = (bundle / "tensorrt" / f"model_{engine}.engine").read_text()
-    assert f"flags={flags} precision={precision} workspace={1 << 30}" in made
+    workspace = workspace_bytes(get_target(target))
+    assert f"flags={flags} precision={precision} workspace={workspace}" in made
     record = json.loads((bundle / "tensorrt" / f"model_{engine}.engine.json").read_text())
     assert record["tensorrt"] == version
-    assert record["onnx_sha256"] == sha256_file(bundle / "onnx" / f"model_{engine}.onnx")
+    source = "fp32" if (engine, flags) == ("fp16", 1) else engine
+    assert record["onnx_sha256"] == sha256_file(bundle / "onnx" / f"model_{source}.onnx")
     assert record["engine_sha256"] == sha256_file(bundle / "tensorrt" / f"model_{engine}.engine")
     assert (bundle / "tensorrt" / "timing.cache").read_bytes() == b"+"
 
@@ -150,11 +191,7 @@ def test_all_and_list(bundle: Path) -> None:
 
 
 def no_engine(bundle: Path) -> bool:
-    return not [
-        p
-        for p in (bundle / "tensorrt").iterdir()
-        if "engine" in p.name and p.name != "build_engine.py"
-    ]
+    return not [p for p in (bundle / "tensorrt").iterdir() if ".engine" in p.name]
 
 
 def test_another_version_is_refused_unless_forced(bundle: Path) -> None:
@@ -163,7 +200,7 @@ def test_another_version_is_refused_unless_forced(bundle: Path) -> None:
     assert "8.5.2.2" in done.stderr
     assert "10.3" in done.stderr
     assert no_engine(bundle)
-    assert build(bundle, "--any-version", "--engine", "int8", version="8.5.2.2").returncode == 0
+    assert build(bundle, "--any-version", version="10.7.0.1").returncode == 0
 
 
 @pytest.mark.parametrize(("fail", "words"), [("parse", "Frobnicate"), ("build", "memory ran out")])
@@ -195,8 +232,14 @@ def test_without_tensorrt_it_says_where_to_run(bundle: Path, tmp_path: Path) -> 
     assert "run this on the Jetson" in done.stderr
 
 
-@pytest.mark.parametrize("number", ["8201", "100300"])
-def test_trtexec_is_the_fallback(bundle: Path, tmp_path: Path, number: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "target"),
+    [("8201", "jetson-nano"), ("8502", "jetson-xavier-nx"), ("100300", "jetson")],
+)
+def test_trtexec_is_the_fallback(
+    make_bundle: Callable[[str], Path], tmp_path: Path, number: str, target: str
+) -> None:
+    bundle = make_bundle(target)
     folder = tmp_path / "bin with space"
     folder.mkdir()
     log = tmp_path / "argv.json"
@@ -212,14 +255,19 @@ def test_trtexec_is_the_fallback(bundle: Path, tmp_path: Path, number: str) -> N
         f"    json.dump(sys.argv[1:], open({str(log)!r}, 'w'))\n"
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    set_target_version(bundle, "8.2" if number == "8201" else "10.3")
-    done = build(bundle, "--engine", "int8", version=None, path=str(folder))
+    engine = "fp16" if target == "jetson-nano" else "int8"
+    done = build(bundle, "--engine", engine, version=None, path=str(folder))
     assert done.returncode == 0, done.stderr
     argv = json.loads(log.read_text())
-    assert {"--fp16", "--int8"} <= set(argv)
-    workspace = "--workspace=1024" if number == "8201" else "--memPoolSize=workspace:1024"
+    if target == "jetson":
+        assert "--stronglyTyped" in argv
+        assert not {"--fp16", "--int8"} & set(argv)
+    else:
+        assert "--fp16" in argv
+        assert ("--int8" in argv) == (engine == "int8")
+    workspace = "--workspace=512" if target == "jetson-nano" else "--memPoolSize=workspace:1024"
     assert workspace in argv
-    assert (bundle / "tensorrt" / "model_int8.engine").read_text() == "STAND-IN"
+    assert (bundle / "tensorrt" / f"model_{engine}.engine").read_text() == "STAND-IN"
     assert not list((bundle / "tensorrt").glob("*.part"))
 
 
@@ -227,3 +275,68 @@ def test_a_bundle_in_a_folder_with_an_awkward_name(bundle: Path, tmp_path: Path)
     odd = tmp_path / "it's $(a) bundle; rm -rf"
     shutil.copytree(bundle, odd, ignore=lambda d, names: {n for n in names if n.startswith("it")})
     assert build(odd).returncode == 0
+
+
+def test_an_engine_is_built_again_only_where_something_changed(bundle: Path) -> None:
+    assert build(bundle).returncode == 0
+    engine = bundle / "tensorrt" / "model_fp16.engine"
+    first = engine.stat().st_mtime_ns
+    again = build(bundle)
+    assert "up to date" in again.stderr
+    assert engine.stat().st_mtime_ns == first
+    assert "up to date" not in build(bundle, "--rebuild").stderr
+    other = build(bundle, version="10.3.0.31")
+    assert "10.3.0.30" in other.stderr
+    assert "10.3.0.31" in other.stderr
+    assert b"10.3.0.31" in engine.read_bytes()
+    engine.write_bytes(engine.read_bytes()[:-1])  # a copy that broke off
+    assert "up to date" not in build(bundle, version="10.3.0.31").stderr
+
+
+@pytest.mark.parametrize("version", ["8.2.1.8", "8.5.2.2", "10.3.0.30", "11.4.1.1"])
+def test_measures_through_each_api(bundle: Path, version: str, cudart: Path) -> None:
+    set_target_version(bundle, ".".join(version.split(".")[:2]))
+    assert build(bundle, version=version, cudart=cudart).returncode == 0
+    done = bench(bundle, version=version, cudart=cudart)
+    assert done.returncode == 0, done.stderr
+    assert "median" in done.stdout
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    assert len(record["samples_ms"]) == 5
+    assert all(sample > 0 for sample in record["samples_ms"])
+    assert record["output_check"]["max_abs"] < 1e-5
+    assert record["output_check"]["finite"]
+    assert [layer["ms"] for layer in record["layers"]] == [
+        0.25 * (i + 1) for i in range(len(record["layers"]))
+    ]
+    assert record["environment_before"]["gpu_sm"] == 87
+    layers = json.loads((bundle / "tensorrt" / "model_fp16.engine.layers.json").read_text())
+    assert ("I/O Tensors" in layers) == version.startswith("11")
+
+
+def test_wrong_outputs_show(bundle: Path, cudart: Path) -> None:
+    assert build(bundle).returncode == 0
+    outputs = dict(np.load(bundle / "golden" / "outputs_0.npz"))
+    np.savez(bundle / "golden" / "outputs_0.npz", logits=outputs["logits"] + 1)
+    assert bench(bundle, cudart=cudart).returncode == 0
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    assert record["output_check"]["max_abs"] == pytest.approx(1, abs=1e-2)
+
+
+def test_what_cannot_be_measured_is_told(bundle: Path, cudart: Path, tmp_path: Path) -> None:
+    unbuilt = bench(bundle, cudart=cudart)
+    assert (unbuilt.returncode, "not built" in unbuilt.stderr) == (7, True)
+    assert build(bundle).returncode == 0
+    other = bench(bundle, version="10.4.0.1", cudart=cudart)
+    assert other.returncode == 6
+    assert "10.3.0.30" in other.stderr
+    assert "10.4.0.1" in other.stderr
+    assert bench(bundle, "--engine", "int4", cudart=cudart).returncode == 2
+    assert bench(bundle, "--runs", "0", cudart=cudart).returncode == 2
+    assert bench(bundle, fail="load", cudart=cudart).returncode == 3
+    assert "libcudart" in bench(bundle, cudart=tmp_path / "none.so").stderr
+    np.savez(bundle / "golden" / "inputs_0.npz", other=np.zeros(3, np.float32))
+    assert bench(bundle, cudart=cudart).returncode == 7
+    (bundle / "golden" / "inputs_0.npz").write_bytes(b"PK broken")
+    assert bench(bundle, cudart=cudart).returncode == 7
+    (bundle / "tensorrt" / "model_fp16.engine").write_bytes(b"x")
+    assert bench(bundle, cudart=cudart).returncode == 7

@@ -120,6 +120,43 @@ def test_a_small_error_is_no_noise(
     assert caught.value.code == "EC141"
 
 
+def test_an_input_on_which_the_network_is_chaotic_hides_no_error(
+    build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = """net (float[1, 4] x, float[4, 4] w) => (float[1, 4] y)
+        <int64[1] axis = {1}, float huge = {3e6}, float shift = {LEVEL}>
+        { h = MatMul(x, w) m = ReduceMax<keepdims=1>(x, axis) d = Sub(m, shift) r = Relu(d)
+          g = Mul(r, huge) t = Sin(g) y = Add(h, t) }"""
+    first, second = (
+        numerics.seeded_inputs(
+            build(text.replace("LEVEL", "0"), {"w": np.eye(4, dtype=np.float32)}), seed
+        )["x"].max()
+        for seed in engine._SEEDS
+    )
+    level = str((first + second) / 2)  # the phase of the sine is rounding on one of the two inputs
+    right: ir.Model = build(text.replace("LEVEL", level), {"w": np.eye(4, dtype=np.float32)})
+    wrong = right.clone()
+
+    class Shuffle(RewritePass):
+        """Exact but for rounding, which the sine turns into anything."""
+
+        name = "shuffle"
+        change = "m → m·(1+ε)"
+
+        def rewrite(self, graph: ir.Graph) -> int:
+            value = graph.initializers["huge"]
+            value.const_value = ir.tensor(np.float32(3e6) * np.float32(1 + 2**-23), name="huge")
+            return 1
+
+    with_pass(monkeypatch, Shuffle)
+    assert run_stages(right, target_opset=20).verified
+    with_pass(monkeypatch, ScaleABit)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(InternalError) as caught:
+        run_stages(wrong, target_opset=20)
+    assert caught.value.code == "EC141"
+
+
 @pytest.mark.parametrize(
     ("difference", "noise", "equal"),
     [

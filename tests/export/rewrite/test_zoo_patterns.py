@@ -79,7 +79,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "mobilevit": (lambda: models.create_model("mobilevit_cifar10"), 32),
     "efficientformerv2": (lambda: models.create_model("efficientformerv2_cifar10"), 32),
     "mcuformer": (lambda: models.create_model("mcuformer_cifar10"), 32),
-    "mobilevitv2": (lambda: mobilevitv2.MobileViTv2(0.25, num_classes=10), 64),
+    # at 64 pixels the last stage has one patch: nothing to unfold, and attention over one position
+    "mobilevitv2": (lambda: mobilevitv2.MobileViTv2(0.25, num_classes=10), 128),
     "efficientformer": (
         lambda: efficientformer.EfficientFormer(
             (1, 1, 1, 2), (16, 24, 32, 48), 1, image=64, num_classes=10

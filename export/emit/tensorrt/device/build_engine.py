@@ -6,6 +6,7 @@ Usage:
     python3 build_engine.py --engine int8   build another one
     python3 build_engine.py --all           build all of them
     python3 build_engine.py --list          say what the recipe holds
+    python3 build_engine.py --rebuild       build even what is up to date
 
 Needs Python 3.6 or newer and the device's own TensorRT (its Python module, or trtexec).
 An engine works only on the GPU type and the TensorRT version that built it.
@@ -17,53 +18,28 @@ of another version than the recipe was made for, 7 a file of the bundle is missi
 
 # This file runs on JetPack 4.6, whose Python is 3.6: no newer syntax.
 import argparse
-import hashlib
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+from edgec_device import (
+    HERE,
+    Failure,
+    engine_key,
+    environment,
+    major_minor,
+    read_recipe,
+    run_main,
+    say,
+    sha256,
+    sidecar,
+    write_json,
+    write_whole,
+)
+
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
-
-
-class Failure(Exception):
-    """A problem with an exit code and a remedy."""
-
-    def __init__(self, code, what, fix):
-        Exception.__init__(self, what)
-        self.code = code
-        self.fix = fix
-
-
-def say(text):
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-def sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for piece in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def read_recipe():
-    path = os.path.join(HERE, "recipe.json")
-    try:
-        with open(path, encoding="utf-8") as stream:
-            recipe = json.load(stream)
-    except (OSError, ValueError) as error:
-        raise Failure(7, "cannot read %s: %s" % (path, error), "copy the whole bundle again")
-    if recipe.get("schema") != "edgec.trt-recipe/1":
-        raise Failure(
-            7, "recipe.json has schema %r" % recipe.get("schema"), "use the script of that bundle"
-        )
-    return recipe
 
 
 def onnx_path(engine):
@@ -73,10 +49,6 @@ def onnx_path(engine):
     if sha256(path) != engine["onnx_sha256"]:
         raise Failure(7, "%s was changed after the export" % path, "copy the bundle again")
     return path
-
-
-def major_minor(version):
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 def check_version(found, recipe, anyway):
@@ -91,39 +63,33 @@ def check_version(found, recipe, anyway):
     )
 
 
-def device_record(version):
-    """What the engine is bound to."""
-    record = {"tensorrt": version, "machine": platform.machine(), "device": None, "l4t": None}
-    for key, path in (("device", "/proc/device-tree/model"), ("l4t", "/etc/nv_tegra_release")):
-        try:
-            with open(path) as stream:
-                record[key] = stream.readline().strip("\0\n ")
-        except OSError:
-            pass
-    return record
+def up_to_date(engine, recipe, version):
+    """Whether the engine that is here was built by this TensorRT, on this device, from this."""
+    found = sidecar(engine)
+    if found is None:
+        return False
+    if found.get("key") == engine_key(engine, recipe, environment(version)):
+        say("%s is up to date (--rebuild builds it again)" % engine["engine"])
+        return True
+    say(
+        "%s was built by TensorRT %s on %s, not by %s here: building it again"
+        % (engine["engine"], found.get("tensorrt"), found.get("device"), version)
+    )
+    return False
 
 
-def write_whole(path, data):
-    temporary = path + ".tmp"
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise Failure(6, "cannot write %s: %s" % (path, error), "free space or fix permissions")
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-
-
-def finish(engine, recipe, data, version, seconds):
+def finish(engine, recipe, data, version, seconds, layers=None):
     """Write the engine and, beside it, what it was built from and on."""
     path = os.path.join(HERE, engine["engine"])
     write_whole(path, data)
-    record = device_record(version)
+    if layers is not None:
+        write_whole(path + ".layers.json", layers.encode("utf-8"))
+    record = environment(version)
+    record["key"] = engine_key(engine, recipe, record)
     record.update(
         {
             "schema": "edgec.trt-engine/1",
+            "name": engine["name"],
             "engine": engine["engine"],
             "engine_sha256": sha256(path),
             "engine_bytes": os.path.getsize(path),
@@ -134,8 +100,18 @@ def finish(engine, recipe, data, version, seconds):
             "build_seconds": round(seconds, 1),
         }
     )
-    write_whole(path + ".json", json.dumps(record, indent=2, sort_keys=True).encode("utf-8"))
+    write_json(path + ".json", record)
     say("built %s, %d bytes, in %.0f s" % (path, record["engine_bytes"], seconds))
+
+
+def layer_information(trt, logger, plan):
+    """The inspector's JSON, which names the fused kernels; None before TensorRT 8.2."""
+    if not hasattr(trt, "LayerInformationFormat"):
+        return None
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
+    return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
 
 
 def build_with_api(trt, engine, recipe):
@@ -196,7 +172,9 @@ def build_with_api(trt, engine, recipe):
     cache = config.get_timing_cache()
     if cache is not None:
         write_whole(cache_path, bytes(cache.serialize()))
-    finish(engine, recipe, bytes(plan), trt.__version__, time.time() - start)
+    seconds = time.time() - start
+    layers = layer_information(trt, logger, plan)
+    finish(engine, recipe, bytes(plan), trt.__version__, seconds, layers)
 
 
 def trtexec_argv(program, engine, recipe, version, onnx, out):
@@ -204,6 +182,8 @@ def trtexec_argv(program, engine, recipe, version, onnx, out):
     mebibytes = recipe["workspace_bytes"] >> 20
     argv = [program, "--onnx=" + onnx, "--saveEngine=" + out]
     argv.append("--timingCacheFile=" + os.path.join(HERE, "timing.cache"))
+    if version >= (8, 2):
+        argv += ["--profilingVerbosity=detailed", "--exportLayerInfo=" + out + ".layers"]
     if version >= (8, 4):
         argv.append("--memPoolSize=workspace:%d" % mebibytes)
     else:
@@ -215,7 +195,7 @@ def trtexec_argv(program, engine, recipe, version, onnx, out):
     return argv
 
 
-def build_with_trtexec(program, engine, recipe, anyway):
+def build_with_trtexec(program, engine, recipe, options):
     """Build by NVIDIA's command line tool, where the Python module is not installed."""
     try:
         text = subprocess.run(
@@ -233,7 +213,10 @@ def build_with_trtexec(program, engine, recipe, anyway):
         if number >= 100000
         else (number // 1000, number // 100 % 10)
     )
-    check_version("%d.%d" % version, recipe, anyway)
+    found = "%d.%d" % version
+    check_version(found, recipe, options.any_version)
+    if not options.rebuild and up_to_date(engine, recipe, found):
+        return
     path = onnx_path(engine)
     temporary = os.path.join(HERE, engine["engine"] + ".part")
     argv = trtexec_argv(program, engine, recipe, version, path, temporary)
@@ -248,10 +231,15 @@ def build_with_trtexec(program, engine, recipe, anyway):
             raise Failure(3, "trtexec ended with status %d" % status, fix)
         with open(temporary, "rb") as stream:
             data = stream.read()
+        layers = None
+        if os.path.isfile(temporary + ".layers"):
+            with open(temporary + ".layers", encoding="utf-8") as stream:
+                layers = stream.read()
     finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-    finish(engine, recipe, data, "%d.%d" % version, time.time() - start)
+        for leftover in (temporary, temporary + ".layers"):
+            if os.path.exists(leftover):
+                os.remove(leftover)
+    finish(engine, recipe, data, found, time.time() - start, layers)
 
 
 def main(argv):
@@ -259,6 +247,7 @@ def main(argv):
     parser.add_argument("--engine", help="name of the engine in the recipe")
     parser.add_argument("--all", action="store_true", help="build every engine of the recipe")
     parser.add_argument("--list", action="store_true", help="list the engines of the recipe")
+    parser.add_argument("--rebuild", action="store_true", help="even if it is up to date")
     parser.add_argument("--any-version", action="store_true", help="try with another TensorRT")
     options = parser.parse_args(argv)
     recipe = read_recipe()
@@ -285,20 +274,13 @@ def main(argv):
                 "run this on the Jetson; there: sudo apt-get install python3-libnvinfer",
             )
         for engine in chosen:
-            build_with_trtexec(program, engine, recipe, options.any_version)
+            build_with_trtexec(program, engine, recipe, options)
         return
     check_version(trt.__version__, recipe, options.any_version)
     for engine in chosen:
-        build_with_api(trt, engine, recipe)
+        if options.rebuild or not up_to_date(engine, recipe, trt.__version__):
+            build_with_api(trt, engine, recipe)
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except Failure as failure:
-        say("error: %s" % failure)
-        say("  fix: %s" % failure.fix)
-        sys.exit(failure.code)
-    except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(130)
+    run_main(main)

@@ -13,6 +13,7 @@ import torch
 from edgec import models
 from edgec.export.capture import from_torch
 from edgec.export.errors import UnsupportedError
+from edgec.export.quantize.replay.elementwise import round_through
 from edgec.export.quantize.replay.graph import Replay
 from edgec.export.quantize.replay.table import OPERATORS
 from edgec.export.rewrite import numerics
@@ -175,3 +176,12 @@ def tiny_graph() -> ir.Model:
     value.const_value = ir.tensor(rng.standard_normal((3, 2, 3, 3)).astype(np.float32), name="w")
     model.graph.register_initializer(value)
     return model
+
+
+def test_rounding_works_under_vmap_and_keeps_its_gradient() -> None:
+    x = torch.tensor([[0.5, 1.5], [-0.4, 2.6]], requires_grad=True)
+    y = torch.func.vmap(lambda row: round_through(row) * 3)(x)
+    assert y.tolist() == [[0.0, 6.0], [0.0, 9.0]]
+    y.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert x.grad.tolist() == [[3.0, 3.0], [3.0, 3.0]]

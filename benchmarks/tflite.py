@@ -1,0 +1,268 @@
+"""TFLite files of zoo networks: size, operators, agreement, conversion cost, latency, accuracy.
+
+    PYTHONPATH=.src python benchmarks/tflite.py --json benchmarks/results/tflite.json
+    EDGEC_BENCH_DATA=/data ... benchmarks/tflite.py --part accuracy --json accuracy.json
+
+Latency is measured in LiteRT with XNNPACK, all precisions of a network interleaved in one process;
+the ratio is the median over rounds of a precision's time over that of float32 in the same round.
+Conversion is measured in a process of its own, from the rewritten ONNX graph (float or Q/DQ) to the
+file; memory is the peak of that process above what it has imported. int8 files of networks without
+data are calibrated on noise: their latency and size count, their outputs do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from _ptq import data_folder, machine, save
+from _timing import median_ratio
+from cifar_ptq import ARCHIVE, NETWORKS, load, pixels
+from numpy.typing import NDArray
+
+from edgec import models
+from edgec.export.capture.torch_export import from_torch
+from edgec.export.emit.onnx_file import serialize
+from edgec.export.emit.tflite.flavour import FLAVOURS
+from edgec.export.emit.tflite.write import convert
+from edgec.export.quantize.bias_correction import correct_biases
+from edgec.export.quantize.calibrate import calibrate
+from edgec.export.quantize.insert import quantize
+from edgec.export.quantize.scheme import TFLITE, TFLITE_FULL, QuantScheme
+from edgec.export.rewrite.engine import run_stages
+from edgec.models.random_init import randomize
+from edgec.runtime.onnx_runner import OnnxRunner
+from edgec.runtime.tflite_artifact import TfliteArtifactRunner
+
+ZOO = ("edgenext_xx_small", "mobilevit_xxs", "mobilevitv2_050", "efficientformerv2_s0", "emov2_1m")
+Feed = dict[str, NDArray[np.float32]]
+
+
+def network(name: str) -> ir.Model:
+    """The rewritten float graph of a zoo network with random parameters."""
+    module = models.create_model(name).eval()
+    randomize(module, 0)
+    graph = from_torch(module, tuple(models.get_spec(name).input_shape))
+    run_stages(graph, target_opset=20)
+    return graph
+
+
+def noise(graph: ir.Model, seed: int) -> Feed:
+    """One seeded input."""
+    rng = np.random.default_rng(seed)
+    value = graph.graph.inputs[0]
+    assert value.shape is not None
+    shape = tuple(value.shape.numpy())
+    return {str(value.name): rng.standard_normal(shape).astype(np.float32)}
+
+
+def converted(graph: ir.Model, precision: str, scheme: str, folder: Path) -> dict[str, Any]:
+    """Convert in a process of its own: content, CPU seconds, MiB above the imports."""
+    source, target = folder / "in.onnx", folder / "out.tflite"
+    source.write_bytes(serialize(graph, "edgec"))
+    command = [sys.executable, __file__, "--convert", str(source), str(target), precision, scheme]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1]}
+    return json.loads(done.stdout.splitlines()[-1]) | {"content": target.read_bytes()}
+
+
+def convert_here(source: Path, target: Path, precision: str, scheme: str) -> None:
+    """The other end of `converted`."""
+    graph = ir.load(source)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    file = convert(graph, precision=precision, flavour=FLAVOURS[scheme])  # type: ignore[arg-type]
+    seconds = time.process_time() - start
+    target.write_bytes(file.content)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    counts = file.lowered.operators
+    print(
+        json.dumps(
+            {
+                "cpu_seconds": round(seconds, 2),
+                "peak_mib": round((peak - before) / 1024, 1),
+                "operators": sum(counts.values()),
+                "transposes": counts.get("TRANSPOSE", 0),
+                "reshapes": counts.get("RESHAPE", 0),
+                "conversions": counts.get("QUANTIZE", 0) + counts.get("DEQUANTIZE", 0),
+                "requantizations": file.lowered.requantizations,
+            }
+        )
+    )
+
+
+def files(graph: ir.Model) -> dict[str, tuple[ir.Model, str, str]]:
+    """Variant → graph, precision, scheme."""
+    calibration = calibrate(graph, [noise(graph, seed) for seed in range(4)], method="minmax")
+    found = {p: (graph, p, TFLITE.name) for p in ("fp32", "fp16", "dyn8")}
+    for scheme in (TFLITE, TFLITE_FULL):
+        made = quantize(graph, calibration, scheme)
+        found[f"int8 {scheme.name}"] = (made, "int8", scheme.name)
+    return found
+
+
+def structure(name: str, threads: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
+    """Rows of one network."""
+    graph = network(name)
+    feed = noise(graph, 100)
+    reference = OnnxRunner(serialize(graph, "")).run(feed)
+    rows: list[dict[str, Any]] = []
+    contents: dict[str, bytes] = {}
+    for variant, (made, precision, scheme) in files(graph).items():
+        with tempfile.TemporaryDirectory() as folder:
+            found = converted(made, precision, scheme, Path(folder))
+        content = found.pop("content", None)
+        row = {"model": name, "variant": variant, **found}
+        if content is not None:
+            contents[variant] = content
+            row["bytes"] = len(content)
+            for kernels in ("xnnpack", "builtin"):
+                runner = TfliteArtifactRunner(content, kernels=kernels)
+                row[f"difference_{kernels}"] = _relative(reference, runner.run(feed))
+                if kernels == "xnnpack":
+                    row["partitions"] = runner.partitions
+        rows.append(row)
+    for count in threads:
+        samples = timed(contents, feed, count, rounds)
+        for row in rows:
+            if row["variant"] in samples:
+                own, base = samples[row["variant"]], samples["fp32"]
+                row[f"ms_{count}t"] = round(statistics.median(own), 3)
+                row[f"ratio_{count}t"] = round(median_ratio(own, base), 3)
+    return rows
+
+
+def timed(
+    contents: Mapping[str, bytes], feed: Feed, threads: int, rounds: int
+) -> dict[str, list[float]]:
+    """Milliseconds per variant, interleaved."""
+    runners = {k: TfliteArtifactRunner(c, threads=threads) for k, c in contents.items()}
+    samples: dict[str, list[float]] = {name: [] for name in runners}
+    for runner in runners.values():
+        runner.run(feed)
+    names = list(runners)
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            samples[name].append(runners[name].runner.seconds(1)[0] * 1e3)
+    return samples
+
+
+def _relative(reference: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    worst = max(float(np.abs(other[k] - v).max()) for k, v in reference.items())
+    scale = max(float(np.abs(v).max()) for v in reference.values())
+    return float(f"{worst / scale:.2g}")
+
+
+def accuracy(name: str, archive: Path, limit: int, images: int) -> list[dict[str, Any]]:
+    """Top-1 of a CIFAR-10 network: ONNX float, and each .tflite file in LiteRT."""
+    graph, preprocess = load(f"{name}_cifar10")
+    key = str(graph.graph.inputs[0].name)
+    seen, _ = pixels(archive, train=True, limit=images)
+    scored, labels = pixels(archive, train=False, limit=limit)
+    known: list[Feed] = [{key: preprocess(image)[None]} for image in seen]
+    feeds: list[Feed] = [{key: preprocess(image)[None]} for image in scored]
+    calibration = calibrate(graph, known)
+    floats = OnnxRunner(serialize(graph, ""))
+    base = np.array([_best(floats.run(feed)) for feed in feeds])
+    contents = {p: convert(graph, precision=p).content for p in ("fp32", "fp16", "dyn8")}
+    references: dict[str, NDArray[np.int64]] = {}
+    for scheme in (TFLITE, TFLITE_FULL):
+        made = _quantized(graph, calibration, known, scheme)
+        file = convert(made, precision="int8", flavour=FLAVOURS[scheme.name])
+        contents[f"int8 {scheme.name}"] = file.content
+        emulated = OnnxRunner(serialize(made, ""), emulate=True)
+        references[f"int8 {scheme.name}"] = np.array([_best(emulated.run(f)) for f in feeds])
+    rows = [{"model": f"{name}_cifar10", "variant": "onnx fp32", "top1": _percent(base == labels)}]
+    for variant, content in contents.items():
+        runner = TfliteArtifactRunner(content)
+        best = np.array([_best(runner.run(feed)) for feed in feeds])
+        row = {
+            "model": f"{name}_cifar10",
+            "variant": variant,
+            "top1": _percent(best == labels),
+            "agreement": _percent(best == base),
+            "bytes": len(content),
+            "partitions": runner.partitions,
+        }
+        if variant in references:
+            row["top1_qdq"] = _percent(references[variant] == labels)
+            row["agreement_qdq"] = _percent(best == references[variant])
+        rows.append(row)
+    return rows
+
+
+def _quantized(
+    graph: ir.Model, calibration: Any, known: list[Feed], scheme: QuantScheme
+) -> ir.Model:
+    return quantize(correct_biases(graph, known, scheme), calibration, scheme)
+
+
+def _best(outputs: Mapping[str, Any]) -> int:
+    return int(np.argmax(next(iter(outputs.values()))))
+
+
+def _percent(hits: NDArray[np.bool_]) -> float:
+    return round(100 * float(hits.mean()), 2)
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print rows as columns of equal width."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(map(len, [c, *(r[i] for r in cells)])) for i, c in enumerate(columns)]
+    for line in (columns, *cells):
+        print("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--part", choices=("structure", "accuracy"), default="structure")
+    parser.add_argument(
+        "--networks", help="comma-separated; by default five of the zoo or of CIFAR"
+    )
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--limit", type=int, default=5000, help="images to score on")
+    parser.add_argument("--calibration-images", type=int, default=128)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--convert", nargs=4, metavar=("IN", "OUT", "PRECISION", "SCHEME"))
+    arguments = parser.parse_args()
+    if arguments.convert:
+        source, target, precision, scheme = arguments.convert
+        convert_here(Path(source), Path(target), precision, scheme)
+        return 0
+    rows: list[dict[str, Any]] = []
+    names = arguments.networks or ",".join(ZOO if arguments.part == "structure" else NETWORKS)
+    folder = data_folder()
+    if arguments.part == "accuracy" and (folder is None or not (folder / ARCHIVE).exists()):
+        print(f"skipped: EDGEC_BENCH_DATA with {ARCHIVE} is not there", file=sys.stderr)
+        return 0
+    for name in names.split(","):
+        if arguments.part == "structure":
+            threads = tuple(int(t) for t in arguments.threads.split(","))
+            rows += structure(name, threads, arguments.rounds)
+        else:
+            assert folder is not None
+            rows += accuracy(name, folder / ARCHIVE, arguments.limit, arguments.calibration_images)
+        if arguments.json is not None:
+            facts = {"part": arguments.part, **machine()}
+            save("TFLite files", rows, facts, arguments.json)
+    table(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

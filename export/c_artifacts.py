@@ -1,0 +1,172 @@
+"""The C artifact of an export: written, planned for the target's memories, its golden data made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from edgec.export.bundle import Artifact
+from edgec.export.emit.c.lower import Lowered, lower
+from edgec.export.emit.c.source import Sources, write_sources
+from edgec.export.emit.tflite.boundary import integer_ends
+from edgec.export.emit.tflite.flavour import C
+from edgec.export.emit.tflite.lower import emit
+from edgec.export.emit.tflite.normalise import normalise
+from edgec.export.emit.tflite.read import read_graph
+from edgec.export.errors import UnsupportedError
+from edgec.export.progress import Reporter
+from edgec.export.quantize.scheme import get_scheme
+from edgec.export.tflite.model import Model
+from edgec.export.tflite.names import input_names, output_names
+from edgec.export.tflite.reference.executor import run
+from edgec.export.tflite_artifacts import Source
+from edgec.profiles.memory.bill import check_budget
+from edgec.profiles.memory.plan import Plan, plan
+from edgec.profiles.memory.program import Buffer
+from edgec.profiles.memory.regions import Region
+from edgec.runtime.feeds import Tensor
+from edgec.runtime.litert_runner import dequantized
+from edgec.runtime.onnx_runner import OnnxRunner
+from edgec.runtime.tflite_artifact import as_integers
+from edgec.targets.schema import Target
+
+FOLDER = "c"
+SCHEME = "tflite-full"
+"""Every operator on integers; the arithmetic of the kernels is that of TFLite."""
+
+
+@dataclass(frozen=True)
+class CArtifact:
+    """The artifact and its files, by path inside its folder."""
+
+    artifact: Artifact
+    files: dict[str, str]
+
+
+def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], None]) -> CArtifact:
+    """Write ``c/`` of the bundle.
+
+    Returns:
+        The artifact; a skipped one without files if the network has an operator without a kernel
+        and the target, not the user, asked for the format.
+
+    Raises:
+        UnsupportedError: EC330 no kernel, EC390, EC391 no integer form of an operator.
+        BudgetError: EC550, the target's memories are too small.
+    """
+    try:
+        model = _integer_model(source, tick)
+        lowered = lower(model, name=source.job.name)
+    except UnsupportedError as error:
+        asked = not source.job.resolved.origin["formats"].startswith("target")
+        if asked or error.code not in ("EC330", "EC390", "EC391"):
+            raise
+        reporter.warn(f"no C: {error.where or 'network'}: {error.why or error.what}")
+        why = f"{error.code} {error.what}: {error.where or ''}"
+        return CArtifact(Artifact(FOLDER, "c", "int8", "skipped", why=why), {})
+    target = source.job.target
+    planned = _plan(lowered, target)
+    golden = [_golden(model, feed) for feed in source.golden]
+    ram, flash = _largest(target, "ram"), _largest(target, "flash")
+    sources = write_sources(
+        model,
+        lowered,
+        planned,
+        prefix=source.job.name,
+        golden=golden,
+        title=f"{source.job.name} for {target.title}",
+        ram_bytes=None if ram is None else ram.bytes,
+        flash_bytes=None if flash is None else flash.bytes,
+    )
+    check_budget(_with_constants(lowered, sources, target), target.name)
+    artifact = Artifact(
+        path=FOLDER,
+        format="c",
+        precision="int8",
+        status="built",
+        scheme=f"int8 ({SCHEME})",
+        bytes=sources.weight_bytes,
+        checks=_checks(source, model, golden, planned, sources),
+    )
+    return CArtifact(artifact, sources.files)
+
+
+def _integer_model(source: Source, tick: Callable[[int, int], None]) -> Model:
+    quantization, data = source.quantization, source.data
+    assert quantization is not None
+    assert source.calibration is not None
+    assert data is not None
+    own = replace(quantization, scheme=get_scheme(SCHEME), notes=[])
+    graph = own.quantize(source.master, source.calibration, data, tick)
+    read = normalise(read_graph(graph, C))
+    integer_ends(read)
+    return emit(read, C).model
+
+
+def _plan(lowered: Lowered, target: Target) -> Plan:
+    """Offsets in one arena: the largest RAM of the target has to hold it."""
+    region = _largest(target, "ram")
+    return plan(lowered.program, [region] if region else [Region("ram", "ram", None)])
+
+
+def _with_constants(lowered: Lowered, sources: Sources, target: Target) -> Plan:
+    """The plan with the constants in the target's flash, for the bill."""
+    constants = Buffer("constants", max(sources.weight_bytes, 1), 4, "constant")
+    program = replace(lowered.program, buffers=(*lowered.program.buffers, constants))
+    found = [r for r in (_largest(target, "ram"), _largest(target, "flash")) if r is not None]
+    return plan(program, found or [Region("ram", "ram", None)])
+
+
+def _largest(target: Target, kind: Literal["ram", "flash"]) -> Region | None:
+    memories = [m for m in target.memory if m.kind == kind]
+    if not memories:
+        return None
+    most = max(memories, key=lambda m: m.bytes)
+    return Region(most.name, kind, most.bytes)
+
+
+def _golden(
+    model: Model, feed: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A golden input on the grid of the network's input, channels last, and what comes out."""
+    tensors = [model.main.tensors[i] for i in model.main.inputs]
+    integers = {}
+    for name, tensor in zip(input_names(model), tensors, strict=True):
+        array = np.asarray(feed[name])
+        stored = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+        integers[name] = as_integers(stored, tensor)
+    return integers, run(model, integers)
+
+
+def _checks(
+    source: Source,
+    model: Model,
+    golden: list[tuple[dict[str, Tensor], dict[str, Tensor]]],
+    planned: Plan,
+    sources: Sources,
+) -> dict[str, Any]:
+    """Sizes, and how far the integers are from the float master on the golden inputs."""
+    master = OnnxRunner(source.built[0].data)
+    tensors = [model.main.tensors[i] for i in model.main.outputs]
+    signal = noise = 0.0
+    for feed, (_, outputs) in zip(source.golden, golden, strict=True):
+        wanted = master.run(feed)
+        for name, tensor in zip(output_names(model), tensors, strict=True):
+            value = dequantized(outputs[name], tensor).astype(np.float64)
+            value = value.transpose(0, 3, 1, 2) if value.ndim == 4 else value
+            signal += float((wanted[name].astype(np.float64) ** 2).sum())
+            noise += float(((value - wanted[name]) ** 2).sum())
+    return {
+        "arena_bytes": planned.peak,
+        "arena_lower_bound": planned.lower_bound,
+        "arena_proved": planned.proved,
+        "constant_bytes": sources.weight_bytes,
+        "macs": sources.macs,
+        "steps": len(sources.steps),
+        "golden_samples": len(golden),
+        "golden_sqnr_db": round(10 * float(np.log10(signal / noise)), 2) if noise else None,
+        "prefix": sources.prefix,
+    }

@@ -1,0 +1,97 @@
+"""``edgec build``: TensorRT engines, built by the device that will run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgec.export.cli.output import Json, Quiet, print_json, print_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command(
+        "build", epilog="Example: edgec build build/mynet --device ssh://nvidia@192.168.1.7"
+    )(build)
+
+
+def build(
+    bundle: Annotated[Path, typer.Argument(help="Folder that edgec export wrote for TensorRT.")],
+    device: Annotated[
+        str, typer.Option("--device", help="local, or ssh://USER@HOST:PORT (folder optional).")
+    ] = "local",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="Precision to build (repeatable). [default: the target's]"),
+    ] = None,
+    all_engines: Annotated[bool, typer.Option("--all", help="Every engine of the recipe.")] = False,
+    rebuild: Annotated[bool, typer.Option(help="Even what is up to date.")] = False,
+    any_version: Annotated[
+        bool, typer.Option(help="Try a TensorRT that the bundle was not made for.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build engines on the device and bring them home; a broken link is taken up again."""
+    import sys
+
+    import edgec
+    from edgec.export.progress import Reporter
+    from edgec.runtime.tensorrt.build import build_engines, read_recipe
+    from edgec.runtime.transports.machine import open_device
+
+    opened = edgec.load(bundle)
+    recipe = read_recipe(opened)
+    names = recipe.names if all_engines else tuple(engine or recipe.names[:1])
+    for name in names:
+        recipe.engine(name)
+    reporter = Reporter(2, quiet=quiet)
+    with reporter.stage(f"connect to {device}"):
+        machine = open_device(device)
+        machine.__enter__()
+    try:
+        with reporter.stage(f"build {', '.join(names)}") as tick:
+            opened = build_engines(
+                opened,
+                machine,
+                names,
+                rebuild=rebuild,
+                any_version=any_version,
+                on_text=lambda text: None if quiet else print(text, end="", file=sys.stderr),
+                tick=tick,
+            )
+    finally:
+        machine.__exit__()
+    built = [
+        a for a in opened.manifest.artifacts if a.format == "tensorrt" and a.precision in names
+    ]
+    built = [a for a in built if a.status == "built"]
+    if json:
+        print_json(
+            "edgec.build/1",
+            {
+                "bundle": str(bundle),
+                "device": device,
+                "engines": [
+                    {"path": a.path, "bytes": a.bytes, "sha256": a.sha256, **a.checks["built"]}
+                    for a in built
+                ],
+            },
+        )
+        return
+    print_table(
+        ("engine", "MiB", "TensorRT", "device", "build s"),
+        [
+            (
+                a.path,
+                f"{(a.bytes or 0) / 2**20:.1f}",
+                a.checks["built"]["tensorrt"],
+                str(a.checks["built"]["device"]),
+                f"{a.checks['built']['build_seconds']:.0f}",
+            )
+            for a in built
+        ],
+    )
+    print(f"measure: edgec bench {bundle} --device {device} --artifact {built[0].path}")

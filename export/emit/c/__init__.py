@@ -1,0 +1,1 @@
+"""Embedded C: a network as kernel calls on one planned arena, without libraries."""

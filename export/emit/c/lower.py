@@ -1,0 +1,156 @@
+"""From a TFLite model to kernel calls and the program that the memory planner places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from edgec.export.emit.c import pointwise, products
+from edgec.export.emit.c.call import Call
+from edgec.export.emit.c.frame import Frame, unsupported
+from edgec.export.emit.c.lookup import chain_from, lookup
+from edgec.export.errors import UnsupportedError
+from edgec.export.tflite.model import ABSENT, Model, Operator, Subgraph
+from edgec.profiles.memory.program import Buffer, Overlap, Program, Step
+
+LOWERINGS: Final[Mapping[str, Callable[[Frame, Operator], list[Call]]]] = {
+    "CONV_2D": products.conv_2d,
+    "DEPTHWISE_CONV_2D": products.conv_2d,
+    "FULLY_CONNECTED": products.fully_connected,
+    "BATCH_MATMUL": products.batch_matmul,
+    "ADD": pointwise.binary,
+    "SUB": pointwise.binary,
+    "MUL": pointwise.binary,
+    "SQUARED_DIFFERENCE": pointwise.binary,
+    "AVERAGE_POOL_2D": pointwise.pool,
+    "MAX_POOL_2D": pointwise.pool,
+    "MEAN": pointwise.mean,
+    "SOFTMAX": pointwise.softmax,
+    "TRANSPOSE": pointwise.transpose,
+    "PAD": pointwise.pad,
+    "CONCATENATION": pointwise.concatenation,
+}
+ALIASES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+"""Operators that change the shape and move nothing."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What runs.
+
+    Attributes:
+        calls: in order.
+        program: the same for the planner; buffers are called ``t`` + tensor index.
+        inputs, outputs: tensor indices whose bytes the caller writes and reads.
+    """
+
+    calls: tuple[Call, ...]
+    program: Program
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def lower(model: Model, *, name: str = "model") -> Lowered:
+    """Kernel calls of the main subgraph.
+
+    Raises:
+        UnsupportedError: an operator, a type or a form of it that no kernel computes.
+    """
+    graph = model.main
+    roots = _roots(graph)
+    consumers: dict[int, list[int]] = {}
+    for position, op in enumerate(graph.operators):
+        for index in op.inputs:
+            if index != ABSENT:
+                consumers.setdefault(index, []).append(position)
+    calls: list[Call] = []
+    done: set[int] = set()
+    for position, op in enumerate(graph.operators):
+        if position in done or op.code in ALIASES:
+            continue
+        chain = chain_from(graph, position, consumers)
+        if chain:
+            done.update(chain)
+            found = [lookup(graph, chain, roots)]
+        else:
+            found = _lower(Frame(graph, op, position, roots), op)
+        label = f"{op.code} {graph.tensors[op.outputs[0]].name}"
+        calls += [replace(call, name=label) for call in found]
+    inputs = tuple(roots[i] for i in graph.inputs)
+    outputs = tuple(roots[i] for i in graph.outputs)
+    return Lowered(tuple(calls), _program(graph, calls, inputs, outputs, name), inputs, outputs)
+
+
+def scratch_id(call: int) -> str:
+    """Name of the buffer that a call works in."""
+    return f"scratch{call}"
+
+
+def _lower(frame: Frame, op: Operator) -> list[Call]:
+    if op.code not in LOWERINGS:
+        raise unsupported(frame, op, "the operator is not among the kernels")
+    for index in (*op.inputs, *op.outputs):
+        if index == ABSENT:
+            continue
+        tensor = frame.graph.tensors[index]
+        if tensor.data is None and tensor.dtype != "INT8":
+            raise unsupported(frame, op, f"{tensor.name!r} is {tensor.dtype}, not INT8")
+    return LOWERINGS[op.code](frame, op)
+
+
+def _roots(graph: Subgraph) -> dict[int, int]:
+    """For each tensor the one whose bytes it shares."""
+    roots = {index: index for index in range(len(graph.tensors))}
+    for op in graph.operators:
+        if op.code in ALIASES:
+            roots[op.outputs[0]] = roots[op.inputs[0]]
+    for index in graph.outputs:
+        if roots[index] in graph.inputs:
+            raise UnsupportedError(
+                "EC330",
+                "an output of the network is an input of it",
+                where=graph.tensors[index].name,
+                fix="leave that output out",
+            )
+    return roots
+
+
+def _program(
+    graph: Subgraph,
+    calls: list[Call],
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    name: str,
+) -> Program:
+    last_use = {index: n for n, call in enumerate(calls) for index in call.reads}
+    writes = [call.output for call in calls]
+    used = {index for call in calls for index in (*call.reads, call.output)} | set(inputs)
+    buffers = []
+    for index in sorted(used):
+        kind = "input" if index in inputs else "output" if index in outputs else "activation"
+        tensor = graph.tensors[index]
+        buffers.append(Buffer(f"t{index}", tensor.elements, 4, kind, module=tensor.name))  # type: ignore[arg-type]
+    steps = []
+    for n, call in enumerate(calls):
+        if call.scratch:
+            buffers.append(Buffer(scratch_id(n), call.scratch, 4, "scratch", module=call.name))
+        overlaps = []
+        for share in call.shares:
+            above = call.inputs[share.input]
+            assert isinstance(above, int)
+            alone = call.inputs.count(above) == 1 and writes.count(call.output) == 1
+            useful = share.distance < graph.tensors[call.output].elements
+            if alone and useful and last_use.get(above) == n and above not in outputs:
+                overlaps.append(Overlap(f"t{call.output}", f"t{above}", share.distance))
+        steps.append(
+            Step(
+                call.kernel,
+                tuple(f"t{index}" for index in call.reads),
+                (f"t{call.output}",),
+                (scratch_id(n),) if call.scratch else (),
+                overlaps=tuple(overlaps),
+                name=call.name,
+            )
+        )
+    return Program(name, tuple(buffers), tuple(steps))

@@ -1,0 +1,261 @@
+"""Elementwise operators, pools, softmax and moves of data as kernel calls."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from edgec.export.emit.c.call import Call, Share, Table
+from edgec.export.emit.c.frame import Frame, range_of, same_padding, unsupported
+from edgec.export.tflite.model import Operator, Tensor
+from edgec.export.tflite.reference.fixed_point import Multiplier, scale_of, zero_of
+from edgec.profiles.memory import overlap
+
+KERNEL = {
+    "ADD": "edgec_add_s8",
+    "SUB": "edgec_sub_s8",
+    "MUL": "edgec_mul_s8",
+    "SQUARED_DIFFERENCE": "edgec_squared_difference_s8",
+}
+SHIFT = {"ADD": 20, "SUB": 20, "SQUARED_DIFFERENCE": 7, "MUL": 0}
+SOFTMAX_BITS = 24
+
+
+def binary(frame: Frame, op: Operator) -> list[Call]:
+    """ADD, SUB, MUL, SQUARED_DIFFERENCE with broadcasting."""
+    a, b, y = frame.tensor(0), frame.tensor(1), frame.output
+    shape = _padded(y.shape, 4, frame, op)
+    low, high = range_of(y, op.options.get("fused_activation_function", "NONE"))
+    shift = SHIFT[op.code]
+    scales = [np.float32(scale_of(t)) for t in (a, b)]
+    if op.code == "MUL":
+        one = Multiplier.of(1.0)
+        sides = [one, one]
+        back = Multiplier.of(scales[0] * scales[1] / np.float32(scale_of(y)))
+    else:
+        twice = float(np.float32(2) * max(scales))
+        sides = [Multiplier.of(float(scale) / twice) for scale in scales]
+        if op.code == "SQUARED_DIFFERENCE":
+            real = twice * twice / ((1 << 2 * shift) * float(scale_of(y)))
+        else:
+            real = twice / ((1 << shift) * float(scale_of(y)))
+        back = Multiplier.of(real)
+    operands = [_strides(_padded(t.shape, 4, frame, op), shape) for t in (a, b)]
+    return [
+        Call(
+            KERNEL[op.code],
+            {
+                "shape": shape,
+                "a_stride": operands[0],
+                "b_stride": operands[1],
+                "a_zero": zero_of(a),
+                "b_zero": zero_of(b),
+                "out_zero": zero_of(y),
+                "low": low,
+                "high": high,
+                "a_mantissa": int(sides[0].mantissa),
+                "a_exponent": int(sides[0].exponent),
+                "b_mantissa": int(sides[1].mantissa),
+                "b_exponent": int(sides[1].exponent),
+                "out_mantissa": int(back.mantissa),
+                "out_exponent": int(back.exponent),
+                "shift": shift,
+            },
+            (frame.operand(0), frame.operand(1)),
+            frame.output_index,
+            tuple(
+                Share(number, overlap.elementwise())
+                for number, tensor in enumerate((a, b))
+                if tensor.shape == y.shape and not frame.is_constant(number)
+            ),
+        )
+    ]
+
+
+def pool(frame: Frame, op: Operator) -> list[Call]:
+    """AVERAGE_POOL_2D and MAX_POOL_2D."""
+    x, y = frame.tensor(0), frame.output
+    batch, in_h, in_w, channels = x.shape
+    out_h, out_w = y.shape[1:3]
+    size = (op.options["filter_height"], op.options["filter_width"])
+    stride = (op.options["stride_h"], op.options["stride_w"])
+    same = op.options["padding"] == "SAME"
+    pad_h = same_padding(in_h, out_h, size[0], stride[0], 1) if same else 0
+    pad_w = same_padding(in_w, out_w, size[1], stride[1], 1) if same else 0
+    low, high = range_of(y, op.options["fused_activation_function"])
+    window = overlap.Window(
+        (in_h, in_w),
+        (out_h, out_w),
+        channels,
+        channels,
+        size,
+        stride,
+        (pad_h, pad_w),
+        depthwise=True,
+    )
+    return [
+        Call(
+            "edgec_max_pool_s8" if op.code == "MAX_POOL_2D" else "edgec_average_pool_s8",
+            {
+                "batch": batch,
+                "in_h": in_h,
+                "in_w": in_w,
+                "out_h": out_h,
+                "out_w": out_w,
+                "channels": channels,
+                "k_h": size[0],
+                "k_w": size[1],
+                "stride_h": stride[0],
+                "stride_w": stride[1],
+                "pad_h": pad_h,
+                "pad_w": pad_w,
+                "low": low,
+                "high": high,
+            },
+            (frame.index(0),),
+            frame.output_index,
+            (Share(0, overlap.window(window)),) if batch == 1 else (),
+        )
+    ]
+
+
+def mean(frame: Frame, op: Operator) -> list[Call]:
+    """MEAN over neighbouring axes."""
+    x, y = frame.tensor(0), frame.output
+    axes = sorted({int(a) % len(x.shape) for a in np.asarray(frame.constant(1)).reshape(-1)})
+    if axes != list(range(axes[0], axes[0] + len(axes))):
+        raise unsupported(frame, op, f"the axes {axes} are not neighbours")
+    count = prod(x.shape[a] for a in axes)
+    scale = Multiplier.of(float(np.float32(scale_of(x)) / np.float32(scale_of(y))))
+    exponent = int(scale.exponent)
+    # the number of elements goes into the multiplier, as far as that stays precise
+    shift = min(count.bit_length() - 1, 32, 31 + exponent)
+    return [
+        Call(
+            "edgec_mean_s8",
+            {
+                "outer": prod(x.shape[: axes[0]]),
+                "count": count,
+                "inner": prod(x.shape[axes[-1] + 1 :]),
+                "in_zero": zero_of(x),
+                "out_zero": zero_of(y),
+                "mantissa": (int(scale.mantissa) << shift) // count,
+                "exponent": exponent - shift,
+            },
+            (frame.index(0),),
+            frame.output_index,
+        )
+    ]
+
+
+def softmax(frame: Frame, op: Operator) -> list[Call]:
+    """SOFTMAX over the last axis."""
+    x, y = frame.tensor(0), frame.output
+    if zero_of(y) != -128 or float(scale_of(y)) != 1 / 256:
+        raise unsupported(frame, op, "its output has another scale than 1/256")
+    step = float(np.float32(op.options["beta"]) * np.float32(scale_of(x)))
+    table = np.rint(np.exp(-step * np.arange(256)) * (1 << SOFTMAX_BITS)).astype(np.uint32)
+    size = x.shape[-1]
+    return [
+        Call(
+            "edgec_softmax_s8",
+            {"rows": x.elements // size, "size": size, "table": Table(table)},
+            (frame.index(0),),
+            frame.output_index,
+            (Share(0, overlap.elementwise()),),
+        )
+    ]
+
+
+def transpose(frame: Frame, op: Operator) -> list[Call]:
+    """TRANSPOSE of up to five dimensions."""
+    x, y = frame.tensor(0), frame.output
+    if len(x.shape) > 5:
+        raise unsupported(frame, op, f"{len(x.shape)} dimensions")
+    order = [int(axis) for axis in frame.constant(1)]
+    strides = [prod(x.shape[axis + 1 :]) for axis in range(len(x.shape))]
+    lead = 5 - len(order)
+    return [
+        Call(
+            "edgec_transpose_s8",
+            {
+                "shape": (1,) * lead + tuple(y.shape),
+                "stride": (0,) * lead + tuple(strides[axis] for axis in order),
+            },
+            (frame.index(0),),
+            frame.output_index,
+        )
+    ]
+
+
+def pad(frame: Frame, op: Operator) -> list[Call]:
+    """PAD of up to four dimensions, with the integer of zero."""
+    x, y = frame.tensor(0), frame.output
+    amounts = np.asarray(frame.constant(1))
+    lead = 4 - len(x.shape)
+    if lead < 0:
+        raise unsupported(frame, op, f"{len(x.shape)} dimensions")
+    return [
+        Call(
+            "edgec_pad_s8",
+            {
+                "in_shape": (1,) * lead + tuple(x.shape),
+                "before": (0,) * lead + tuple(int(a) for a in amounts[:, 0]),
+                "out_shape": (1,) * lead + tuple(y.shape),
+                "fill": zero_of(x),
+            },
+            (frame.index(0),),
+            frame.output_index,
+        )
+    ]
+
+
+def concatenation(frame: Frame, op: Operator) -> list[Call]:
+    """CONCATENATION: one call per operand."""
+    y = frame.output
+    if op.options["fused_activation_function"] != "NONE":
+        raise unsupported(frame, op, "a fused activation")
+    axis = op.options["axis"] % len(y.shape)
+    inner = prod(y.shape[axis + 1 :])
+    calls, start = [], 0
+    for number in range(len(op.inputs)):
+        x = frame.tensor(number)
+        if _grid(x) != _grid(y):
+            raise unsupported(frame, op, "operands on other grids than the output")
+        row = x.shape[axis] * inner
+        calls.append(
+            Call(
+                "edgec_concat_s8",
+                {
+                    "rows": prod(y.shape[:axis]),
+                    "in_row": row,
+                    "out_row": y.shape[axis] * inner,
+                    "start": start,
+                },
+                (frame.operand(number),),
+                frame.output_index,
+            )
+        )
+        start += row
+    return calls
+
+
+def _grid(tensor: Tensor) -> tuple[float, int]:
+    return float(scale_of(tensor)), zero_of(tensor)
+
+
+def _padded(shape: tuple[int, ...], rank: int, frame: Frame, op: Operator) -> tuple[int, ...]:
+    squeezed = shape
+    if len(squeezed) > rank:
+        raise unsupported(frame, op, f"{len(shape)} dimensions")
+    return (1,) * (rank - len(squeezed)) + tuple(squeezed)
+
+
+def _strides(shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
+    """Steps in elements; 0 where the operand is broadcast."""
+    steps = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    return tuple(
+        0 if own == 1 and all_ > 1 else step
+        for own, all_, step in zip(shape, out, steps, strict=True)
+    )

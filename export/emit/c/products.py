@@ -1,0 +1,189 @@
+"""Convolutions and matrix products as kernel calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.export.emit.c.call import Call, Scales, Share, Table
+from edgec.export.emit.c.frame import Frame, range_of, same_padding, unsupported
+from edgec.export.tflite.model import Operator
+from edgec.export.tflite.reference.fixed_point import Multiplier, scale_of, zero_of
+from edgec.profiles.memory import overlap
+
+
+def conv_2d(frame: Frame, op: Operator) -> list[Call]:
+    """CONV_2D and DEPTHWISE_CONV_2D."""
+    x, y = frame.tensor(0), frame.output
+    weights = frame.constant(1)
+    depthwise = op.code == "DEPTHWISE_CONV_2D"
+    k_h, k_w = weights.shape[1:3]
+    batch, in_h, in_w, in_c = x.shape
+    _, out_h, out_w, out_c = y.shape
+    stride = (op.options["stride_h"], op.options["stride_w"])
+    dilation = (op.options["dilation_h_factor"], op.options["dilation_w_factor"])
+    same = op.options["padding"] == "SAME"
+    pad_h = same_padding(in_h, out_h, k_h, stride[0], dilation[0]) if same else 0
+    pad_w = same_padding(in_w, out_w, k_w, stride[1], dilation[1]) if same else 0
+    groups = 1 if depthwise else in_c // weights.shape[3]
+    low, high = range_of(y, op.options["fused_activation_function"])
+    window = overlap.Window(
+        (in_h, in_w),
+        (out_h, out_w),
+        in_c,
+        out_c,
+        (k_h, k_w),
+        stride,
+        (pad_h, pad_w),
+        dilation,
+        depthwise,
+    )
+    gathers = groups == 1 and not depthwise
+    taps = k_h * k_w * (1 if depthwise else in_c // groups)
+    return [
+        Call(
+            "edgec_depthwise_s8" if depthwise else "edgec_conv_s8",
+            {
+                "batch": batch,
+                "in_h": in_h,
+                "in_w": in_w,
+                "in_c": in_c,
+                "out_h": out_h,
+                "out_w": out_w,
+                "out_c": out_c,
+                "k_h": k_h,
+                "k_w": k_w,
+                "stride_h": stride[0],
+                "stride_w": stride[1],
+                "dilation_h": dilation[0],
+                "dilation_w": dilation[1],
+                "pad_h": pad_h,
+                "pad_w": pad_w,
+                "groups": groups,
+                "in_zero": zero_of(x),
+                "out_zero": zero_of(y),
+                "low": low,
+                "high": high,
+                "weights": Table(weights),
+                "bias": Table(_bias(frame, np.moveaxis(weights, -1, 0) if depthwise else weights)),
+                "scales": _scales(frame, out_c),
+            },
+            (frame.index(0),),
+            frame.output_index,
+            # without groups, windows are copied before the outputs of their pixels are written
+            (Share(0, overlap.window(window, access="pixel" if gathers else "element")),)
+            if batch == 1
+            else (),
+            batch * out_h * out_w * out_c * taps,
+            0 if depthwise else 2 * taps,
+        )
+    ]
+
+
+def fully_connected(frame: Frame, op: Operator) -> list[Call]:
+    """FULLY_CONNECTED."""
+    x, y, weight = frame.tensor(0), frame.output, frame.tensor(1)
+    weights = frame.constant(1)
+    if op.options["weights_format"] != "DEFAULT":
+        raise unsupported(frame, op, "shuffled weights")
+    out_size, in_size = weights.shape
+    rows = x.elements // in_size
+    zero = 0
+    if weight.quantization is not None and not weight.quantization.per_channel:
+        zero = zero_of(weight)
+    low, high = range_of(y, op.options["fused_activation_function"])
+    copies = rows > 1 and not zero
+    return [
+        Call(
+            "edgec_fully_connected_asymmetric_s8" if zero else "edgec_fully_connected_s8",
+            {
+                "rows": rows,
+                "in_size": in_size,
+                "out_size": out_size,
+                "weight_zero": zero,
+                "out_zero": zero_of(y),
+                "low": low,
+                "high": high,
+                "weights": Table(weights),
+                "bias": Table(_bias(frame, weights.astype(np.int64) - zero)),
+                "scales": _scales(frame, out_size),
+            },
+            (frame.index(0),),
+            frame.output_index,
+            (Share(0, overlap.rows(in_size, out_size, rows, "row" if copies else "element")),),
+            rows * in_size * out_size,
+            2 * in_size if copies else 0,
+        )
+    ]
+
+
+def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
+    """BATCH_MATMUL of operands whose leading dimensions are equal."""
+    a, b, y = frame.tensor(0), frame.tensor(1), frame.output
+    if a.shape[:-2] != b.shape[:-2]:
+        raise unsupported(frame, op, "broadcast batches")
+    rows, columns = y.shape[-2:]
+    inner = a.shape[-2] if op.options["adj_x"] else a.shape[-1]
+    batch = y.elements // (rows * columns)
+    product = np.float32(scale_of(a)) * np.float32(scale_of(b))
+    scale = Multiplier.of(np.float64(product) / np.float64(scale_of(y)))
+    low, high = range_of(y, "NONE")
+    a_row, a_inner = (1, rows) if op.options["adj_x"] else (inner, 1)
+    b_inner, b_column = (1, inner) if op.options["adj_y"] else (columns, 1)
+    return [
+        Call(
+            "edgec_matmul_s8",
+            {
+                "batch": batch,
+                "rows": rows,
+                "inner": inner,
+                "columns": columns,
+                "a_batch": rows * inner,
+                "a_row": a_row,
+                "a_inner": a_inner,
+                "b_batch": inner * columns,
+                "b_inner": b_inner,
+                "b_column": b_column,
+                "a_zero": zero_of(a),
+                "b_zero": zero_of(b),
+                "out_zero": zero_of(y),
+                "low": low,
+                "high": high,
+                "mantissa": int(scale.mantissa),
+                "exponent": int(scale.exponent),
+            },
+            (frame.operand(0), frame.operand(1)),
+            frame.output_index,
+            (),
+            batch * rows * columns * inner,
+        )
+    ]
+
+
+def _bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
+    """Bias minus what the input's zero point adds: kernels multiply integers as they are.
+
+    Args:
+        weights: outputs along the first axis.
+    """
+    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
+    given = frame.optional(2)
+    bias = np.zeros(len(sums), np.int64) if given is None else given.astype(np.int64)
+    folded = bias - zero_of(frame.tensor(0)) * sums
+    if np.abs(folded).max(initial=0) >= 1 << 31:
+        raise unsupported(frame, frame.operator, "the bias with the zero point exceeds 32 bits")
+    found: NDArray[np.int32] = folded.astype(np.int32)
+    return found
+
+
+def _scales(frame: Frame, channels: int) -> Scales:
+    x, weight, y = frame.tensor(0), frame.tensor(1), frame.output
+    product = np.float64(scale_of(x)) * np.asarray(scale_of(weight), np.float64)
+    found = Multiplier.of(product / np.float64(scale_of(y)))
+
+    def spread(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.ascontiguousarray(np.broadcast_to(np.atleast_1d(values), (channels,)))
+
+    return Scales(spread(found.mantissa), spread(found.exponent))

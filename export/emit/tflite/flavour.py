@@ -1,0 +1,58 @@
+"""What the reader of the lowered model executes, and which forms to choose for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A consumer of lowered models.
+
+    Attributes:
+        name: for messages.
+        composites: ONNX operators that stay one custom operator each instead of being spelled out
+            in builtins: LayerNormalization, InstanceNormalization, GroupNormalization. Spelled out
+            they compute in float, between DEQUANTIZE and QUANTIZE in integer networks: int8 MEAN
+            and SQUARED_DIFFERENCE would round mean and variance to 8 bits each. Composites take
+            integers as they are.
+        float_operators: operators that compute in float between DEQUANTIZE and QUANTIZE although
+            the runtime has an integer kernel, because another one is faster; ``MatMul`` means
+            products of two activations.
+        channel_linear: FULLY_CONNECTED takes int8 weights with a scale per output channel
+            (version 12, TensorFlow 2.17); otherwise such a layer is a 1×1 CONV_2D.
+        max_rank: most dimensions of a TRANSPOSE.
+    """
+
+    name: str = "litert"
+    composites: frozenset[str] = frozenset()
+    float_operators: frozenset[str] = frozenset()
+    channel_linear: bool = True
+    max_rank: int = 6
+
+
+LITERT = Flavour(
+    float_operators=frozenset({"Softmax", "Gelu", "LpNormalization", "ReduceSum", "MatMul"})
+)
+"""LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in
+float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`)."""
+
+INTEGER = Flavour(name="integer")
+"""Every operator on integers that has a kernel for them: Edge TPU, TensorFlow Lite Micro."""
+
+C = Flavour(
+    name="c",
+    composites=frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization"}),
+)
+"""Our own microcontroller backend."""
+
+FLAVOURS = {"tflite": LITERT, "tflite-full": INTEGER}
+"""Quantization scheme → flavour that keeps its operators as they are meant."""
+
+
+def flavour_for(scheme: str, runtime: str) -> Flavour:
+    """The flavour for graphs of a quantization scheme on a runtime (`Runtime.name`)."""
+    flavour = FLAVOURS.get(scheme, LITERT)
+    if runtime == "tflite-runtime":  # its last release is from TensorFlow 2.14
+        return replace(flavour, channel_linear=False)
+    return flavour

@@ -1,0 +1,95 @@
+"""From an ONNX graph to TFLite operators in memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgec.export.emit.tflite.emitter import Emitter
+from edgec.export.emit.tflite.flavour import LITERT, Flavour
+from edgec.export.emit.tflite.graph import Graph
+from edgec.export.emit.tflite.layout import assign, boundary
+from edgec.export.emit.tflite.normalise import normalise
+from edgec.export.emit.tflite.operators.table import LOWERINGS
+from edgec.export.emit.tflite.perms import stored_shape
+from edgec.export.emit.tflite.read import read_graph
+from edgec.export.tflite.check import check
+from edgec.export.tflite.model import Model, Signature
+
+SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A lowered network and what the report says about it.
+
+    Attributes:
+        model: one subgraph, one signature; inputs and outputs of four axes are NHWC.
+        modules: source module of each operator, None where it is not known.
+        operators: number of operators by code.
+        requantizations: QUANTIZE operators from integers to integers, see `Graph`.
+    """
+
+    model: Model
+    modules: tuple[str | None, ...]
+    operators: dict[str, int]
+    requantizations: int
+
+
+def lower(graph: ir.Model, flavour: Flavour = LITERT) -> Lowered:
+    """Lower a float or Q/DQ graph.
+
+    Args:
+        graph: static shapes, opset 13 or newer; not modified.
+        flavour: forms that the reader of the model executes.
+
+    Raises:
+        UnsupportedError: EC390 an operator, EC391 a construct that TFLite cannot express.
+    """
+    return emit(normalise(read_graph(graph, flavour)), flavour)
+
+
+def emit(graph: Graph, flavour: Flavour) -> Lowered:
+    """Choose layouts and write the operators of a normalised graph."""
+    for node in graph.nodes:
+        lowering = LOWERINGS.get(node.op)
+        if lowering is None:
+            raise node.refuse("no builtin operator computes it")
+        obstacle = lowering.obstacle(node)
+        if obstacle:
+            raise node.refuse(obstacle)
+    layout = assign(graph, {op: entry.rule for op, entry in LOWERINGS.items()})
+    emitter = Emitter(layout, flavour)
+    inputs, outputs = [], []
+    for value in graph.inputs:
+        perm = boundary(value)
+        index = emitter.tensor(
+            value.name, stored_shape(value.shape, perm), value.dtype, value.quantization
+        )
+        emitter.place(value, perm, index)
+        inputs.append(index)
+    for node in graph.nodes:
+        emitter.node = node
+        LOWERINGS[node.op].emit(emitter, node)
+    emitter.node = None
+    for value in graph.outputs:
+        outputs.append(emitter.get(value, boundary(value)))
+    subgraph = emitter.subgraph
+    subgraph.inputs, subgraph.outputs, subgraph.name = inputs, outputs, "main"
+    model = Model(
+        [subgraph],
+        signatures=[
+            Signature(
+                SIGNATURE,
+                {v.name: i for v, i in zip(graph.inputs, inputs, strict=True)},
+                dict(zip(graph.output_names, outputs, strict=True)),
+            )
+        ],
+    )
+    check(model, "lowered model")
+    counts = Counter(operator.code for operator in subgraph.operators)
+    return Lowered(
+        model, tuple(emitter.modules), dict(sorted(counts.items())), graph.requantizations
+    )

@@ -1,0 +1,1 @@
+"""How each operator is written: one module per family, one table (`table`)."""

@@ -1,0 +1,164 @@
+"""Stored orders of axes: ``stored = value.transpose(perm)``, and what moving between two costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+from edgec.export.emit.tflite.graph import Shape
+from edgec.export.rewrite.layout import View
+
+Perm = tuple[int, ...]
+
+CHANNELS_LAST: Perm = (0, 2, 3, 1)
+
+# Nanoseconds on one core, roughly; what counts is the order between forms.
+_RESHAPE = (400.0, 0.2)
+_TRANSPOSE = (2500.0, 4.0)
+
+
+def identity(rank: int) -> Perm:
+    """The order of ONNX."""
+    return tuple(range(rank))
+
+
+def stored_shape(shape: Sequence[int], perm: Perm) -> Shape:
+    """Shape of a value of `shape` as it is stored."""
+    return tuple(shape[p] for p in perm)
+
+
+def inverse(perm: Perm) -> Perm:
+    """The permutation that undoes `perm`; also: axis of the value → axis of the stored tensor."""
+    result = [0] * len(perm)
+    for position, axis in enumerate(perm):
+        result[axis] = position
+    return tuple(result)
+
+
+def with_last(perm: Perm, *axes: int) -> Perm:
+    """`perm` with `axes` moved to the end, keeping the order otherwise."""
+    return (*(p for p in perm if p not in axes), *(p for p in perm if p in axes))
+
+
+def order(shape: Sequence[int], perm: Perm) -> Perm:
+    """The axes that hold data (longer than one) in stored order."""
+    return tuple(p for p in perm if shape[p] != 1)
+
+
+def same_data(shape: Sequence[int], one: Perm, other: Perm) -> bool:
+    """Whether a RESHAPE leads from one order to the other."""
+    return order(shape, one) == order(shape, other)
+
+
+def move_cost(shape: Shape, source: Perm, target: Perm) -> float:
+    """Cost of a copy of a value in another order."""
+    if source == target:
+        return 0.0
+    fixed, rate = _RESHAPE if same_data(shape, source, target) else _TRANSPOSE
+    return fixed + rate * prod(shape)
+
+
+@dataclass(frozen=True)
+class Move:
+    """RESHAPE to `before`, TRANSPOSE by `perm`, RESHAPE to `after`; None where not needed."""
+
+    before: Shape | None
+    perm: Perm | None
+    after: Shape | None
+
+    @property
+    def steps(self) -> int:
+        """Number of operators."""
+        return sum(part is not None for part in (self.before, self.perm, self.after))
+
+    def cost(self, elements: int) -> float:
+        """Like `move_cost`."""
+        result = 0.0
+        for part, (fixed, rate) in (
+            (self.before, _RESHAPE),
+            (self.perm, _TRANSPOSE),
+            (self.after, _RESHAPE),
+        ):
+            result += 0.0 if part is None else fixed + rate * elements
+        return result
+
+    @property
+    def rank(self) -> int:
+        """Dimensions of the TRANSPOSE."""
+        return 0 if self.perm is None else len(self.perm)
+
+
+@lru_cache(maxsize=65536)
+def stored_move(view: View, source: Perm, target: Perm) -> Move:
+    """The operators for `view` from its input stored as `source` to its output as `target`."""
+    stored = stored_shape(view.in_shape, source)
+    start = View.identity(stored).transpose(inverse(source))
+    whole = start.then(view)
+    assert whole is not None  # a view read from permuted factors is a permutation of factors
+    return _move(whole.transpose(target).simplified())
+
+
+def _move(view: View) -> Move:
+    shape, result = view.in_shape, view.out_shape
+    if view.is_reshape:
+        return Move(None, None, None if shape == result else result)
+    dims = tuple(d for d in shape if d != 1)
+    moved = tuple(view.sizes[i] for i in view.order)
+    if dims == view.sizes and len(shape) == len(result):
+        perm = _full_rank(shape, result, view.order)
+        if tuple(shape[p] for p in perm) == result:
+            return Move(None, perm, None)
+    if dims == view.sizes and moved != result:
+        perm = _full_rank(shape, shape, view.order)
+        after = tuple(shape[p] for p in perm)
+        return Move(None, perm, None if after == result else result)
+    before = None if shape == view.sizes else view.sizes
+    if before is not None and tuple(d for d in result if d != 1) == moved:
+        # the RESHAPE in front can bring the ones where the result has them
+        before = _units_like(view, result)
+        perm = _full_rank(before, result, view.order)
+        if tuple(before[p] for p in perm) == result:
+            return Move(before, perm, None)
+        before = view.sizes
+    return Move(before, view.order, None if moved == result else result)
+
+
+def _units_like(view: View, result: Shape) -> Shape:
+    units = [1] * (len(result) - len(view.sizes))
+    return (*units, *view.sizes)
+
+
+def _full_rank(shape: Shape, like: Shape, moved: Perm) -> Perm:
+    """`moved`, which permutes the dimensions longer than one, with the ones placed as in `like`."""
+    data = [i for i, d in enumerate(shape) if d != 1]
+    units = [i for i, d in enumerate(shape) if d == 1]
+    queue = [data[i] for i in moved]
+    perm = []
+    for dim in like:
+        if dim == 1 and units:
+            perm.append(units.pop(0))
+        elif queue:
+            perm.append(queue.pop(0))
+    return (*perm, *units, *queue)
+
+
+@lru_cache(maxsize=65536)
+def plain_targets(view: View, source: Perm) -> Perm:
+    """The order of the output's axes in which `view` moves least data from `source`.
+
+    If the axes can be ordered so that no data moves, they are; ones stay where ONNX has them.
+    """
+    stored = stored_shape(view.in_shape, source)
+    whole = View.identity(stored).transpose(inverse(source)).then(view)
+    assert whole is not None
+    groups = whole.groups()
+    data = sorted((group[0], axis) for axis, group in enumerate(groups) if group)
+    queue = [axis for _, axis in data]
+    return tuple(axis if not group else queue.pop(0) for axis, group in enumerate(groups))
+
+
+def distinct(perms: Iterable[Perm]) -> tuple[Perm, ...]:
+    """Without repetition, in order."""
+    return tuple(dict.fromkeys(perms))

@@ -1,0 +1,120 @@
+"""Sums of products: convolutions, FULLY_CONNECTED, BATCH_MATMUL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.export.tflite.reference.call import Call
+from edgec.export.tflite.reference.fixed_point import (
+    Integers,
+    Multiplier,
+    finish,
+    parameters,
+    scale_of,
+    zero_of,
+)
+
+Floats = NDArray[np.float64]
+
+
+def conv_2d(call: Call) -> NDArray[Any]:
+    """Weights OHWI; groups where they have fewer input channels than the image."""
+    x, weight = call.array(0), call.array(1)
+    windows = _windows(call, x, weight.shape[1:3])
+    groups = x.shape[3] // weight.shape[3]
+    outputs = weight.shape[0] // groups
+    parts = []
+    for group in range(groups):
+        channels = slice(group * weight.shape[3], (group + 1) * weight.shape[3])
+        kernel = weight[group * outputs : (group + 1) * outputs].astype(np.float64)
+        parts.append(np.tensordot(windows[..., channels], kernel, ((3, 4, 5), (1, 2, 3))))
+    return _requantized(call, np.concatenate(parts, axis=-1))
+
+
+def depthwise_conv_2d(call: Call) -> NDArray[Any]:
+    """Weights 1HWC, with the outputs of an input channel side by side."""
+    x, weight = call.array(0), call.array(1)
+    windows = _windows(call, x, weight.shape[1:3])
+    channels = x.shape[3]
+    kernel = weight[0].reshape(*weight.shape[1:3], channels, -1).astype(np.float64)
+    sums = np.einsum("nyxhwc,hwcm->nyxcm", windows, kernel, optimize=True)
+    return _requantized(call, sums.reshape(*sums.shape[:3], -1))
+
+
+def fully_connected(call: Call) -> NDArray[Any]:
+    """Weights (outputs, inputs)."""
+    x, weight = call.array(0), call.array(1)
+    rows = (x.astype(np.float64) - zero_of(call.tensor(0))).reshape(-1, weight.shape[1])
+    kernel = weight.astype(np.float64) - _weight_zero(call)
+    result = _requantized(call, rows @ kernel.T)
+    return result.reshape(call.output.shape)
+
+
+def batch_matmul(call: Call) -> NDArray[Any]:
+    """Both operands have zero points."""
+    sides = []
+    for position, option in enumerate(("adj_x", "adj_y")):
+        side = call.array(position).astype(np.float64) - zero_of(call.tensor(position))
+        sides.append(np.swapaxes(side, -1, -2) if call.options[option] else side)
+    sums = np.rint(sides[0] @ sides[1]).astype(np.int64)
+    return finish(_one_multiplier(call)(sums), call.output)
+
+
+def _windows(call: Call, x: NDArray[Any], kernel: tuple[int, ...]) -> Floats:
+    """Centred windows of the padded image: (N, rows, columns, height, width, C).
+
+    float64 holds every sum of 8-bit products exactly, and multiplies matrices fast.
+    """
+    tensor = call.tensor(0)
+    strides = (call.options["stride_h"], call.options["stride_w"])
+    dilations = (call.options["dilation_h_factor"], call.options["dilation_w_factor"])
+    size, before, after = call.output.shape[1:3], [], []
+    for axis in (0, 1):
+        reach = (kernel[axis] - 1) * dilations[axis] + 1
+        total = max((size[axis] - 1) * strides[axis] + reach - x.shape[axis + 1], 0)
+        total = 0 if call.options["padding"] == "VALID" else total
+        before.append(total // 2)
+        after.append(total - total // 2)
+    centred = np.pad(
+        x.astype(np.float64) - zero_of(tensor),
+        ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)),
+    )
+    taps = [
+        [
+            centred[
+                :,
+                row * dilations[0] :: strides[0],
+                column * dilations[1] :: strides[1],
+            ][:, : size[0], : size[1]]
+            for column in range(kernel[1])
+        ]
+        for row in range(kernel[0])
+    ]
+    return np.stack([np.stack(row, axis=3) for row in taps], axis=3)
+
+
+def _weight_zero(call: Call) -> int:
+    weight = call.tensor(1)
+    return 0 if parameters(weight).per_channel else zero_of(weight)
+
+
+def _requantized(call: Call, sums: Floats) -> NDArray[Any]:
+    accumulator: Integers = np.rint(sums).astype(np.int64)
+    if call.has(2):
+        accumulator = accumulator + call.array(2).astype(np.int64)
+    activation = call.options["fused_activation_function"]
+    x, weight, y = call.tensor(0), call.tensor(1), call.output
+    product = np.float64(scale_of(x)) * np.asarray(scale_of(weight), np.float64)
+    multiplier = Multiplier.of(product / np.float64(scale_of(y)))
+    multiply = multiplier.once if call.code == "FULLY_CONNECTED" else multiplier
+    return finish(multiply(accumulator), y, activation)
+
+
+def _one_multiplier(call: Call) -> Multiplier:
+    """The kernels multiply the two scales in single precision where each is one number."""
+    a, b, y = call.tensor(0), call.tensor(1), call.output
+    product = np.float32(scale_of(a)) * np.float32(scale_of(b))
+    return Multiplier.of(np.float64(product) / np.float64(scale_of(y)))

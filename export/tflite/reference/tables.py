@@ -1,0 +1,61 @@
+"""int8 functions of one input as tables of 256 entries, filled in single precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import erf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.export.tflite.reference.call import Call
+from edgec.export.tflite.reference.fixed_point import limits, rounded, scale_of, zero_of
+
+Floats = NDArray[np.float32]
+
+
+def table(function: Callable[[Call, Floats], Floats]) -> Callable[..., NDArray[Any]]:
+    """A kernel that looks up what `function` gives for each of the 256 inputs."""
+
+    def kernel(call: Call) -> NDArray[Any]:
+        x, tensor, y = call.array(0), call.tensor(0), call.output
+        if x.dtype.kind == "f":
+            return function(call, x)
+        if x.dtype != np.int8 or y.dtype != "INT8":
+            raise ValueError(f"{call.code} of {tensor.dtype}")
+        steps = np.arange(-128, 128, dtype=np.float32) - np.float32(zero_of(tensor))
+        transformed = function(call, np.float32(scale_of(tensor)) * steps)
+        inverse = np.float32(1) / np.float32(scale_of(y))
+        low, high = limits(y)
+        entries = rounded(transformed * inverse) + zero_of(y)
+        found: NDArray[np.int8] = np.clip(entries, low, high).astype(np.int8)
+        return found[x.astype(np.int64) + 128]
+
+    return kernel
+
+
+def _logistic(call: Call, x: Floats) -> Floats:
+    power: Floats = np.exp(-x.astype(np.float64)).astype(np.float32)
+    result: Floats = np.float32(1) / (np.float32(1) + power)
+    return result
+
+
+def _tanh(call: Call, x: Floats) -> Floats:
+    return np.tanh(x.astype(np.float64)).astype(np.float32)
+
+
+def _gelu(call: Call, x: Floats) -> Floats:
+    if call.options["approximate"]:
+        cube = np.float32(0.044715) * x * x * x
+        inner = (np.float32(np.sqrt(2 / np.pi)) * (x + cube)).astype(np.float64)
+        part = np.tanh(inner).astype(np.float32)
+    else:
+        scaled = (x * np.float32(np.sqrt(0.5))).astype(np.float64)
+        part = np.vectorize(erf, otypes=[np.float64])(scaled).astype(np.float32)
+    return np.float32(0.5) * x * (np.float32(1) + part)
+
+
+logistic = table(_logistic)
+tanh = table(_tanh)
+gelu = table(_gelu)

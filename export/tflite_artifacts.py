@@ -1,0 +1,263 @@
+"""The .tflite artifacts of an export: written, run in LiteRT where it is installed, judged."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+import edgec
+from edgec.export.bundle import Artifact
+from edgec.export.data import CalibrationData
+from edgec.export.emit.onnx_file import serialize
+from edgec.export.emit.tflite.flavour import FLAVOURS, flavour_for
+from edgec.export.emit.tflite.write import TfliteFile, TflitePrecision, convert
+from edgec.export.errors import InternalError, UnsupportedError
+from edgec.export.files import sha256_bytes
+from edgec.export.golden import Feeds
+from edgec.export.judge import Built, gate
+from edgec.export.lint.engine import LintReport
+from edgec.export.plan import Job
+from edgec.export.progress import Reporter
+from edgec.export.quantization import Quantization
+from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.scheme import TFLITE, QuantScheme, get_scheme
+from edgec.models.preprocess import Preprocess
+from edgec.runtime.agreement import Agreement, compare
+from edgec.runtime.onnx_runner import OnnxRunner
+from edgec.targets.operators.table import OperatorTable, select_table, table_versions
+
+if TYPE_CHECKING:
+    from edgec.runtime.tflite_artifact import TfliteArtifactRunner
+
+NOT_RUN = "not run: ai-edge-litert is not installed (pip install 'edgec[tflite]')"
+ROUNDING = 1e-5
+"""Difference to the ONNX master, relative to the largest output, that float arithmetic in another
+order explains."""
+WRONG = 1e-2
+"""Difference from which a float file must be wrong."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the artifacts are made from.
+
+    Attributes:
+        master: the float graph.
+        built: its ONNX artifacts, the master first.
+        golden: inputs to compare on.
+        data, calibration, quantization: of an export with calibration data.
+    """
+
+    job: Job
+    master: ir.Model
+    built: list[Built]
+    golden: list[Feeds]
+    preprocess: Preprocess | None
+    labels: tuple[str, ...] | None
+    data: CalibrationData | None
+    calibration: Calibration | None
+    quantization: Quantization | None
+    blind: bool
+
+
+def tflite_artifacts(
+    source: Source, reporter: Reporter, tick: Callable[[int, int], None]
+) -> list[tuple[Artifact, bytes]]:
+    """Write ``tflite/model_*.tflite`` in every precision that the export has data for.
+
+    Returns:
+        Artifacts with their contents; a single skipped one if the network cannot be written and
+        the target, not the user, asked for the format.
+
+    Raises:
+        UnsupportedError: EC390 to EC392, EC394, the network cannot be written as TFLite.
+        AccuracyGateError: EC480, EC482, int8 lost more than allowed.
+        InternalError: EC182, a float file computes something else than the ONNX graph.
+    """
+    try:
+        return _artifacts(source, reporter, tick)
+    except UnsupportedError as error:
+        asked = not source.job.resolved.origin["formats"].startswith("target")
+        if asked or error.code not in ("EC390", "EC391", "EC392", "EC394"):
+            raise
+        reporter.warn(f"no .tflite file: {error.where or 'network'}: {error.why or error.what}")
+        why = f"{error.code} {error.what}: {error.where or ''}"
+        return [(Artifact("tflite", "tflite", "fp32", "skipped", why=why), b"")]
+
+
+def _artifacts(
+    source: Source, reporter: Reporter, tick: Callable[[int, int], None]
+) -> list[tuple[Artifact, bytes]]:
+    floats: tuple[TflitePrecision, ...] = ("fp32", "fp16", "dyn8")
+    if source.job.target.kind == "mcu":  # integers only, where there is data to choose them by
+        floats = ("fp32",) if source.quantization is None else ()
+    found = []
+    for number, precision in enumerate(floats):
+        file = convert(
+            source.master,
+            precision=precision,
+            flavour=flavour_for(scheme_for(source.job).name, source.job.target.runtime.name),
+            table=_table(source.job),
+            metadata=_metadata(source),
+        )
+        artifact = _artifact(precision, file)
+        found.append((_judged_float(artifact, file, source), file.content))
+        tick(number + 1, len(floats) + 1)
+    if source.quantization is not None:
+        found.append(_integer(source, reporter, tick))
+    if any("not_run" in artifact.checks for artifact, _ in found):
+        reporter.warn(f".tflite files were {NOT_RUN}")
+    return found
+
+
+def scheme_for(job: Job) -> QuantScheme:
+    """The scheme of int8 .tflite files: the target's, if it is one of TFLite."""
+    wanted = job.target.int8_scheme or ""
+    return get_scheme(wanted) if wanted in FLAVOURS else TFLITE
+
+
+def _table(job: Job) -> OperatorTable:
+    """Builtins of the target's runtime; of LiteRT where the target names another one."""
+    runtime = job.target.runtime
+    if runtime.name in ("litert", "tflite-runtime", "tflm"):
+        return select_table(runtime.name, runtime.version).table
+    return select_table("litert", table_versions("litert")[-1]).table
+
+
+def _artifact(precision: str, file: TfliteFile, scheme: str | None = None) -> Artifact:
+    operators = file.lowered.operators
+    return Artifact(
+        path=f"tflite/model_{precision}.tflite",
+        format="tflite",
+        precision=precision,
+        status="built",
+        scheme=scheme,
+        bytes=len(file.content),
+        sha256=sha256_bytes(file.content),
+        checks={
+            "operators": sum(operators.values()),
+            "transposes": operators.get("TRANSPOSE", 0),
+            "reshapes": operators.get("RESHAPE", 0),
+            "requantizations": file.lowered.requantizations,
+        },
+    )
+
+
+def _metadata(source: Source) -> Mapping[str, Any]:
+    entry: dict[str, Any] = {"producer": f"edgec {edgec.__version__}"}
+    if source.preprocess is not None:
+        entry["preprocess"] = source.preprocess.to_json()
+    if source.labels is not None:
+        entry["labels"] = list(source.labels)
+    return entry
+
+
+def _judged_float(artifact: Artifact, file: TfliteFile, source: Source) -> Artifact:
+    """Compare a float file with the ONNX master on golden inputs, with and without XNNPACK."""
+    runners = _runners(file)
+    if runners is None:
+        return _with(artifact, not_run=NOT_RUN)
+    master = OnnxRunner(source.built[0].data)
+    results = {
+        kernels: compare(master.run, runner.run, [(feed, None) for feed in source.golden])
+        for kernels, runner in runners.items()
+    }
+    size = max(abs(v).max() for feed in source.golden for v in master.run(feed).values())
+    relative = {k: float(found.max_abs / (size or 1.0)) for k, found in results.items()}
+    if artifact.precision == "fp32" and max(relative.values()) > WRONG:
+        raise InternalError(
+            "EC182",
+            "the .tflite file computes something else than the ONNX graph",
+            where=artifact.path,
+            why=f"relative to the largest output it differs by {max(relative.values()):.2g}",
+            fix="leave TFLite out (--format onnx), and please report this with the model",
+        )
+    return _with(
+        artifact,
+        vs_fp32=results["xnnpack"].to_json(),
+        data="golden inputs",
+        relative={kernels: float(f"{value:.3g}") for kernels, value in relative.items()},
+        partitions=runners["xnnpack"].partitions,
+        runtime=_runtime(),
+    )
+
+
+def _integer(
+    source: Source, reporter: Reporter, tick: Callable[[int, int], None]
+) -> tuple[Artifact, bytes]:
+    quantization, data = source.quantization, source.data
+    assert quantization is not None
+    assert source.calibration is not None
+    assert data is not None
+    scheme = scheme_for(source.job)
+    own = replace(quantization, scheme=scheme, notes=[])
+    graph = own.quantize(source.master, source.calibration, data, tick)
+    file = convert(
+        graph,
+        precision="int8",
+        # microcontrollers have no float at the ends of an integer network
+        ends="integer" if source.job.target.kind == "mcu" else "float",
+        flavour=flavour_for(scheme.name, source.job.target.runtime.name),
+        table=_table(source.job),
+        metadata=_metadata(source),
+    )
+    artifact = _artifact("int8", file, f"int8 ({scheme.name})")
+    runners = _runners(file)
+    if runners is None:
+        return _with(artifact, not_run=NOT_RUN), file.content
+    runner = runners["xnnpack"]
+    content = serialize(graph, f"edgec {edgec.__version__}")
+    emulated = OnnxRunner(content, emulate=True)
+    master = OnnxRunner(source.built[0].data)
+    kept = [(f, None if source.blind else label) for f, label in data.holdout_feeds()]
+    found = compare(master.run, runner.run, kept)
+    exact = compare(emulated.run, runner.run, kept)
+    builtin = compare(emulated.run, runners["builtin"].run, kept[:32])
+    artifact = _with(
+        artifact,
+        vs_fp32=found.to_json(),
+        drop=found.drop,
+        data=data.judged_on,
+        vs_qdq={"xnnpack": _steps(exact, runner), "builtin": _steps(builtin, runner)},
+        partitions=runner.partitions,
+        runtime=_runtime(),
+    )
+    item = Built(artifact, content, 0, LintReport((), ""))
+    return gate([source.built[0], item], data, source.job, reporter)[1].artifact, file.content
+
+
+def _steps(found: Agreement, runner: TfliteArtifactRunner) -> dict[str, Any]:
+    """Largest difference in steps of the outputs' grids, and agreement of the best class."""
+    steps = [
+        output.max_abs / runner.steps[name]
+        for name, output in found.outputs.items()
+        if runner.steps.get(name)
+    ]
+    return {
+        "samples": found.samples,
+        "max_steps": round(max(steps), 1) if steps else None,
+        "top1_agreement": None if found.top1 is None else round(found.top1, 3),
+    }
+
+
+def _runners(file: TfliteFile) -> dict[str, TfliteArtifactRunner] | None:
+    from edgec.runtime.tflite_artifact import TfliteArtifactRunner, litert_installed
+
+    if not litert_installed():
+        return None
+    return {
+        "xnnpack": TfliteArtifactRunner(file.content),
+        "builtin": TfliteArtifactRunner(file.content, kernels="builtin"),
+    }
+
+
+def _runtime() -> str:
+    return f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
+
+
+def _with(artifact: Artifact, **checks: Any) -> Artifact:
+    return replace(artifact, checks={**artifact.checks, **checks})

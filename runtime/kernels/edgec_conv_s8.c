@@ -1,0 +1,77 @@
+/* Convolutions on int8: windows are gathered into rows, two at a time, and multiplied. */
+#include <string.h>
+
+#include "edgec_rows_s8.h"
+
+/* The window of output (y, x), channels first .. first + depth, as one row. */
+static void gather(
+    const edgec_conv_s8_params *p, const int8_t *in, int32_t y, int32_t x, int32_t first,
+    int32_t depth, int8_t *row) {
+    const int32_t top = y * p->stride_h - p->pad_h;
+    const int32_t left = x * p->stride_w - p->pad_w;
+    const int whole = depth == p->in_c && p->dilation_w == 1 && left >= 0 &&
+                      left + p->k_w <= p->in_w;
+    for (int32_t i = 0; i < p->k_h; ++i) {
+        const int32_t line = top + i * p->dilation_h;
+        if (line < 0 || line >= p->in_h) {
+            memset(row, p->in_zero, (size_t)(p->k_w * depth));
+            row += p->k_w * depth;
+            continue;
+        }
+        const int8_t *from = in + line * p->in_w * p->in_c + first;
+        if (whole) {
+            memcpy(row, from + left * p->in_c, (size_t)(p->k_w * depth));
+            row += p->k_w * depth;
+            continue;
+        }
+        for (int32_t j = 0; j < p->k_w; ++j) {
+            const int32_t column = left + j * p->dilation_w;
+            if (column < 0 || column >= p->in_w) {
+                memset(row, p->in_zero, (size_t)depth);
+            } else {
+                memcpy(row, from + column * p->in_c, (size_t)depth);
+            }
+            row += depth;
+        }
+    }
+}
+
+void edgec_conv_s8(
+    const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+    const int32_t depth = p->in_c / p->groups;
+    const int32_t per_group = p->out_c / p->groups;
+    const int32_t pixels = p->out_h * p->out_w;
+    edgec_rows_s8 rows = {0};
+    rows.size = p->k_h * p->k_w * depth;
+    rows.columns = per_group;
+    rows.out_stride = p->out_c;
+    rows.out_zero = p->out_zero;
+    rows.low = p->low;
+    rows.high = p->high;
+    for (int32_t n = 0; n < p->batch; ++n) {
+        int32_t pixel = 0;
+        while (pixel < pixels) {
+            /* with groups, the first one is written before the window of the next is read */
+            const int32_t count = p->groups == 1 && pixel + 2 <= pixels ? 2 : 1;
+            for (int32_t g = 0; g < p->groups; ++g) {
+                rows.weights = p->weights + g * per_group * rows.size;
+                rows.bias = p->bias + g * per_group;
+                rows.mantissa = p->scales.mantissa + g * per_group;
+                rows.exponent = p->scales.exponent + g * per_group;
+                for (int32_t i = 0; i < count; ++i) {
+                    const int32_t y = (pixel + i) / p->out_w;
+                    const int32_t x = (pixel + i) - y * p->out_w;
+                    gather(p, in, y, x, g * depth, depth, scratch + i * rows.size);
+                }
+                if (count == 2) {
+                    edgec_two_rows_s8(&rows, scratch, out + g * per_group);
+                } else {
+                    edgec_one_row_s8(&rows, scratch, out + g * per_group);
+                }
+            }
+            pixel += count;
+            out += count * p->out_c;
+        }
+        in += p->in_h * p->in_w * p->in_c;
+    }
+}

@@ -1,0 +1,138 @@
+/* Integer kernels of networks on small devices: C99, no libc, no heap, no globals, no recursion.
+ *
+ * Tensors are channels-last and dense. All of a kernel's constants are in its parameter struct;
+ * pointers never alias unless the kernel says so. A kernel that the planner lets overlap its input
+ * and output writes in order of address and reads nothing that lies under what it wrote.
+ */
+#ifndef EDGEC_KERNELS_H
+#define EDGEC_KERNELS_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Requantization of a channel: a table entry per output channel. */
+typedef struct {
+    const int32_t *mantissa;
+    const int8_t *exponent;
+} edgec_scales;
+
+/* Convolution with weights [out_c][k_h][k_w][in_c / groups].
+ *
+ * The bias holds the input's zero point already: bias[o] - in_zero * sum of weights[o].
+ */
+typedef struct {
+    int32_t batch, in_h, in_w, in_c;
+    int32_t out_h, out_w, out_c;
+    int32_t k_h, k_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
+    int32_t in_zero, out_zero, low, high;
+    const int8_t *weights;
+    const int32_t *bias;
+    edgec_scales scales;
+} edgec_conv_s8_params;
+
+/* Scratch: two windows of k_h * k_w * in_c / groups bytes. */
+void edgec_conv_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
+/* Weights [k_h][k_w][out_c]; output channel c reads input channel c / (out_c / in_c). */
+void edgec_depthwise_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out);
+
+/* out[row][o] = in[row] . weights[o]; the bias holds the input's zero point, as above. */
+typedef struct {
+    int32_t rows, in_size, out_size;
+    int32_t weight_zero, out_zero, low, high;
+    const int8_t *weights;
+    const int32_t *bias;
+    edgec_scales scales; /* one entry per output */
+} edgec_fully_connected_s8_params;
+
+/* Scratch: two rows of in_size bytes; none (a null pointer) for a single row. */
+void edgec_fully_connected_s8(
+    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
+void edgec_fully_connected_asymmetric_s8(
+    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out);
+
+/* out[b] = a[b] (rows x inner) . b[b]; strides tell where elements of the operands lie. */
+typedef struct {
+    int32_t batch, rows, inner, columns;
+    int32_t a_batch, a_row, a_inner, b_batch, b_inner, b_column; /* strides in elements */
+    int32_t a_zero, b_zero, out_zero, low, high;
+    int32_t mantissa, exponent;
+} edgec_matmul_s8_params;
+
+void edgec_matmul_s8(
+    const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+
+/* Two operands of up to four dimensions, broadcast by strides of 0. */
+typedef struct {
+    int32_t shape[4], a_stride[4], b_stride[4];
+    int32_t a_zero, b_zero, out_zero, low, high;
+    int32_t a_mantissa, a_exponent, b_mantissa, b_exponent, out_mantissa, out_exponent;
+    int32_t shift; /* of both operands, to the left */
+} edgec_binary_s8_params;
+
+void edgec_add_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+void edgec_sub_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+void edgec_mul_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+void edgec_squared_difference_s8(
+    const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+
+/* Any function of one int8: table[x + 128]. May work in place. */
+typedef struct {
+    int32_t count;
+    const int8_t *table;
+} edgec_lookup_s8_params;
+
+void edgec_lookup_s8(const edgec_lookup_s8_params *p, const int8_t *in, int8_t *out);
+
+typedef struct {
+    int32_t batch, in_h, in_w, out_h, out_w, channels;
+    int32_t k_h, k_w, stride_h, stride_w, pad_h, pad_w, low, high;
+} edgec_pool_s8_params;
+
+void edgec_average_pool_s8(const edgec_pool_s8_params *p, const int8_t *in, int8_t *out);
+void edgec_max_pool_s8(const edgec_pool_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Mean over the middle of [outer][count][inner]. */
+typedef struct {
+    int32_t outer, count, inner;
+    int32_t in_zero, out_zero, mantissa, exponent;
+} edgec_mean_s8_params;
+
+void edgec_mean_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Softmax of rows; table[d] = exp(-scale * d) in 2^-24, output scale 1/256 and zero point -128. */
+typedef struct {
+    int32_t rows, size;
+    const uint32_t *table;
+} edgec_softmax_s8_params;
+
+void edgec_softmax_s8(const edgec_softmax_s8_params *p, const int8_t *in, int8_t *out);
+
+/* out[i] = in[permuted i]: shape of the output, strides of the input, in elements. */
+typedef struct {
+    int32_t shape[5], stride[5];
+} edgec_transpose_s8_params;
+
+void edgec_transpose_s8(const edgec_transpose_s8_params *p, const int8_t *in, int8_t *out);
+
+typedef struct {
+    int32_t in_shape[4], before[4], out_shape[4];
+    int32_t fill;
+} edgec_pad_s8_params;
+
+void edgec_pad_s8(const edgec_pad_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Rows of one operand into their places in the rows of a concatenation. */
+typedef struct {
+    int32_t rows, in_row, out_row, start;
+} edgec_concat_s8_params;
+
+void edgec_concat_s8(const edgec_concat_s8_params *p, const int8_t *in, int8_t *out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

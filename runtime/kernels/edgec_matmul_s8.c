@@ -1,0 +1,73 @@
+/* Matrix products on int8. */
+#include <string.h>
+
+#include "edgec_rows_s8.h"
+
+void edgec_fully_connected_s8(
+    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+    edgec_rows_s8 rows = {0};
+    rows.size = p->in_size;
+    rows.columns = p->out_size;
+    rows.out_stride = p->out_size;
+    rows.out_zero = p->out_zero;
+    rows.low = p->low;
+    rows.high = p->high;
+    rows.once = 1;
+    rows.weights = p->weights;
+    rows.bias = p->bias;
+    rows.mantissa = p->scales.mantissa;
+    rows.exponent = p->scales.exponent;
+    int32_t row = 0;
+    while (row < p->rows) {
+        const int32_t count = row + 2 <= p->rows ? 2 : 1;
+        if (p->rows == 1) {
+            edgec_one_row_s8(&rows, in, out);
+            return;
+        }
+        memcpy(scratch, in, (size_t)(count * p->in_size));
+        if (count == 2) {
+            edgec_two_rows_s8(&rows, scratch, out);
+        } else {
+            edgec_one_row_s8(&rows, scratch, out);
+        }
+        row += count;
+        in += count * p->in_size;
+        out += count * p->out_size;
+    }
+}
+
+/* Weights with a zero point of their own, which files of old converters have. */
+void edgec_fully_connected_asymmetric_s8(
+    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out) {
+    for (int32_t row = 0; row < p->rows; ++row) {
+        const int8_t *weights = p->weights;
+        for (int32_t o = 0; o < p->out_size; ++o) {
+            int32_t sum = p->bias[o];
+            for (int32_t i = 0; i < p->in_size; ++i) {
+                sum += in[i] * (weights[i] - p->weight_zero);
+            }
+            weights += p->in_size;
+            sum = edgec_scale_once(sum, p->scales.mantissa[o], p->scales.exponent[o]);
+            *out++ = (int8_t)edgec_clamp(sum + p->out_zero, p->low, p->high);
+        }
+        in += p->in_size;
+    }
+}
+
+void edgec_matmul_s8(
+    const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
+    for (int32_t n = 0; n < p->batch; ++n) {
+        for (int32_t row = 0; row < p->rows; ++row) {
+            for (int32_t column = 0; column < p->columns; ++column) {
+                const int8_t *left = a + n * p->a_batch + row * p->a_row;
+                const int8_t *right = b + n * p->b_batch + column * p->b_column;
+                int32_t sum = 0;
+                for (int32_t i = 0; i < p->inner; ++i) {
+                    sum += (left[i * p->a_inner] - p->a_zero) * (right[i * p->b_inner] - p->b_zero);
+                }
+                sum = edgec_scale(sum, p->mantissa, p->exponent);
+                *out++ = (int8_t)edgec_clamp(sum + p->out_zero, p->low, p->high);
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+/* Elements to other places, unchanged. */
+#include <string.h>
+
+#include "edgec_kernels.h"
+
+void edgec_transpose_s8(const edgec_transpose_s8_params *p, const int8_t *in, int8_t *out) {
+    for (int32_t a = 0; a < p->shape[0]; ++a) {
+        for (int32_t b = 0; b < p->shape[1]; ++b) {
+            for (int32_t c = 0; c < p->shape[2]; ++c) {
+                for (int32_t d = 0; d < p->shape[3]; ++d) {
+                    const int8_t *x = in + a * p->stride[0] + b * p->stride[1] + c * p->stride[2] +
+                                      d * p->stride[3];
+                    for (int32_t e = 0; e < p->shape[4]; ++e) {
+                        *out++ = x[e * p->stride[4]];
+                    }
+                }
+            }
+        }
+    }
+}
+
+void edgec_pad_s8(const edgec_pad_s8_params *p, const int8_t *in, int8_t *out) {
+    for (int32_t a = 0; a < p->out_shape[0]; ++a) {
+        for (int32_t b = 0; b < p->out_shape[1]; ++b) {
+            for (int32_t c = 0; c < p->out_shape[2]; ++c) {
+                const int32_t i = a - p->before[0];
+                const int32_t j = b - p->before[1];
+                const int32_t k = c - p->before[2];
+                const int inside = i >= 0 && i < p->in_shape[0] && j >= 0 && j < p->in_shape[1] &&
+                                   k >= 0 && k < p->in_shape[2];
+                memset(out, p->fill, (size_t)p->out_shape[3]);
+                if (inside) {
+                    const int32_t at =
+                        ((i * p->in_shape[1] + j) * p->in_shape[2] + k) * p->in_shape[3];
+                    memcpy(out + p->before[3], in + at, (size_t)p->in_shape[3]);
+                }
+                out += p->out_shape[3];
+            }
+        }
+    }
+}
+
+void edgec_concat_s8(const edgec_concat_s8_params *p, const int8_t *in, int8_t *out) {
+    for (int32_t row = 0; row < p->rows; ++row) {
+        memcpy(out + row * p->out_row + p->start, in, (size_t)p->in_row);
+        in += p->in_row;
+    }
+}

@@ -1,0 +1,1 @@
+"""C artifacts on simulated boards: exact instruction counts, never called latency."""

@@ -1,0 +1,1 @@
+"""TensorRT engines of a bundle, built and measured on the device they are for."""

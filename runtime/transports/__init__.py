@@ -1,0 +1,1 @@
+"""How artifacts reach a device and how its answers come home."""

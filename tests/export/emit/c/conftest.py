@@ -1,0 +1,82 @@
+"""Compiles generated C with every warning and sanitizer, and runs its self-test."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgec.export.emit.c.lower import lower
+from edgec.export.emit.c.source import Sources, write_sources
+from edgec.export.tflite import Model
+from edgec.export.tflite.names import input_names
+from edgec.export.tflite.reference.executor import run
+from edgec.profiles.memory.plan import plan
+
+FLAGS = (
+    "-O1 -g -std=c99 -Wall -Wextra -Wconversion -pedantic -Werror "
+    "-fsanitize=address,undefined -fno-sanitize-recover=all"
+)
+Arrays = Mapping[str, np.ndarray]
+
+
+def random_feeds(model: Model, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.integers(-128, 128, model.main.tensors[index].shape, dtype=np.int8)
+        for name, index in zip(input_names(model), model.main.inputs, strict=True)
+    }
+
+
+@pytest.fixture
+def write_c(tmp_path: Path) -> Callable[..., tuple[Path, Sources]]:
+    """Writes the C of a model with golden data: random inputs, outputs of the reference."""
+
+    def write(
+        model: Model, *, expected: Callable[[Arrays], Arrays] | None = None, **options: Any
+    ) -> tuple[Path, Sources]:
+        lowered = lower(model)
+        golden = []
+        for seed in range(3):
+            feeds = random_feeds(model, seed)
+            golden.append((feeds, expected(feeds) if expected else run(model, feeds)))
+        sources = write_sources(
+            model,
+            lowered,
+            plan(lowered.program, time_limit=2),
+            **{"prefix": "net", "golden": golden, **options},
+        )
+        folder = tmp_path / "c"
+        shutil.rmtree(folder, ignore_errors=True)
+        for path, text in sources.files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+        return folder, sources
+
+    return write
+
+
+@pytest.fixture
+def self_test(write_c: Callable[..., tuple[Path, Sources]]) -> Callable[..., str]:
+    """What the self-test of a model's C prints, built with sanitizers."""
+    if shutil.which("cc") is None or shutil.which("make") is None:
+        pytest.skip("needs a C compiler and make: apt install gcc libc6-dev make")
+
+    def check(model: Model, **options: Any) -> str:
+        folder, _ = write_c(model, **options)
+        done = subprocess.run(
+            ["make", "-s", "test", f"CFLAGS={FLAGS}"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not done.stderr, done.stderr[:2000]
+        return done.stdout
+
+    return check

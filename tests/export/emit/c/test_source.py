@@ -1,0 +1,139 @@
+"""What is written: deterministic, escaped, complete, checked at compile time."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgec.export.emit.c.lower import lower
+from edgec.export.emit.c.text import array, comment, identifier
+from edgec.export.tflite import Model, Operator, Quantization, Signature, Subgraph, Tensor
+from edgec.profiles.memory.plan import plan
+
+EVIL = 'x*/ int main(void){return system("id");} /*\n#include "/etc/passwd"\n??/ \\ é'
+
+
+def tiny(name: str = "x") -> Model:
+    """Convolution 1x1 → ReLU as a table → mean → two outputs."""
+    rng = np.random.default_rng(0)
+
+    def quantized(name: str, shape: tuple[int, ...], data: Any = None) -> Tensor:
+        return Tensor(name, shape, "INT8", data, Quantization.per_tensor(0.05, 0))
+
+    weight = rng.integers(-127, 128, (4, 1, 1, 3), dtype=np.int8)
+    tensors = [
+        quantized(name, (1, 4, 4, 3)),
+        quantized(f"weight {name}", (4, 1, 1, 3), weight),
+        quantized(f"conv {name}", (1, 4, 4, 4)),
+        quantized(f"relu {name}", (1, 4, 4, 4)),
+        Tensor("axes", (2,), "INT32", np.array([1, 2], np.int32)),
+        quantized(f"mean {name}", (1, 4)),
+    ]
+    operators = [
+        Operator("CONV_2D", [0, 1, -1], [2], {"padding": "SAME", "stride_w": 1, "stride_h": 1}),
+        Operator("RELU", [2], [3]),
+        Operator("MEAN", [3, 4], [5], {"keep_dims": False}),
+    ]
+    graph = Subgraph(tensors, [0], [5, 3], operators, "main")
+    names = {f"mean {name}": 5, f"relu {name}": 3}
+    return Model([graph], signatures=[Signature("serving_default", {name: 0}, names)])
+
+
+def test_names_of_the_model_stay_text(self_test: Callable[..., str], tmp_path: Path) -> None:
+    said = self_test(tiny(EVIL), prefix=EVIL, title=EVIL)
+    assert said == "edgec self-test: 3 samples agree\n"
+    for file in (tmp_path / "c").glob("*.[ch]"):
+        code = re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.S)
+        assert "system" not in code.replace("system_id", "")
+        assert "passwd" not in re.sub(r"\w*etc_passwd\w*", "", code)
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("net", "net"),
+        ("int", "model_int"),
+        ("", "model"),
+        ("3d", "model_3d"),
+        ("a b/c-d", "a_b_c_d"),
+        ("Ü", "model"),
+    ],
+)
+def test_identifiers(text: str, want: str) -> None:
+    assert identifier(text) == want
+
+
+def test_comments_end_where_they_should() -> None:
+    made = comment(EVIL)
+    assert "*/" not in made
+    assert "\n" not in made
+    assert "\\" not in made
+    assert "??/" not in made
+
+
+def test_arrays_hold_the_least_integer_and_are_never_empty() -> None:
+    assert "(-2147483647 - 1)" in array("a", np.array([-(1 << 31)], np.int32))
+    assert "e[1]" in array("e", np.array([], np.int8))
+
+
+def test_equal_models_give_equal_text(write_c: Callable[..., Any]) -> None:
+    assert write_c(tiny())[1].files == write_c(tiny())[1].files
+
+
+def test_equal_constants_are_written_once(write_c: Callable[..., Any]) -> None:
+    model = tiny()
+    text = write_c(model)[1].files["net.c"]
+    assert text.count("mantissa_") > 1
+    assert len(re.findall(r"static const int32_t mantissa_\d+\[", text)) == 1
+
+
+def test_two_networks_in_one_firmware(write_c: Callable[..., Any], tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    first = write_c(tiny(), prefix="first")[0].rename(tmp_path / "one")
+    second = write_c(tiny(), prefix="second")[0].rename(tmp_path / "two")
+    main = tmp_path / "main.cpp"
+    main.write_text(
+        '#include "one/first.h"\n#include "two/second.h"\n'
+        "int main() { static int a[FIRST_ARENA_BYTES], b[SECOND_ARENA_BYTES];\n"
+        "first_run(a); second_run(b); return 0; }\n"
+    )
+    kernels = sorted((first / "kernels").glob("*.c"))
+    objects = []
+    for source in [first / "first.c", second / "second.c", *kernels]:
+        out = tmp_path / f"{source.stem}.o"
+        include = f"-I{source.parent if source.parent.name != 'kernels' else first}"
+        subprocess.run(["cc", "-std=c99", include, "-c", source, "-o", out], check=True)
+        objects.append(out)
+    if shutil.which("c++") is None:
+        pytest.skip("needs a C++ compiler for the headers' guards")
+    subprocess.run(["c++", main, *objects, "-o", tmp_path / "both"], check=True)
+    subprocess.run([tmp_path / "both"], check=True)
+
+
+def test_memories_that_are_too_small_fail_at_compile_time(write_c: Callable[..., Any]) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    folder, sources = write_c(tiny())
+
+    def compiles(*flags: str) -> bool:
+        argv = ["cc", "-std=c99", "-I.", "-c", "net.c", "-o", "net.o", *flags]
+        return subprocess.run(argv, cwd=folder, capture_output=True, check=False).returncode == 0
+
+    assert compiles(f"-DEDGEC_RAM_BYTES={sources.arena_bytes}")
+    assert not compiles(f"-DEDGEC_RAM_BYTES={sources.arena_bytes - 1}")
+    assert compiles(f"-DEDGEC_FLASH_BYTES={sources.weight_bytes}")
+    assert not compiles(f"-DEDGEC_FLASH_BYTES={sources.weight_bytes - 1}")
+
+
+def test_inputs_and_outputs_overlap_where_kernels_allow_it() -> None:
+    lowered = lower(tiny())
+    tight, loose = (plan(lowered.program, overlaps=o).peak for o in (True, False))
+    assert tight < loose

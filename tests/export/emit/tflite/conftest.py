@@ -1,0 +1,163 @@
+"""Small graphs from ONNX text, lowered and run in LiteRT beside ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+from edgec.export.emit.onnx_file import serialize
+from edgec.export.emit.tflite.flavour import INTEGER, LITERT, Flavour
+from edgec.export.emit.tflite.write import TfliteFile, convert
+from edgec.export.quantize.calibrate import calibrate
+from edgec.export.quantize.insert import quantize
+from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.rewrite.inference import infer_shapes
+from edgec.export.tflite.model import Model
+from edgec.runtime.onnx_runner import OnnxRunner
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+SPATIAL = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
+SPATIAL |= {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
+MIXING = {
+    "FULLY_CONNECTED",
+    "BATCH_MATMUL",
+    "RESHAPE",
+    "SOFTMAX",
+    "MEAN",
+    "SUM",
+    "L2_NORMALIZATION",
+}
+
+
+def _graph(text: str, weights: Mapping[str, np.ndarray] | None = None, opset: int = 20) -> ir.Model:
+    header = f'<ir_version: 9, opset_import: ["" : {opset}]>\n'
+    model = ir.from_proto(onnx.parser.parse_model(header + text))
+    known = {v.name: v for v in model.graph.inputs}
+    for name, array in (weights or {}).items():
+        value = known[name]
+        model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(array, name=name)
+        value.shape = ir.Shape(array.shape)
+        value.dtype = value.const_value.dtype
+        model.graph.register_initializer(value)
+    infer_shapes(model)
+    for number, node in enumerate(model.graph):
+        node.name = node.name or f"{node.op_type}_{number}"
+    return model
+
+
+def _feeds(model: ir.Model, seed: int = 0) -> Arrays:
+    rng = np.random.default_rng(seed)
+    return {
+        str(v.name): rng.standard_normal(tuple(v.shape.numpy())).astype(np.float32)
+        for v in model.graph.inputs
+    }
+
+
+def _spatial_transposes(model: Model) -> int:
+    """TRANSPOSE operators with nothing but element-wise operators between two spatial ones."""
+    operators = model.main.operators
+    producer = {o: op for op in operators for o in op.outputs}
+    readers: dict[int, list[Any]] = {}
+    for op in operators:
+        for i in op.inputs:
+            readers.setdefault(i, []).append(op)
+
+    def reaches(starts: list[Any], onward: Callable[[Any], list[Any]]) -> bool:
+        waiting, seen = list(starts), set()
+        while waiting:
+            op = waiting.pop()
+            if id(op) in seen or op.code in MIXING:
+                continue
+            seen.add(id(op))
+            if op.code in SPATIAL:
+                return True
+            waiting += onward(op)
+        return False
+
+    def before(op: Any) -> list[Any]:
+        return [producer[i] for i in op.inputs if i in producer]
+
+    def behind(op: Any) -> list[Any]:
+        return [user for o in op.outputs for user in readers.get(o, [])]
+
+    return sum(
+        op.code == "TRANSPOSE" and reaches(before(op), before) and reaches(behind(op), behind)
+        for op in operators
+    )
+
+
+@pytest.fixture(scope="session")
+def graph() -> Callable[..., ir.Model]:
+    """graph(text, weights, opset) -> ir.Model; `weights` name inputs that become initializers."""
+    return _graph
+
+
+@pytest.fixture(scope="session")
+def spatial_transposes() -> Callable[[Model], int]:
+    return _spatial_transposes
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[..., TfliteFile]:
+    """Lower a float graph, run it with and without XNNPACK, compare with ONNX Runtime."""
+    pytest.importorskip("ai_edge_litert")
+    from edgec.runtime.tflite_artifact import TfliteArtifactRunner
+
+    def check(
+        model: ir.Model, tolerance: float = 1e-5, feeds: Arrays | None = None, **options: Any
+    ) -> TfliteFile:
+        feeds = feeds or _feeds(model)
+        want = OnnxRunner(serialize(model, "")).run(feeds)
+        file = convert(model, **options)
+        for kernels in ("xnnpack", "builtin"):
+            got = TfliteArtifactRunner(file.content, kernels=kernels).run(feeds)
+            assert list(got) == list(want)
+            for name, array in want.items():
+                assert got[name].shape == array.shape
+                scale = max(1.0, float(np.abs(array).max(initial=0)))
+                difference = np.abs(got[name].astype(np.float64) - array).max(initial=0)
+                assert difference <= tolerance * scale, (kernels, name, difference)
+        return file
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def near() -> Callable[..., TfliteFile]:
+    """Quantize a graph, lower it, compare with ONNX Runtime's emulation in output steps.
+
+    Every output of the graph is dequantized; `limit` is in steps of its grid.
+    """
+    pytest.importorskip("ai_edge_litert")
+    from edgec.runtime.tflite_artifact import TfliteArtifactRunner
+
+    def check(
+        model: ir.Model,
+        scheme: QuantScheme,
+        limit: float = 1.0,
+        flavour: Flavour | None = None,
+        **options: Any,
+    ) -> TfliteFile:
+        feeds = [_feeds(model, seed) for seed in range(4)]
+        made = quantize(model, calibrate(model, feeds, method="minmax"), scheme)
+        flavour = flavour or (INTEGER if scheme.name == "tflite-full" else LITERT)
+        file = convert(made, precision="int8", flavour=flavour, **options)
+        reference = OnnxRunner(serialize(made, ""), emulate=True)
+        for kernels in ("xnnpack", "builtin"):
+            runner = TfliteArtifactRunner(file.content, kernels=kernels)
+            for feed in feeds:
+                want, got = reference.run(feed), runner.run(feed)
+                for name, array in want.items():
+                    step = runner.steps[name]
+                    assert np.abs(got[name] - array).max() <= (limit + 1e-3) * step, (kernels, name)
+        return file
+
+    return check

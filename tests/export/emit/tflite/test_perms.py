@@ -1,0 +1,80 @@
+"""Stored orders: the planned RESHAPEs and TRANSPOSEs compute the view they stand for."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgec.export.emit.tflite.perms import (
+    identity,
+    inverse,
+    order,
+    plain_targets,
+    same_data,
+    stored_move,
+    with_last,
+)
+from edgec.export.rewrite.layout import View
+
+
+@st.composite
+def views(draw: st.DrawFn) -> tuple[View, tuple[int, ...], tuple[int, ...]]:
+    """A view of Reshapes and a Transpose, and orders of its input and output."""
+    sizes = tuple(draw(st.lists(st.sampled_from([1, 2, 3]), min_size=2, max_size=5)))
+    view: View | None = View.identity(sizes)
+    assert view is not None
+    cut = draw(st.integers(1, len(sizes) - 1))
+    merged = (*sizes[: cut - 1], sizes[cut - 1] * sizes[cut], *sizes[cut + 1 :])
+    if draw(st.booleans()):
+        view = view.transpose(draw(st.permutations(range(len(sizes)))))
+    elif draw(st.booleans()):
+        view = view.reshape(merged)
+    assert view is not None
+    source = tuple(draw(st.permutations(range(len(view.in_shape)))))
+    target = tuple(draw(st.permutations(range(len(view.out_shape)))))
+    return view, source, target
+
+
+def carried_out(view: View, source: tuple[int, ...], target: tuple[int, ...]) -> np.ndarray:
+    array = np.arange(prod(view.in_shape)).reshape(view.in_shape).transpose(source)
+    move = stored_move(view, source, target)
+    for shape, perm in ((move.before, None), (None, move.perm), (move.after, None)):
+        if shape is not None:
+            array = array.reshape(shape)
+        if perm is not None:
+            array = array.transpose(perm)
+    return array
+
+
+@given(views())
+@settings(max_examples=300, deadline=None)
+def test_moves_compute_their_view(case: tuple[View, tuple[int, ...], tuple[int, ...]]) -> None:
+    view, source, target = case
+    logical = view.apply(np.arange(prod(view.in_shape)).reshape(view.in_shape))
+    got = carried_out(view, source, target)
+    want = logical.transpose(target)
+    assert got.shape == want.shape
+    np.testing.assert_array_equal(got, want)
+
+
+@given(views())
+@settings(max_examples=200, deadline=None)
+def test_plain_targets_move_no_data_where_that_is_possible(
+    case: tuple[View, tuple[int, ...], tuple[int, ...]],
+) -> None:
+    view, source, target = case
+    plain = plain_targets(view, source)
+    assert sorted(plain) == list(range(len(view.out_shape)))
+    if stored_move(view, source, target).perm is None:
+        assert stored_move(view, source, plain).perm is None
+
+
+def test_orders() -> None:
+    assert inverse((0, 2, 3, 1)) == (0, 3, 1, 2)
+    assert with_last((0, 1, 2, 3), 1) == (0, 2, 3, 1)
+    assert order((1, 8, 1, 1), (0, 2, 3, 1)) == (1,)
+    assert same_data((1, 8, 1, 1), identity(4), (0, 2, 3, 1))
+    assert not same_data((1, 8, 2, 1), identity(4), (0, 2, 3, 1))

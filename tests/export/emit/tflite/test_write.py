@@ -1,0 +1,231 @@
+"""Files: precisions, names, signature, metadata, and refusals that say what cannot be written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from edgec.export.emit.tflite.flavour import flavour_for
+from edgec.export.emit.tflite.lower import lower
+from edgec.export.emit.tflite.write import METADATA, convert
+from edgec.export.errors import UnsupportedError
+from edgec.export.quantize.calibrate import calibrate
+from edgec.export.quantize.insert import quantize
+from edgec.export.quantize.scheme import TFLITE
+from edgec.export.rewrite.inference import infer_shapes
+from edgec.export.tflite import Model, decode
+from edgec.runtime.onnx_runner import OnnxRunner
+from edgec.targets.operators.table import select_table
+
+RNG = np.random.default_rng(4)
+
+NETWORK = """
+net (float[1,3,8,8] image, float[1] w, float[1] k, float[1] m, float[1] b) => (scores) {
+    c = Conv<pads=[1,1,1,1], strides=[2,2]>(image, w)  r = Relu(c)
+    d = Conv<group=32, pads=[1,1,1,1]>(r, k)  t = Sigmoid(d)  g = Mul(d, t)  s = Add(g, r)
+    p = GlobalAveragePool(s)  f = Flatten(p)  scores = Gemm<transB=1>(f, m, b)
+}"""
+
+
+def network(graph: Callable[..., Any]) -> Any:
+    arrays = {
+        "w": RNG.standard_normal((32, 3, 3, 3)).astype(np.float32),
+        "k": RNG.standard_normal((32, 1, 3, 3)).astype(np.float32),
+        "m": RNG.standard_normal((40, 32)).astype(np.float32),
+        "b": RNG.standard_normal(40).astype(np.float32),
+    }
+    return graph(NETWORK, arrays)
+
+
+def dump(model: Model) -> list[str]:
+    """One line per operator: output, its type and shape, code and version, inputs, options."""
+    tensors = model.main.tensors
+    lines = []
+    for op in model.main.operators:
+        out = tensors[op.outputs[0]]
+        shape = ",".join(map(str, out.shape))
+        names = ", ".join(tensors[i].name for i in op.inputs)
+        options = " ".join(f"{k}={v}" for k, v in sorted(op.options.items()))
+        lines.append(f"{out.name} {out.dtype}[{shape}] {op.code}/{op.version} ({names}) {options}")
+    return [line.rstrip() for line in lines]
+
+
+def test_golden_dump(graph: Callable[..., Any]) -> None:
+    window = "fused_activation_function={} padding=SAME stride_h={} stride_w={}"
+    plain = "dilation_h_factor=1 dilation_w_factor=1 "
+    assert dump(lower(network(graph)).model) == [
+        f"r FLOAT32[1,4,4,32] CONV_2D/1 (image, w, zero_bias) {plain}{window.format('RELU', 2, 2)}",
+        "d FLOAT32[1,4,4,32] DEPTHWISE_CONV_2D/1 (r, k, zero_bias) depth_multiplier=1 "
+        f"{plain}{window.format('NONE', 1, 1)}",
+        "t FLOAT32[1,4,4,32] LOGISTIC/1 (d)",
+        "g FLOAT32[1,4,4,32] MUL/1 (d, t) fused_activation_function=NONE",
+        "s FLOAT32[1,4,4,32] ADD/1 (g, r) fused_activation_function=NONE",
+        "p FLOAT32[1,1,1,32] MEAN/1 (s, axes/1_2) keep_dims=True",
+        "f FLOAT32[1,32] RESHAPE/1 (p, shape/1_32) new_shape=[1, 32]",
+        "scores FLOAT32[1,40] FULLY_CONNECTED/1 (f, m, b) fused_activation_function=NONE "
+        "keep_num_dims=False weights_format=DEFAULT",
+    ]
+
+
+def test_signature_and_metadata(graph: Callable[..., Any]) -> None:
+    entry = {"producer": "edgec 1", "labels": ["Käse", "b"], "preprocess": {"mean": [0.5]}}
+    model = decode(convert(network(graph), metadata=entry).content)
+    signature = model.signatures[0]
+    assert signature.key == "serving_default"
+    assert signature.inputs == {"image": model.main.inputs[0]}
+    assert signature.outputs == {"scores": model.main.outputs[0]}
+    found = json.loads(model.metadata[METADATA])
+    assert found["labels"] == ["Käse", "b"]
+    assert found["layout"] == "NHWC"
+    assert found["schema"] == "edgec.tflite/1"
+    assert model.description == "edgec 1"
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 2e-3), ("dyn8", 5e-2)])
+def test_weights_in_fewer_bits(
+    precision: str, tolerance: float, graph: Callable[..., Any], same: Callable[..., Any]
+) -> None:
+    model = network(graph)
+    file = same(model, tolerance=tolerance, precision=precision)
+    whole = convert(model)
+    assert len(file.content) < 0.75 * len(whole.content)
+    tensors = file.lowered.model.main.tensors
+    if precision == "fp16":
+        assert file.lowered.operators["DEQUANTIZE"] == 3
+        assert {t.dtype for t in tensors if t.data is not None and t.elements > 40} == {"FLOAT16"}
+    else:
+        # the depthwise kernel has 288 weights: not worth it
+        assert [t.name for t in tensors if t.dtype == "INT8"] == ["w", "m"]
+        head = file.lowered.model.main.operators[-1]
+        assert head.version == 12
+        assert head.options["asymmetric_quantize_inputs"]
+
+
+def test_weights_that_float16_cannot_hold_stay(graph: Callable[..., Any]) -> None:
+    text = "a (float[1,4] x, float[1] w) => (y) { y = MatMul(x, w) }"
+    model = graph(text, {"w": np.full((4, 4), 1e5, np.float32)})
+    file = convert(model, precision="fp16")
+    assert "DEQUANTIZE" not in file.lowered.operators
+
+
+def test_module_paths_reach_the_operators(graph: Callable[..., Any]) -> None:
+    model = network(graph)
+    for node in model.graph:
+        node.metadata_props["edgec.module"] = f"block.{node.op_type}"
+    lowered = lower(model)
+    modules = dict(
+        zip((op.code for op in lowered.model.main.operators), lowered.modules, strict=True)
+    )
+    assert modules["CONV_2D"] == "block.Conv"
+    assert modules["MEAN"] == "block.GlobalAveragePool"
+
+
+def test_a_graph_that_passes_its_input_on(
+    graph: Callable[..., Any], same: Callable[..., Any]
+) -> None:
+    file = same(graph("a (float[1,3,4,5] x) => (y, z) { y = Identity(x)  z = Neg(x) }"))
+    assert file.lowered.model.signatures[0].outputs.keys() == {"y", "z"}
+
+
+REFUSED = {
+    "erf": ("a (float[1,4] x) => (y) { y = Erf(x) }", "EC390", "no builtin"),
+    "groups of a transposed convolution": (
+        "a (float[1,4,5,5] x, float[1] w) => (y) { y = ConvTranspose<group=2>(x, w) }",
+        "EC390",
+        "groups",
+    ),
+    "cubic": (
+        "a (float[1,4,5,5] x) => (y) { s = Constant<value_ints=[1,4,9,9]>()"
+        '  y = Resize<mode="cubic">(x, , , s) }',
+        "EC390",
+        "cubic",
+    ),
+    "volumes": (
+        "a (float[1,2,4,4,4] x) => (y) { y = MaxPool<kernel_shape=[2,2,2]>(x) }",
+        "EC390",
+        "5 dimensions",
+    ),
+    "L1 norm": ("a (float[1,4] x) => (y) { y = LpNormalization<p=1>(x) }", "EC390", "Euclidean"),
+    "computed weight": (
+        "a (float[1,4,5,5] x, float[2,4,1,1] w) => (y) { y = Conv(x, w) }",
+        "EC390",
+        "computed",
+    ),
+    "computed shape": (
+        "a (float[1,4] x, int64[2] s) => (float[2,2] y) { y = Reshape(x, s) }",
+        "EC391",
+        "static",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_node_module_and_reason(name: str, graph: Callable[..., Any]) -> None:
+    text, code, word = REFUSED[name]
+    weights = {"w": np.ones((4, 2, 2, 2), np.float32)} if "float[1] w" in text else {}
+    model = graph(text, weights)
+    for node in model.graph:
+        node.metadata_props["edgec.module"] = "head.part"
+    with pytest.raises(UnsupportedError) as caught:
+        lower(model)
+    assert caught.value.code == code
+    assert word in f"{caught.value.what} {caught.value.why}"
+    assert caught.value.fix
+    if code == "EC390":
+        assert "head.part" in (caught.value.where or "")
+
+
+def test_open_shapes_are_refused() -> None:
+    text = (
+        '<ir_version: 9, opset_import: ["" : 20]> a (float[N,4] x) => (float[N,4] y) { y = Neg(x) }'
+    )
+    with pytest.raises(UnsupportedError) as caught:
+        lower(ir.from_proto(onnx.parser.parse_model(text)))
+    assert "--shape" in (caught.value.fix or "")
+
+
+def test_the_file_of_a_real_export_runs(tiny_onnx: Path, same: Callable[..., Any]) -> None:
+    model = ir.load(tiny_onnx)
+    for node in model.graph:
+        node.name = node.name or node.outputs[0].name
+    infer_shapes(model)
+    content = same(model).content
+    assert content[4:8] == b"TFL3"
+    assert OnnxRunner(tiny_onnx).inputs["image"][0] == (1, 3, 16, 16)
+
+
+def test_an_old_runtime_gets_what_it_executes(graph: Callable[..., Any]) -> None:
+    table = select_table("tflite-runtime", "2.14").table
+    model = network(graph)
+    feed = {"image": RNG.standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    made = quantize(model, calibrate(model, [feed], method="minmax"), TFLITE)
+    with pytest.raises(UnsupportedError) as caught:
+        convert(made, precision="int8", table=table)
+    assert caught.value.code == "EC394"
+    assert "version 12" in (caught.value.why or "")
+    old = flavour_for("tflite", "tflite-runtime")
+    file = convert(made, precision="int8", flavour=old, table=table)
+    assert "FULLY_CONNECTED" not in file.lowered.operators
+    for precision in ("fp32", "fp16", "dyn8"):
+        convert(model, precision=precision, flavour=old, table=table)
+    pytest.importorskip("ai_edge_litert")
+    from edgec.runtime.tflite_artifact import TfliteArtifactRunner
+
+    want = TfliteArtifactRunner(convert(made, precision="int8").content).run(feed)["scores"]
+    got = TfliteArtifactRunner(file.content).run(feed)["scores"]
+    np.testing.assert_array_equal(got, want)
+
+
+def test_microcontrollers_have_no_gelu(graph: Callable[..., Any]) -> None:
+    table = select_table("tflm", "2026.8").table
+    with pytest.raises(UnsupportedError) as caught:
+        convert(graph("a (float[1,4] x) => (y) { y = Gelu(x) }"), table=table)
+    assert caught.value.code == "EC394"
+    assert "GELU" in caught.value.what

@@ -1,0 +1,110 @@
+"""The C artifact of an export: built, golden, limited by the target's memory, counted in QEMU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import edgec
+from edgec.export.errors import BudgetError, UsageError
+from edgec.runtime.qemu.run import COMPILER, SIMULATOR
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> edgec.Bundle:
+    out = tmp_path_factory.mktemp("c") / "it's a $(bundle)"
+    return edgec.compile(str(tiny_onnx), target="stm32f746", calib="random", out=str(out))
+
+
+def test_the_artifact_is_described(bundle: edgec.Bundle) -> None:
+    artifact = next(a for a in bundle.manifest.artifacts if a.format == "c")
+    assert artifact.status == "built"
+    assert artifact.checks["arena_proved"]
+    assert artifact.checks["arena_bytes"] == artifact.checks["arena_lower_bound"]
+    assert artifact.checks["golden_sqnr_db"] > 15
+    files = [name for name in bundle.manifest.files if name.startswith("c/")]
+    assert {"c/tiny.c", "c/tiny.h", "c/main.c", "c/Makefile"} <= set(files)
+    assert "arena" in (bundle.path / "report.txt").read_text()
+
+
+def test_the_self_test_passes_on_this_machine(bundle: edgec.Bundle) -> None:
+    if shutil.which("cc") is None or shutil.which("make") is None:
+        pytest.skip("needs a C compiler and make: apt install gcc libc6-dev make")
+    done = subprocess.run(
+        ["make", "-s", "test"], cwd=bundle.path / "c", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 samples agree" in done.stdout
+
+
+def test_equal_exports_give_equal_c(bundle: edgec.Bundle, tiny_onnx: Path, tmp_path: Path) -> None:
+    other = edgec.compile(
+        str(tiny_onnx), target="stm32f746", calib="random", out=str(tmp_path / "again")
+    )
+    for name in bundle.manifest.files:
+        if name.startswith("c/"):
+            assert other.manifest.files[name] == bundle.manifest.files[name], name
+
+
+def small_target(tmp_path: Path, root: Path, ram: int, flash: int) -> str:
+    text = (root / "targets" / "stm32f746.toml").read_text()
+    text = text.replace('aliases = ["f746"]', "aliases = []")
+    text = text.replace("bytes = 327680", f"bytes = {ram}").replace(
+        "bytes = 1048576", f"bytes = {flash}"
+    )
+    path = tmp_path / "small.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(("ram", "flash"), [(512, 1 << 20), (65536, 256)])
+def test_memories_that_are_too_small_are_the_bill(
+    ram: int, flash: int, root: Path, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    target = small_target(tmp_path, root, ram, flash)
+    with pytest.raises(BudgetError) as caught:
+        edgec.compile(str(tiny_onnx), target=target, calib="random", out=str(tmp_path / "b"))
+    assert caught.value.code == "EC550"
+    assert not (tmp_path / "b").exists()
+
+
+def test_floats_have_no_c(tiny_onnx: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        edgec.compile(
+            str(tiny_onnx),
+            target="stm32f746",
+            precision="fp32",
+            formats=("c",),
+            out=str(tmp_path / "b"),
+        )
+    assert caught.value.code == "EC282"
+
+
+@pytest.mark.needs_tool
+def test_bench_counts_instructions(bundle: edgec.Bundle, main, tmp_path: Path) -> None:
+    if shutil.which(COMPILER) is None or shutil.which(SIMULATOR) is None:
+        pytest.skip(f"needs {COMPILER} and {SIMULATOR}")
+    code, out, _ = main("bench", bundle.path, "--device", "qemu:mps2-an386")
+    assert code == 0
+    assert "every output byte agrees" in out
+    code, out, _ = main("bench", bundle.path, "--device", "qemu:mps3-an547", "--json")
+    record = json.loads(out)
+    assert record["agreed"]
+    assert record["limits"] == {"ram": 327680, "flash": 1048576}
+    assert sum(record["steps"]) == record["instructions"] > 0
+
+
+def test_a_bundle_without_c_and_an_unknown_board(
+    bundle: edgec.Bundle, main, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    code, _, error = main("bench", bundle.path, "--device", "qemu:pdp11")
+    assert code == 2
+    assert "mps2-an500" in error
+    plain = edgec.compile(str(tiny_onnx), target="x86", out=str(tmp_path / "plain"))
+    code, _, error = main("bench", plain.path, "--device", "qemu:mps2-an500")
+    assert code == 2
+    assert "no C artifact" in error
