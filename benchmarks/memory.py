@@ -6,7 +6,7 @@
 EDGEC_BENCH_DATA/memory holds tables in MiniMalloc's format; a number in a file's name is the
 capacity that has to be met, otherwise the lower bound is. Guillotine instances are made here as
 well: a rectangle cut into buffers, whose optimum is known and has no slack. Seconds are wall clock
-on the machine of the run, with two search threads.
+on the machine of the run, with two search threads; CPU seconds sum over the threads.
 
 --orders captures networks and searches for an order of their steps: live bytes of int8 tensors,
 without overlap, so that the figures compare with other schedulers.
@@ -67,7 +67,9 @@ def guillotine(count: int, seed: int) -> Problem:
 
 def measure(name: str, problem: Problem, capacity: int | None, time_limit: float) -> dict[str, Any]:
     """Solve one instance and check the plan."""
+    cpu = time.process_time()
     found = allocate(problem, time_limit=time_limit, enough=capacity)
+    cpu = time.process_time() - cpu
     blocks = [
         Block(i.id, i.lower, i.upper, i.size, o)
         for i, o in zip(problem.items, found.offsets, strict=True)
@@ -89,6 +91,7 @@ def measure(name: str, problem: Problem, capacity: int | None, time_limit: float
         "solved": found.peak <= (capacity or found.lower_bound),
         "solver": found.solver,
         "seconds": round(found.seconds, 2),
+        "seconds_cpu": round(cpu, 2),
     }
 
 
@@ -154,7 +157,7 @@ def main() -> None:
         for name, problem, capacity in tasks
         if arguments.only in name
     )
-    _keep(data, "instances", "instance", rows)
+    _keep(data, "records", "instance", rows)
 
 
 def _keep(data: dict[str, Any], section: str, key: str, rows: Any) -> None:
@@ -163,6 +166,11 @@ def _keep(data: dict[str, Any], section: str, key: str, rows: Any) -> None:
         print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
         kept = {r[key]: r for r in data.get(section, ())} | {row[key]: row}
         data[section] = [kept[name] for name in sorted(kept)]
+        data["notes"] = [
+            f"order of {r['network']}, live bytes: {r['given_peak']:,} given, {r['peak']:,} found, "
+            + ("proved" if r["proved"] else f"at least {r['lower_bound']:,}")
+            for r in data.get("orders", ())
+        ]
         RESULTS.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
 
 

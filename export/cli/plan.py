@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -170,7 +171,8 @@ def _program(
         return program_of_table(Path(model))
     # without a target the graph is written for the runtime that knows most operators
     graph = graph_of(model, target or get_target("generic-x86-64"), options, reporter)
-    return from_onnx(graph, element_bytes=element_bytes, absorb_transposes=absorb)
+    program = from_onnx(graph, element_bytes=element_bytes, absorb_transposes=absorb)
+    return replace(program, name=Path(model).stem if "." in model else model)
 
 
 def _write(result: Plan, svg: Path | None, csv: Path | None) -> None:

@@ -4,7 +4,7 @@
 - A function of single elements of one tensor (activations, BatchNormalization, products with
   constants, quantizers, and chains of these such as a GELU written out) joins the kernel that
   produced the tensor when nothing else needs it.
-- What is left of Split and Slice along the outermost axis are parts of their input's buffer.
+- The outputs of a Split along the outermost axis are parts of its input's buffer.
 
 Bytes are those of the artifact, by `element_bytes`, not of the float graph. The steps name ONNX
 operators and cannot be executed; they are for planning and for the arena map.
@@ -14,48 +14,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import cast
 
 import onnx_ir as ir
 
-from edgec.export.errors import UnsupportedError
 from edgec.export.rewrite.graph import MODULE_KEY, constant
-from edgec.profiles.memory import overlap
-from edgec.profiles.memory.program import Buffer, Overlap, Program, Step
+from edgec.profiles.memory.onnx_access import POINTWISE, distance, elements, geometry, shape_of
+from edgec.profiles.memory.program import Buffer, Kind, Overlap, Program, Step
 
 VIEWS = frozenset("Reshape Flatten Squeeze Unsqueeze Identity Dropout Cast".split())
-POINTWISE = frozenset(
-    "Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Gelu Erf Exp Log Sqrt Reciprocal "
-    "Neg Abs Elu Selu Celu Softplus Softsign Mish Swish Add Sub Mul Div Pow Min Max Where Not "
-    "Floor Ceil Round Sign Sin Cos BatchNormalization QuantizeLinear DequantizeLinear Equal Less "
-    "Greater And Or LessOrEqual GreaterOrEqual Mod".split()
-)
-ROW_WISE = frozenset(
-    "Softmax LogSoftmax LayerNormalization RMSNormalization LpNormalization Hardmax".split()
-)
-PRODUCTS = frozenset(["Conv", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul"])
+PRODUCTS = frozenset(["Conv", "Gemm", "MatMul", "ConvTranspose", "QLinearConv", "QLinearMatMul"])
 FUSES_INTO = PRODUCTS | frozenset(
     "AveragePool GlobalAveragePool ReduceMean BatchNormalization LayerNormalization Add Sub Mul "
-    "Div ConvTranspose Resize Concat".split()
+    "Div Resize Concat".split()
 )
-
-
-@dataclass
-class _Value:
-    """What stands for an ONNX value in the program."""
-
-    buffer: str
-    pointwise: tuple[ir.Node, ...] = ()  # not computed yet
-
-
-@dataclass
-class _Builder:
-    element_bytes: int
-    transposes_absorbed: bool
-    buffers: dict[str, Buffer] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
-    values: dict[ir.Value, _Value] = field(default_factory=dict)
-    names: dict[str, int] = field(default_factory=dict)
+# between channels-first and channels-last; in memory images are always channels-last
+LAYOUT = ((0, 2, 1), (0, 2, 3, 1), (0, 3, 1, 2))
 
 
 def from_onnx(
@@ -72,69 +47,91 @@ def from_onnx(
     Raises:
         UnsupportedError: a shape is not static.
     """
-    b = _Builder(element_bytes, absorb_transposes)
-    return _Lowering(b, model.graph).run()
+    return _Lowering(model.graph, element_bytes, absorb_transposes).run()
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What stands for an ONNX value in the program.
+
+    Attributes:
+        buffer: whose bytes it is, or is a function of.
+        pending: the nodes of that function, not computed yet.
+        moved: transposes between buffer and value; a kernel that reads through them does not read
+            in order of address.
+    """
+
+    buffer: str
+    pending: tuple[ir.Node, ...] = ()
+    moved: tuple[tuple[int, ...], ...] = ()
 
 
 class _Lowering:
-    def __init__(self, b: _Builder, graph: ir.Graph) -> None:
-        self.b = b
+    def __init__(self, graph: ir.Graph, element_bytes: int, absorb_transposes: bool) -> None:
         self.graph = graph
+        self.element_bytes = element_bytes
+        self.absorb_transposes = absorb_transposes
         self.outputs = set(graph.outputs)
+        self.buffers: dict[str, Buffer] = {}
+        self.steps: list[Step] = []
+        self.values: dict[ir.Value, _Value] = {}
         self.weights: dict[ir.Value, str] = {}
+        self.names: dict[str, int] = {}
 
     def run(self) -> Program:
         for value in self.graph.inputs:
             if not value.is_initializer():
-                self.b.values[value] = _Value(self._buffer(value, "input"))
+                self.values[value] = _Value(self._buffer(value, "input"))
         for node in self.graph:
             self._node(node)
         for value in self.graph.outputs:
-            found = self.b.values.get(value)
-            if found is None:
-                continue
-            id = self._materialise(value)
-            old = self.b.buffers[self._root(id)]
-            if old.kind == "activation":
-                self.b.buffers[old.id] = replace(old, kind="output")
-        steps = _with_overlaps(self.b)
-        used = {i for s in steps for i in (*s.inputs, *s.outputs, *s.scratch)}
-        used |= {self._root(i) for i in used}
-        buffers = tuple(b for b in self.b.buffers.values() if b.id in used or b.kind == "input")
-        return Program(self.graph.name or "network", buffers, tuple(steps))
+            if value in self.values:
+                root = self._root(self._materialise(value))
+                if self.buffers[root].kind == "activation":
+                    self.buffers[root] = replace(self.buffers[root], kind="output")
+        steps = tuple(self._with_overlaps(step) for step in self.steps)
+        used = {self._root(i) for s in steps for i in (*s.inputs, *s.outputs)}
+        used |= {i for s in steps for i in (*s.inputs, *s.outputs)}
+        buffers = tuple(b for b in self.buffers.values() if b.id in used or b.kind == "input")
+        return Program(self.graph.name or "network", buffers, steps)
 
     def _node(self, node: ir.Node) -> None:
-        inputs = [v for v in node.inputs if v is not None and v in self.b.values]
+        inputs = [v for v in node.inputs if v is not None and v in self.values]
         if not inputs:
             return  # computed from constants
-        value = node.outputs[0]
+        out = node.outputs[0]
         kind = node.op_type
-        if kind in VIEWS or (kind == "Transpose" and self._absorbed(node)):
-            self.b.values[value] = self.b.values[inputs[0]]
-        elif kind in POINTWISE and self._same_source(value, inputs):
-            first = self.b.values[inputs[0]]
-            chains = [n for v in inputs for n in self.b.values[v].pointwise]
-            self.b.values[value] = _Value(first.buffer, tuple(dict.fromkeys((*chains, node))))
-        elif kind in ("Split", "Slice") and self._outermost(node):
+        first = self.values[inputs[0]]
+        if kind in VIEWS:
+            self.values[out] = first
+        elif kind == "Transpose" and (self.absorb_transposes or _moves_nothing(node)):
+            perm = _perm(node)
+            free = _moves_nothing(node) or perm in LAYOUT
+            self.values[out] = first if free else replace(first, moved=(*first.moved, perm))
+        elif kind in POINTWISE and self._same_elements(out, inputs):
+            chain = [n for v in inputs for n in self.values[v].pending]
+            self.values[out] = replace(first, pending=tuple(dict.fromkeys((*chain, node))))
+        elif kind == "Split" and _outermost(node):
             self._parts(node, inputs[0])
         else:
             self._step(node, inputs)
 
     def _step(self, node: ir.Node, inputs: list[ir.Value]) -> None:
         sources = tuple(dict.fromkeys(self._materialise(v) for v in inputs))
+        moved = any(self.values[v].moved for v in inputs)
         outputs = []
         for value in node.outputs:
             if value.name and (value.uses() or value in self.outputs):
                 id = self._buffer(value, "activation", node)
-                self.b.values[value] = _Value(id)
+                self.values[value] = _Value(id)
                 outputs.append(id)
         if outputs:
-            self.b.steps.append(
+            self.steps.append(
                 Step(
                     node.op_type,
                     (*sources, *self._constants(node)),
                     tuple(outputs),
-                    parameters=_geometry(node, inputs),
+                    parameters={} if moved else geometry(node, inputs),
                     name=node.name or "",
                     module=node.metadata_props.get(MODULE_KEY, ""),
                 )
@@ -145,215 +142,123 @@ class _Lowering:
         found = []
         for position, value in enumerate(node.inputs):
             array = constant(value)
-            if value is None or array is None or array.ndim == 0 or value in self.b.values:
+            if value is None or array is None or array.ndim == 0 or value in self.values:
                 continue
             id = self.weights.get(value)
             if id is None:
                 id = self.weights[value] = self._name(value.name or "constant")
                 # an int8 kernel adds its bias in 32 bits
                 bias = node.op_type in PRODUCTS and position == 2
-                width = 4 if bias else self.b.element_bytes
-                self.b.buffers[id] = Buffer(id, max(array.size * width, 1), kind="constant")
+                width = 4 if bias else self.element_bytes
+                self.buffers[id] = Buffer(id, max(array.size * width, 1), kind="constant")
             found.append(id)
         return found
 
-    def _same_source(self, value: ir.Value, inputs: list[ir.Value]) -> bool:
-        """Whether the node is a function of single elements of one tensor of its own size."""
-        found = {self.b.values[v].buffer for v in inputs}
-        if len(found) != 1 or len(value.producer().outputs) != 1:  # type: ignore[union-attr]
-            return False
-        return all(_elements(v) == _elements(value) for v in inputs)
+    def _same_elements(self, out: ir.Value, inputs: list[ir.Value]) -> bool:
+        """Whether every element of `out` depends on one element of one buffer, in its order."""
+        sources = {(self.values[v].buffer, self.values[v].moved) for v in inputs}
+        return len(sources) == 1 and all(elements(v) == elements(out) for v in inputs)
 
     def _materialise(self, value: ir.Value) -> str:
         """The buffer that holds a value, after adding the step that computes it if need be."""
-        found = self.b.values[value]
-        if not found.pointwise:
+        found = self.values[value]
+        if not found.pending:
             return found.buffer
-        last = found.pointwise[-1]
-        source = self.b.buffers[found.buffer]
-        producer = next((n for n, s in enumerate(self.b.steps) if found.buffer in s.outputs), None)
-        alone = source.kind == "activation" and self._only_for(found.buffer, found.pointwise)
+        last = found.pending[-1]
+        source = self.buffers[found.buffer]
+        maker = next((n for n, s in enumerate(self.steps) if found.buffer in s.outputs), None)
+        alone = source.kind == "activation" and self._only_for(found.buffer, found.pending)
         id = self._buffer(value, "activation", last)
-        if producer is not None and alone and self.b.steps[producer].kernel in FUSES_INTO:
-            step = self.b.steps[producer]
-            self.b.steps[producer] = replace(
-                step, outputs=tuple(id if o == found.buffer else o for o in step.outputs)
-            )
-            del self.b.buffers[found.buffer]
+        if maker is not None and alone and self.steps[maker].kernel in FUSES_INTO:
+            step = self.steps[maker]
+            outputs = tuple(id if o == found.buffer else o for o in step.outputs)
+            self.steps[maker] = replace(step, outputs=outputs)
+            del self.buffers[found.buffer]
         else:
-            self.b.steps.append(
+            self.steps.append(
                 Step(
                     last.op_type,
                     (found.buffer,),
                     (id,),
-                    parameters={"elements": _elements(value)},
+                    parameters={"in_place": True},
                     name=last.name or "",
                     module=last.metadata_props.get(MODULE_KEY, ""),
                 )
             )
-        for other, was in list(self.b.values.items()):
-            # reshaped aliases of the same value
-            if was == found:
-                self.b.values[other] = _Value(id)
+        for other, was in list(self.values.items()):
+            # the value itself and its views
+            if was.buffer == found.buffer and was.pending == found.pending:
+                self.values[other] = _Value(id, moved=was.moved)
         return id
 
     def _only_for(self, buffer: str, chain: Iterable[ir.Node]) -> bool:
         """Whether the bytes of a buffer are read by these nodes only."""
         nodes = set(chain)
-        aliases = [v for v, f in self.b.values.items() if f.buffer == buffer and not f.pointwise]
-        views = {v.producer() for v in aliases}
-        taken = any(buffer in s.inputs for s in self.b.steps)
-        return not taken and all(
-            v not in self.outputs and all(u.node in nodes or u.node in views for u in v.uses())
-            for v in aliases
+        views = [v for v, f in self.values.items() if f.buffer == buffer and not f.pending]
+        makers = {v.producer() for v in views}
+        return not any(buffer in s.inputs for s in self.steps) and all(
+            v not in self.outputs and all(u.node in nodes or u.node in makers for u in v.uses())
+            for v in views
         )
-
-    def _absorbed(self, node: ir.Node) -> bool:
-        return self.b.transposes_absorbed or _moves_unit_axes_only(node)
-
-    def _outermost(self, node: ir.Node) -> bool:
-        """Whether the parts of a Split or Slice are contiguous in the input (channels last)."""
-        shape = _shape(node.inputs[0])
-        if node.op_type != "Split" or len(shape) == 4:
-            return False
-        axis = node.attributes.get_int("axis", 0) % len(shape)
-        return math.prod(shape[:axis]) == 1
 
     def _parts(self, node: ir.Node, source: ir.Value) -> None:
         parent = self._materialise(source)
         start = 0
         for value in node.outputs:
-            size = _elements(value) * self.b.element_bytes
+            size = elements(value) * self.element_bytes
             id = self._name(value.name or "part")
-            self.b.buffers[id] = Buffer(id, size, parent=parent, start=start)
-            self.b.values[value] = _Value(id)
+            self.buffers[id] = Buffer(id, size, parent=parent, start=start)
+            self.values[value] = _Value(id, moved=self.values[source].moved)
             start += size
 
+    def _with_overlaps(self, step: Step) -> Step:
+        """The step with the overlaps that its kernel allows; `liveness` sees which inputs die."""
+        if len(step.outputs) != 1:
+            return step
+        out = self.buffers[step.outputs[0]]
+        found = []
+        for id in step.inputs:
+            source = self.buffers[id]
+            if source.kind == "constant":
+                continue
+            apart = distance(step, source, out, self.element_bytes)
+            if apart is not None and apart < out.size:
+                found.append(Overlap(out.id, id, apart))
+        return replace(step, overlaps=tuple(found))
+
     def _root(self, id: str) -> str:
-        while (parent := self.b.buffers[id].parent) is not None:
+        while (parent := self.buffers[id].parent) is not None:
             id = parent
         return id
 
     def _buffer(self, value: ir.Value, kind: str, node: ir.Node | None = None) -> str:
         id = self._name(value.name or "value")
-        self.b.buffers[id] = Buffer(
-            id,
-            max(_elements(value) * self.b.element_bytes, 1),
-            kind=kind,  # type: ignore[arg-type]
-            module=node.metadata_props.get(MODULE_KEY, "") if node is not None else "",
-        )
+        module = node.metadata_props.get(MODULE_KEY, "") if node is not None else ""
+        size = max(elements(value) * self.element_bytes, 1)
+        self.buffers[id] = Buffer(id, size, kind=cast(Kind, kind), module=module)
         return id
 
     def _name(self, name: str) -> str:
-        count = self.b.names.get(name, 0)
-        self.b.names[name] = count + 1
+        count = self.names.get(name, 0)
+        self.names[name] = count + 1
         return name if count == 0 else f"{name}#{count}"
 
 
-def _moves_unit_axes_only(node: ir.Node) -> bool:
-    shape = _shape(node.inputs[0])
-    perm = node.attributes.get_ints("perm", list(range(len(shape)))[::-1])
-    moved = [axis for axis in perm if shape[axis] != 1]
+def _perm(node: ir.Node) -> tuple[int, ...]:
+    rank = len(shape_of(node.inputs[0]))
+    return tuple(node.attributes.get_ints("perm", tuple(range(rank))[::-1]))
+
+
+def _moves_nothing(node: ir.Node) -> bool:
+    """Whether a Transpose moves axes of one element only."""
+    shape = shape_of(node.inputs[0])
+    moved = [axis for axis in _perm(node) if shape[axis] != 1]
     return moved == sorted(moved)
 
 
-def _with_overlaps(b: _Builder) -> list[Step]:
-    """The steps with the overlaps that their kernels allow; `liveness` sees whether inputs die."""
-    found = []
-    for step in b.steps:
-        overlaps = []
-        if len(step.outputs) == 1:
-            out = step.outputs[0]
-            for source in step.inputs:
-                if b.buffers[source].kind == "constant":
-                    continue
-                distance = _distance(step, b.buffers[source], b.buffers[out], b.element_bytes)
-                if distance is not None and distance < b.buffers[out].size:
-                    overlaps.append(Overlap(out, source, distance))
-        found.append(replace(step, overlaps=tuple(overlaps)))
-    return found
-
-
-def _distance(step: Step, source: Buffer, out: Buffer, width: int) -> int | None:
-    """Least address of the input over the output's; None when the kernel reads in any order."""
-    p = step.parameters
-    if step.kernel in POINTWISE or step.kernel in ROW_WISE:
-        return overlap.elementwise() if source.size == out.size else None
-    if "window" in p:
-        values = p["window"]
-        assert isinstance(values, tuple)
-        n = [int(v) for v in values]
-        return overlap.window(
-            overlap.Window(
-                (n[0], n[1]),
-                (n[2], n[3]),
-                n[4],
-                n[5],
-                (n[6], n[7]),
-                (n[8], n[9]),
-                (n[10], n[11]),
-                (n[12], n[13]),
-                depthwise=bool(n[14]),
-            ),
-            width,
-        )
-    if "rows" in p:
-        values = p["rows"]
-        assert isinstance(values, tuple)
-        into, onto, count = (int(v) for v in values)
-        return overlap.rows(into * width, onto * width, count)
-    return None
-
-
-def _geometry(node: ir.Node, inputs: list[ir.Value]) -> dict[str, tuple[int, ...]]:
-    """What `_distance` needs, for kernels whose order of accesses is known."""
-    first = node.inputs[0]
-    if first is None or first not in inputs or len(inputs) != 1:
-        return {}
-    shape, out = _shape(first), _shape(node.outputs[0])
-    kind = node.op_type
-    pool = kind in ("MaxPool", "AveragePool", "LpPool")
-    if (kind == "Conv" or pool) and len(shape) == 4 and shape[0] == 1:
-        if kind == "Conv":
-            weight = _shape(node.inputs[1])
-            kernel = weight[2:]
-            group = node.attributes.get_int("group", 1)
-            if group not in (1, shape[1]):
-                return {}
-        else:
-            kernel = tuple(node.attributes.get_ints("kernel_shape", (1, 1)))
-            group = shape[1]
-        stride = tuple(node.attributes.get_ints("strides", (1, 1)))
-        dilation = tuple(node.attributes.get_ints("dilations", (1, 1)))
-        pads = tuple(node.attributes.get_ints("pads", (0, 0, 0, 0)))
-        if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-            return {}
-        depthwise = int(group == shape[1])
-        return {
-            "window": (
-                *shape[2:], *out[2:], shape[1], out[1], *kernel, *stride, *pads[:2], *dilation,
-                depthwise,
-            )
-        }  # fmt: skip
-    if kind in ("MatMul", "Gemm") and constant(node.inputs[1]) is not None:
-        if kind == "Gemm" and node.attributes.get_int("transA", 0) == 1:
-            return {}
-        return {"rows": (shape[-1], out[-1], math.prod(out[:-1]))}
-    return {}
-
-
-def _shape(value: ir.Value | None) -> tuple[int, ...]:
-    shape = value.shape if value is not None else None
-    if shape is None or not shape.is_static():
-        raise UnsupportedError(
-            "EC350",
-            "cannot plan the memory of a network whose shapes are not known",
-            where=value.name if value is not None else None,
-            why="its shape is " + ("unknown" if shape is None else str(shape)),
-            fix="give static input shapes with --shape NAME=1,3,224,224",
-        )
-    return tuple(int(d) for d in shape.numpy())
-
-
-def _elements(value: ir.Value) -> int:
-    return math.prod(_shape(value))
+def _outermost(node: ir.Node) -> bool:
+    """Whether the outputs of a Split follow each other in memory."""
+    shape = shape_of(node.inputs[0])
+    axis = node.attributes.get_int("axis", 0) % len(shape)
+    # the channels of an image are the innermost axis in memory
+    return len(shape) != 4 and math.prod(shape[:axis]) == 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edgec.export.errors import InputError
+from edgec.profiles.memory.allocate.bound import lower_bound
 from edgec.profiles.memory.allocate.solve import Allocation, allocate
 from edgec.profiles.memory.liveness import Arena, Life, arena, lifetimes
 from edgec.profiles.memory.program import Program
@@ -172,20 +175,75 @@ def plan(
         InternalError: the plan failed its check.
     """
     validate(program)
+    names = {r.name for r in regions}
+    for b in program.buffers:
+        if b.region is not None and b.region not in names:
+            raise InputError(
+                "EC751",
+                f"the program {program.name!r} makes no sense",
+                where=b.id,
+                why=f"it has to lie in {b.region!r}, the memories are {', '.join(sorted(names))}",
+                fix="name a memory of the target",
+            )
+    kinds = {b.id: b.kind for b in program.buffers}
+    ids = [i for i in lifetimes(program) if not (io_outside and kinds[i] in ("input", "output"))]
+    ram = [r for r in regions if r.kind == "ram"] or [ANY_RAM]
+    deadline = time.monotonic() + time_limit
+    filled = _fill_all(program, ids, ram, overlaps, deadline)
+    fixed = any(b.region is not None for b in program.buffers)
+    if len(ram) > 1 and not fixed and not all(u.fits for u in filled.uses):
+        # one arena says better what is missing than an overflow of the last memory
+        alone = _fill_all(program, ids, ram[:1], overlaps, max(deadline, time.monotonic() + 1))
+        empty = [RegionUse(r.name, "ram", r.bytes, 0, 0) for r in ram[1:]]
+        filled = replace(alone, uses=[*alone.uses, *empty])
+    constants, flash = _constants(program, regions)
+    result = Plan(
+        program,
+        tuple(filled.placed[b.id] for b in program.buffers if b.id in filled.placed),
+        constants,
+        (*filled.uses, *flash),
+        filled.solver,
+        filled.seconds,
+        tuple(filled.permissions),
+    )
+    alignments = {b.id: b.alignment for b in program.buffers}
+    check_plan(
+        [
+            Block(p.id, p.lower, p.upper, p.size, p.offset, alignments[p.id], p.region)
+            for p in result.buffers
+        ],
+        result.permissions,
+    )
+    return result
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """Buffers in RAM regions, and what it took to place them."""
+
+    placed: dict[str, Placed]
+    uses: list[RegionUse]
+    permissions: list[Permission]
+    solver: str
+    seconds: float
+
+
+def _fill_all(
+    program: Program, ids: Sequence[str], ram: Sequence[Region], overlaps: bool, deadline: float
+) -> _Filled:
+    """Fill one region after the other; the last one takes all that is left."""
     lives = lifetimes(program)
     by_id = {b.id: b for b in program.buffers}
-    left = [id for id in lives if not (io_outside and by_id[id].kind in ("input", "output"))]
-    ram = [r for r in regions if r.kind == "ram"] or [ANY_RAM]
+    left = list(ids)
     placed: dict[str, Placed] = {}
     uses: list[RegionUse] = []
     permissions: list[Permission] = []
     solver, seconds = "empty", 0.0
     for number, region in enumerate(ram):
-        mine, found, allocation = _fill(
-            program, lives, left, region, number + 1 < len(ram), overlaps, time_limit / len(ram)
-        )
-        for ids, offset in zip(found.members, allocation.offsets, strict=True):
-            for id in ids:
+        last = number + 1 == len(ram)
+        mine, found, allocation = _fill(program, lives, left, region, last, overlaps, deadline)
+        for members, offset in zip(found.members, allocation.offsets, strict=True):
+            for id in members:
                 life, b = lives[id], by_id[id]
                 placed[id] = Placed(
                     id, offset, b.size, life.lower, life.upper, region.name, b.kind, b.module
@@ -197,24 +255,7 @@ def plan(
         )
         if allocation.seconds >= seconds:
             solver, seconds = allocation.solver, allocation.seconds
-    constants, flash = _constants(program, regions)
-    result = Plan(
-        program,
-        tuple(placed[b.id] for b in program.buffers if b.id in placed),
-        constants,
-        (*uses, *flash),
-        solver,
-        seconds,
-        tuple(permissions),
-    )
-    check_plan(
-        [
-            Block(p.id, p.lower, p.upper, p.size, p.offset, by_id[p.id].alignment, p.region)
-            for p in result.buffers
-        ],
-        result.permissions,
-    )
-    return result
+    return _Filled(placed, uses, permissions, solver, seconds)
 
 
 def _fill(
@@ -222,27 +263,29 @@ def _fill(
     lives: dict[str, Life],
     left: list[str],
     region: Region,
-    more: bool,
+    last: bool,
     overlaps: bool,
-    time_limit: float,
+    deadline: float,
 ) -> tuple[set[str], Arena, Allocation]:
-    """As much as fits into a region; all of it when there is no other region."""
+    """As much as fits into a region; all of it into the last one."""
     by_id = {b.id: b for b in program.buffers}
     mine = {id for id in left if by_id[id].region in (None, region.name)}
+    limit = None if last else region.bytes
     while True:
         found = arena(program, mine, overlaps=overlaps)
-        allocation = allocate(found.problem, time_limit=time_limit, enough=None)
-        if region.bytes is None or not more or allocation.peak <= region.bytes:
-            return mine, found, allocation
-        # move out until the sum fits, then see whether offsets do
-        target = region.bytes
-        victim = crowded_out(program, mine, target, lives)
-        while victim is None and target > 0:
-            target = target * 15 // 16
-            victim = crowded_out(program, mine, target, lives)
-        if victim is None:
-            return mine, found, allocation
-        mine.discard(victim)
+        if not limit or lower_bound(found.problem) <= limit:
+            spare = max(deadline - time.monotonic(), 0.1)
+            allocation = allocate(found.problem, time_limit=spare)
+            if not limit or region.bytes is None or allocation.peak <= region.bytes:
+                return mine, found, allocation
+            # the sum fits, the offsets do not: make room
+            limit = limit * 15 // 16
+        victim = crowded_out(program, mine, limit, lives)
+        if victim is not None:
+            mine.discard(victim)
+        elif lower_bound(found.problem) > limit:
+            # what is left has to lie here
+            limit = None
 
 
 def _permissions(found: Arena) -> list[Permission]:

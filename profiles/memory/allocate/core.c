@@ -17,8 +17,8 @@
 enum { INFEASIBLE = 0, FOUND = 1, LIMIT = 2, NO_MEMORY = 3 };
 
 typedef struct {
-    enum { LOW, REFUSED, BASE, STAMP, PLACED } what;
-    int32_t buffer;
+    enum { LOW, REFUSED, BASE, STAMP, REACH, PLACED } what;
+    int32_t index; /* of a buffer, or of a section for REACH */
     int64_t old;
 } Change;
 
@@ -45,6 +45,8 @@ typedef struct {
     const Share *shares; /* by section, then by the lower buffer */
     int64_t *share_first;
     int64_t *total;     /* bytes of buffers not placed, by section */
+    int64_t *reach;     /* no less than where the buffers of a section end; see section_reach */
+    int64_t *raised;    /* scratch: by how much lowest addresses rose, by section */
     int64_t *base;      /* lowest address over the buffers that are placed */
     int32_t *stamp;     /* how many were placed when it got its value */
     int64_t *low;       /* the same, raised where lower places were refused */
@@ -73,7 +75,7 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void push(Search *q, int what, int32_t buffer, int64_t old) {
+static void push(Search *q, int what, int32_t index, int64_t old) {
     if (q->trail_top == q->trail_room) {
         Change *more = realloc(q->trail, sizeof(Change) * (size_t)q->trail_room * 2);
         if (!more) {
@@ -83,12 +85,7 @@ static void push(Search *q, int what, int32_t buffer, int64_t old) {
         q->trail = more;
         q->trail_room *= 2;
     }
-    q->trail[q->trail_top++] = (Change){what, buffer, old};
-}
-
-static void raise_low(Search *q, int32_t i, int64_t address) {
-    push(q, LOW, i, q->low[i]);
-    q->low[i] = address;
+    q->trail[q->trail_top++] = (Change){what, index, old};
 }
 
 static void set_refused(Search *q, int32_t i, uint8_t flag) {
@@ -121,54 +118,81 @@ static int64_t saved(const Search *q, int32_t s) {
     return sum + (group < cap ? group : cap);
 }
 
-/* Whether what is not placed in a section still fits: the buffers that lie at or over an address
- * are stacked from there. This is the bound of one machine with release dates. */
-static int section_fits(Search *q, int32_t s) {
-    int64_t least = FAR, most = 0, sum = 0;
+/* Where the buffers of a section that are not placed end at least: those that lie at or over an
+ * address are stacked from there (the bound of one machine with release dates). When that clearly
+ * fits, a larger number within the capacity is returned instead. */
+static int64_t section_reach(Search *q, int32_t s) {
+    int64_t most = 0, sum = 0;
     int32_t count = 0, last = q->sec_first[s + 1];
+    for (int32_t p = q->sec_first[s]; p < last; p++) {
+        int32_t i = q->sec_items[p];
+        if (q->offset[i] < 0) {
+            if (q->low[i] > most)
+                most = q->low[i];
+            sum += q->size[i];
+        }
+    }
+    /* shared bytes are not told apart by buffer: all of them are allowed at every address */
+    int64_t shared = saved(q, s);
+    if (most + sum - shared <= q->capacity)
+        return most + sum - shared;
+    /* bytes by lowest address, highest first: few addresses differ, most rest on the same buffer */
     for (int32_t p = q->sec_first[s]; p < last; p++) {
         int32_t i = q->sec_items[p];
         if (q->offset[i] >= 0)
             continue;
         int64_t low = q->low[i];
-        if (low < least)
-            least = low;
-        if (low > most)
-            most = low;
-        sum += q->size[i];
-        q->keys[count] = low;
-        q->sums[count++] = q->size[i];
-    }
-    /* shared bytes are not told apart by buffer: all of them are allowed at every address */
-    int64_t room = q->capacity + saved(q, s);
-    if (count == 0 || most + sum <= room)
-        return 1;
-    if (least + sum > room)
-        return 0;
-    for (int32_t k = 1; k < count; k++) { /* highest first */
-        int64_t key = q->keys[k], size = q->sums[k];
-        int32_t at = k;
-        for (; at > 0 && q->keys[at - 1] < key; at--) {
-            q->keys[at] = q->keys[at - 1];
-            q->sums[at] = q->sums[at - 1];
+        int32_t at = 0;
+        while (at < count && q->keys[at] > low)
+            at++;
+        if (at < count && q->keys[at] == low) {
+            q->sums[at] += q->size[i];
+            continue;
         }
-        q->keys[at] = key;
-        q->sums[at] = size;
+        for (int32_t k = count++; k > at; k--) {
+            q->keys[k] = q->keys[k - 1];
+            q->sums[k] = q->sums[k - 1];
+        }
+        q->keys[at] = low;
+        q->sums[at] = q->size[i];
     }
+    int64_t reach = 0;
     sum = 0;
     for (int32_t k = 0; k < count; k++) {
         sum += q->sums[k];
-        if (q->keys[k] + sum > room)
-            return 0;
+        if (q->keys[k] + sum > reach)
+            reach = q->keys[k] + sum;
     }
-    return 1;
+    return reach - shared;
 }
 
+/* The lowest address of i rises. */
+static void raise_low(Search *q, int32_t i, int64_t address) {
+    int64_t by = address - q->low[i];
+    push(q, LOW, i, q->low[i]);
+    q->low[i] = address;
+    for (int32_t s = q->lower[i]; s < q->upper[i]; s++)
+        if (by > q->raised[s])
+            q->raised[s] = by;
+}
+
+/* Whether every section still fits after lowest addresses rose in [from, to). A section reaches at
+ * most as much higher as its buffers rose, so most need no closer look. */
 static int range_fits(Search *q, int32_t from, int32_t to) {
-    for (int32_t s = from; s < to; s++)
-        if (!section_fits(q, s))
-            return 0;
-    return 1;
+    int fits = 1;
+    for (int32_t s = from; s < to; s++) {
+        int64_t by = q->raised[s];
+        q->raised[s] = 0;
+        if (!fits || (by == 0 && q->share_first[s] == q->share_first[s + 1]))
+            continue;
+        int64_t reach = q->reach[s] + by;
+        if (reach > q->capacity || q->share_first[s] < q->share_first[s + 1])
+            reach = section_reach(q, s);
+        fits = reach <= q->capacity;
+        push(q, REACH, s, q->reach[s]);
+        q->reach[s] = reach;
+    }
+    return fits;
 }
 
 /* Place i at its lowest address; 0 when a section overflows. */
@@ -208,7 +232,7 @@ static int place(Search *q, int32_t i) {
             }
         }
     }
-    return ok && range_fits(q, from, to);
+    return range_fits(q, from, to) && ok;
 }
 
 static void unplace(Search *q, int32_t i) {
@@ -224,15 +248,17 @@ static void undo(Search *q, int64_t mark) {
     while (q->trail_top > mark) {
         const Change *c = &q->trail[--q->trail_top];
         if (c->what == LOW)
-            q->low[c->buffer] = c->old;
+            q->low[c->index] = c->old;
         else if (c->what == REFUSED)
-            q->refused[c->buffer] = (uint8_t)c->old;
+            q->refused[c->index] = (uint8_t)c->old;
         else if (c->what == BASE)
-            q->base[c->buffer] = c->old;
+            q->base[c->index] = c->old;
+        else if (c->what == REACH)
+            q->reach[c->index] = c->old;
         else if (c->what == STAMP)
-            q->stamp[c->buffer] = (int32_t)c->old;
+            q->stamp[c->index] = (int32_t)c->old;
         else
-            unplace(q, c->buffer);
+            unplace(q, c->index);
     }
 }
 
@@ -256,9 +282,7 @@ static int refuse(Search *q, int32_t i) {
     if (address <= q->low[i])
         return 1;
     raise_low(q, i, address);
-    if (address + q->size[i] > q->capacity)
-        return 0;
-    return range_fits(q, q->lower[i], q->upper[i]);
+    return range_fits(q, q->lower[i], q->upper[i]) && address + q->size[i] <= q->capacity;
 }
 
 /* Of the buffers that may lie at `level`, the one with most bytes still to place beside it. */
@@ -306,8 +330,8 @@ static int32_t choose(Search *q, const int32_t *items, int32_t count) {
             int64_t address = rest_on_unplaced(q, i);
             if (address > q->low[i]) {
                 raise_low(q, i, address);
-                if (address + q->size[i] > q->capacity ||
-                    !range_fits(q, q->lower[i], q->upper[i]))
+                if (!range_fits(q, q->lower[i], q->upper[i]) ||
+                    address + q->size[i] > q->capacity)
                     return -2;
                 raised = 1;
             }
@@ -391,8 +415,10 @@ static int search(Search *q, int64_t list, int32_t count, int32_t from, int32_t 
             if (q->offset[i] >= 0)
                 continue;
             set_refused(q, i, 0);
-            if (q->low[i] != q->base[i])
-                raise_low(q, i, q->base[i]);
+            if (q->low[i] != q->base[i]) {
+                push(q, LOW, i, q->low[i]);
+                q->low[i] = q->base[i];
+            }
             if (q->stamp[i] > last)
                 last = q->stamp[i];
         }
@@ -448,7 +474,7 @@ static int search(Search *q, int64_t list, int32_t count, int32_t from, int32_t 
  *
  * pairs: for each pair of buffers that live together four numbers: i, j, least distance of j over
  * i, least distance of i over j. shares: five numbers each, see Share. orders: permutations,
- * each with a flag in `crowd` for the other way to break ties.
+ * each with a limit of nodes and a flag in `crowd` for the other way to break ties.
  * Returns FOUND (offsets are written), INFEASIBLE (proved), LIMIT or NO_MEMORY.
  */
 int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int32_t *lower,
@@ -456,7 +482,7 @@ int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int
                         int64_t pair_count, const int64_t *pairs, int64_t share_count,
                         const int64_t *shares, int32_t order_count,
                         const int32_t *orders, const uint8_t *crowd,
-                        int64_t first_limit, double seconds,
+                        const int64_t *limits, double seconds,
                         const volatile int32_t *stop, int64_t *offsets, int64_t *nodes) {
     Search q = {0};
     int result = NO_MEMORY;
@@ -475,6 +501,8 @@ int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int
     q.sec_first = calloc((size_t)sections + 2, sizeof(int32_t));
     q.shares = (const Share *)shares;
     q.share_first = calloc((size_t)sections + 2, sizeof(int64_t));
+    q.reach = malloc(sizeof(int64_t) * (size_t)(sections + 1));
+    q.raised = calloc((size_t)sections + 1, sizeof(int64_t));
     q.total = malloc(sizeof(int64_t) * (size_t)(sections + 1));
     q.base = malloc(sizeof(int64_t) * (size_t)(n + 1));
     q.stamp = malloc(sizeof(int32_t) * (size_t)(n + 1));
@@ -494,7 +522,8 @@ int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int
     for (int32_t i = 0; i < n; i++)
         members += upper[i] - lower[i];
     q.sec_items = malloc(sizeof(int32_t) * (size_t)(members + 1));
-    if (!q.first || !q.near || !q.sec_first || !q.sec_items || !q.share_first || !q.total || !q.low || !q.base || !q.stamp || !q.offset ||
+    if (!q.first || !q.near || !q.sec_first || !q.sec_items || !q.share_first || !q.total || !q.reach ||
+        !q.raised || !q.low || !q.base || !q.stamp || !q.offset ||
         !q.refused || !q.crossing || !q.trail || !q.stack || !q.keys || !q.sums)
         goto done;
 
@@ -530,7 +559,7 @@ int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int
     for (int32_t s = 0; s < sections; s++)
         q.share_first[s + 1] += q.share_first[s];
 
-    int64_t limit = first_limit;
+    int64_t factor = 1;
     *nodes = 0;
     do {
         for (int32_t o = 0; o < order_count; o++) {
@@ -553,13 +582,20 @@ int edgec_memory_search(int32_t n, int32_t sections, int64_t capacity, const int
             q.failed = 0;
             q.by_crowd = crowd[o];
             q.nodes = 0;
-            q.node_limit = limit;
-            result = range_fits(&q, 0, sections) ? descend(&q, 0, n, 0, sections) : INFEASIBLE;
+            q.node_limit = limits[o] * factor;
+            result = FOUND;
+            for (int32_t s = 0; s < sections; s++) {
+                q.reach[s] = section_reach(&q, s);
+                if (q.reach[s] > capacity)
+                    result = INFEASIBLE;
+            }
+            if (result == FOUND)
+                result = descend(&q, 0, n, 0, sections);
             *nodes += q.nodes;
             if (q.failed || result != LIMIT)
                 goto done;
         }
-        limit *= 2;
+        factor *= 2;
     } while (order_count > 0);
 
 done:
@@ -571,6 +607,8 @@ done:
     free(q.sec_first);
     free(q.sec_items);
     free(q.share_first);
+    free(q.reach);
+    free(q.raised);
     free(q.total);
     free(q.low);
     free(q.base);

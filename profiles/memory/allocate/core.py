@@ -85,7 +85,7 @@ def search(
         ctypes.c_int32(len(strategies)),
         _pointer(array("i", [i for s in strategies for i in s.order])),
         _pointer(array("B", [s.by_crowd for s in strategies])),
-        ctypes.c_int64(strategies[0].first_limit),
+        _pointer(array("q", [s.limit for s in strategies])),
         ctypes.c_double(seconds),
         ctypes.byref(stop.value) if stop else None,
         _pointer(offsets),

@@ -6,6 +6,7 @@ With a fixed capacity and no objective; minimising instead does far worse on har
 from __future__ import annotations
 
 import importlib.util
+import threading
 from functools import cache
 from typing import Any, Protocol
 
@@ -66,7 +67,13 @@ def search(problem: Problem, capacity: int, *, seconds: float, stop: Stop | None
     solver = cp_model.CpSolver()
     solver.parameters.max_time_in_seconds = seconds
     solver.parameters.num_workers = WORKERS
-    status = solver.solve(model, _callback(stop) if stop else None)
+    done = threading.Event()
+    if stop is not None:
+        threading.Thread(target=_watch, args=(stop, done, solver), daemon=True).start()
+    try:
+        status = solver.solve(model)
+    finally:
+        done.set()
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Outcome("found", [int(solver.value(o)) * unit for o in offsets], 0)
     if status == cp_model.INFEASIBLE:
@@ -74,12 +81,9 @@ def search(problem: Problem, capacity: int, *, seconds: float, stop: Stop | None
     return Outcome("limit", None, 0)
 
 
-def _callback(stop: Stop) -> Any:
-    from ortools.sat.python import cp_model
-
-    class EndWhenStopped(cp_model.CpSolverSolutionCallback):
-        def on_solution_callback(self) -> None:
-            if stop.is_set():
-                self.stop_search()
-
-    return EndWhenStopped()
+def _watch(stop: Stop, done: threading.Event, solver: Any) -> None:
+    """End the search soon after it was told to stop."""
+    while not done.wait(0.05):
+        if stop.is_set():
+            solver.stop_search()
+            return

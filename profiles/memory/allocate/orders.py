@@ -2,7 +2,7 @@
 
 No order is good for all instances, and a search that starts wrongly may never recover; so several
 are run in turn with growing limits. The static orders are those of MiniMalloc (Moffitt, ASPLOS
-2023) with width, area and total bytes beside a buffer as keys; the perturbed ones are restarts in
+2023) with width, area and total bytes beside a buffer as keys; perturbed ones follow as restarts in
 the sense of Gomes, Selman & Kautz (AAAI 1998).
 """
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from edgec.profiles.memory.problem import Problem
 
 STATIC = ("WAT", "AWT", "TWA", "CAT", "TAW")
-PERTURBED = 12
-_SPREAD = 0.6
+RESTARTS = 150
+_SPREADS = (0.02, 0.05, 0.1, 0.3, 0.6)
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class Strategy:
     Attributes:
         order: a permutation of the items; earlier ones are placed first at equal address.
         by_crowd: prefer the buffer with most bytes still to place beside it, then the order.
-        first_limit: nodes of the first round; doubled in each further round.
+        limit: nodes of the first round; doubled in each further round.
     """
 
     order: tuple[int, ...]
     by_crowd: bool
-    first_limit: int
+    limit: int
 
 
-def strategies(problem: Problem, *, seed: int = 0) -> list[Strategy]:
-    """All strategies, the most promising ones first; equal seeds give equal lists."""
+def static_strategies(problem: Problem) -> list[Strategy]:
+    """Orders by fixed keys, with both ways to break ties."""
     items = problem.items
     spans = problem.sections.spans
     width = [i.upper - i.lower for i in items]
@@ -49,16 +49,36 @@ def strategies(problem: Problem, *, seed: int = 0) -> list[Strategy]:
         tuple(sorted(range(len(items)), key=lambda i: tuple(-keys[k][i] for k in name)))
         for name in STATIC
     ]
-    limit = 4 * len(items)
-    found = [Strategy(o, by_crowd, limit) for o in orders for by_crowd in (False, True)]
+    return [Strategy(o, crowd, 4 * len(items)) for o in orders for crowd in (False, True)]
+
+
+def restarts(problem: Problem, *, seed: int, count: int = RESTARTS) -> list[Strategy]:
+    """Perturbed orders with limits after Luby, Sinclair & Zuckerman 1993; equal for equal seeds.
+
+    Keys are the width of life times a power of the size, times noise. A search that succeeds mostly
+    does so within a few nodes for each buffer, so many short ones beat a few long ones.
+    """
+    items = problem.items
     # no security hangs on these
     draw = random.Random(seed)  # noqa: S311
-    for number in range(PERTURBED):
+    found = []
+    for number in range(count):
         exponent = draw.random() ** 2
+        spread = draw.choice(_SPREADS)
         score = [
-            math.log(w) + exponent * math.log(i.size) + draw.gauss(0, _SPREAD)
-            for w, i in zip(width, items, strict=True)
+            math.log(i.upper - i.lower) + exponent * math.log(i.size) + draw.gauss(0, spread)
+            for i in items
         ]
         order = tuple(sorted(range(len(items)), key=lambda i: (-score[i], i)))
-        found.append(Strategy(order, number % 2 == 1, limit))
+        limit = 8 * len(items) * _luby(number + 1)
+        found.append(Strategy(order, draw.random() < 0.5, limit))
     return found
+
+
+def _luby(n: int) -> int:
+    """1 1 2 1 1 2 4 1 1 2 1 1 2 4 8 ..."""
+    while True:
+        bits = n.bit_length()
+        if n == (1 << bits) - 1:
+            return 1 << (bits - 1)
+        n -= (1 << (bits - 1)) - 1

@@ -51,21 +51,21 @@ def search(
     """
     deadline = time.monotonic() + seconds
     run = _Search(problem, capacity, deadline, stop)
-    limit = strategies[0].first_limit
+    factor = 1
     before = sys.getrecursionlimit()
     # two frames for each buffer that is placed
     sys.setrecursionlimit(max(before, 4 * len(problem.items) + 1000))
     try:
         while True:
             for strategy in strategies:
-                found = run.round(strategy, limit)
+                found = run.round(strategy, strategy.limit * factor)
                 if found is None and run.out_of_time:
                     return Outcome("limit", None, run.nodes)
                 if found is True:
                     return Outcome("found", list(run.offset), run.nodes)
                 if found is False:
                     return Outcome("infeasible", None, run.nodes)
-            limit *= 2
+            factor *= 2
     finally:
         sys.setrecursionlimit(before)
 

@@ -17,12 +17,14 @@ from edgec.profiles.memory.allocate import search as python_search
 from edgec.profiles.memory.allocate.bound import lower_bound, raise_to_unit
 from edgec.profiles.memory.allocate.decompose import split
 from edgec.profiles.memory.allocate.greedy import greedy
-from edgec.profiles.memory.allocate.orders import Strategy, strategies
+from edgec.profiles.memory.allocate.orders import restarts, static_strategies
 from edgec.profiles.memory.allocate.outcome import Outcome
 from edgec.profiles.memory.problem import Problem
 
 FIRST_SLICE = 0.5
-GOAL_SHARE = 0.8
+FIRST_RESTARTS = 20
+LONG_SHARE = 0.6
+FIRST_STEP = 0.25
 WORKERS = 2
 
 
@@ -98,44 +100,122 @@ def _solve(
     """Solve a part; there is no use in going under `floor`, nor under `goal` once it is reached."""
     offsets, order = greedy(problem)
     best = _Incumbent(problem, offsets, f"greedy ({order})")
-    lower = floor
-    first = True
-    slice_ = FIRST_SLICE
+    if best.peak > max(floor, goal):
+        run = _Run(problem, best, floor, goal, deadline, exact)
+        run.quick()
+        run.long()
+        floor = run.lower
+    return Allocation(tuple(best.offsets), best.peak, min(floor, best.peak), best.solver, 0.0)
 
-    def attempt(capacity: int, seconds: float) -> bool:
+
+class _Run:
+    """Searches under changing capacities, until the bound is met or the time is over."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        best: _Incumbent,
+        lower: int,
+        goal: int,
+        deadline: float,
+        exact: bool | None,
+    ) -> None:
+        self.problem = problem
+        self.best = best
+        self.lower = lower
+        self.goal = goal
+        self.deadline = deadline
+        self.exact = exact
+        self.fixed = static_strategies(problem)
+        self.first = self.fixed + restarts(problem, seed=0, count=FIRST_RESTARTS)
+        self.attempts = 0
+
+    @property
+    def aim(self) -> int:
+        return max(self.lower, self.goal)
+
+    def open(self) -> bool:
+        return self.best.peak > self.aim and self.left() > 0
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def quick(self) -> None:
+        """Short searches of one thread: enough for networks, and the same in every run."""
+        if not self.attempt(self.lower, FIRST_SLICE, alone=True) and self.goal > self.lower:
+            return
+        self.bisect(FIRST_STEP, alone=True)
+
+    def long(self) -> None:
+        """What is asked for gets most of the time, the rest goes to smaller steps towards it."""
+        step = FIRST_STEP
+        while self.open():
+            if not self.attempt(self.aim, LONG_SHARE * self.left()):
+                step *= 8
+                self.bisect(step)
+
+    def bisect(self, seconds: float, *, alone: bool = False) -> None:
+        """Halve the way to the incumbent; capacities without an answer are left behind."""
+        hopeless = self.aim
+        while self.open() and hopeless < self.best.peak:
+            unit = self.problem.unit
+            capacity = max(hopeless, (hopeless + self.best.peak) // 2 // unit * unit)
+            if self.attempt(capacity, seconds, alone=alone):
+                hopeless = max(hopeless, self.aim)
+            else:
+                hopeless = capacity + unit
+
+    def attempt(self, capacity: int, seconds: float, *, alone: bool = False) -> bool:
         """Search under a capacity; False when the search ended without an answer."""
-        nonlocal lower, first
-        seconds = min(seconds, deadline - time.monotonic())
+        seconds = min(seconds, self.left())
         if seconds <= 0:
             return False
-        found, solver = _feasible(problem, capacity, seconds, exact, alone=first)
-        first = False
+        found, solver = self.alone(capacity, seconds) if alone else self.race(capacity, seconds)
         if found.status == "found":
             assert found.offsets is not None
-            best.offer(found.offsets, solver)
+            self.best.offer(found.offsets, solver)
         elif found.status == "infeasible":
-            lower = max(lower, capacity + problem.unit)
+            self.lower = max(self.lower, capacity + self.problem.unit)
         return found.status != "limit"
 
-    while best.peak > max(lower, goal) and time.monotonic() < deadline:
-        # capacities under this one took longer than a slice, or are infeasible
-        hopeless = lower
-        while best.peak > max(lower, goal) and hopeless < best.peak:
-            if time.monotonic() >= deadline:
-                break
-            if hopeless == lower:
-                capacity, seconds = lower, slice_
-            elif hopeless <= goal < best.peak:
-                capacity, seconds = goal, GOAL_SHARE * (deadline - time.monotonic())
-            else:
-                middle = (hopeless + best.peak) // 2 // problem.unit * problem.unit
-                capacity, seconds = max(hopeless, middle), slice_
-            if attempt(capacity, seconds):
-                hopeless = max(hopeless, lower)
-            else:
-                hopeless = capacity + problem.unit
-        slice_ *= 4
-    return Allocation(tuple(best.offsets), best.peak, min(lower, best.peak), best.solver, 0.0)
+    def alone(self, capacity: int, seconds: float) -> tuple[Outcome, str]:
+        """One thread, always the same strategies."""
+        search = core.search if core.available() else python_search.search
+        name = "search" if core.available() else "search (Python)"
+        return search(self.problem, capacity, self.first, seconds=seconds), name
+
+    def race(self, capacity: int, seconds: float) -> tuple[Outcome, str]:
+        """Several threads with restarts of their own, and CP-SAT; the first answer counts."""
+        self.attempts += 1
+        if not core.available():
+            ways = self.fixed + restarts(self.problem, seed=self.attempts)
+            found = python_search.search(self.problem, capacity, ways, seconds=seconds)
+            return found, "search (Python)"
+        stop = core.StopFlag()
+        answers: list[tuple[Outcome, str]] = []
+
+        def run(worker: int) -> None:
+            ways = restarts(self.problem, seed=self.attempts * WORKERS + worker)
+            ways = ways if worker else self.fixed + ways
+            answer = core.search(self.problem, capacity, ways, seconds=seconds, stop=stop)
+            if answer.status != "limit":
+                answers.append((answer, "search"))
+                stop.set()
+
+        def run_cpsat() -> None:
+            answer = cpsat.search(self.problem, capacity, seconds=seconds, stop=stop)
+            if answer.status != "limit":
+                answers.append((answer, "cp-sat"))
+                stop.set()
+
+        threads = [threading.Thread(target=run, args=(worker,)) for worker in range(WORKERS)]
+        if cpsat.available() if self.exact is None else self.exact:
+            threads.append(threading.Thread(target=run_cpsat))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return answers[0] if answers else (Outcome("limit", None, 0), "search")
 
 
 class _Incumbent:
@@ -149,37 +229,3 @@ class _Incumbent:
         peak = self.problem.peak(offsets)
         if peak < self.peak:
             self.offsets, self.peak, self.solver = offsets, peak, solver
-
-
-def _feasible(
-    problem: Problem, capacity: int, seconds: float, exact: bool | None, *, alone: bool
-) -> tuple[Outcome, str]:
-    """Search for a plan within `capacity`: by one thread, or by a portfolio of them."""
-    ways = strategies(problem)
-    if not core.available():
-        return python_search.search(problem, capacity, ways, seconds=seconds), "search (Python)"
-    if alone:
-        return core.search(problem, capacity, ways, seconds=seconds), "search"
-    stop = core.StopFlag()
-    answers: list[tuple[Outcome, str]] = []
-
-    def run(mine: list[Strategy]) -> None:
-        answer = core.search(problem, capacity, mine, seconds=seconds, stop=stop)
-        if answer.status != "limit":
-            answers.append((answer, "search"))
-            stop.set()
-
-    def run_cpsat() -> None:
-        answer = cpsat.search(problem, capacity, seconds=seconds, stop=stop)
-        if answer.status != "limit":
-            answers.append((answer, "cp-sat"))
-            stop.set()
-
-    threads = [threading.Thread(target=run, args=(ways[n::WORKERS],)) for n in range(WORKERS)]
-    if cpsat.available() if exact is None else exact:
-        threads.append(threading.Thread(target=run_cpsat))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers[0] if answers else (Outcome("limit", None, 0), "search")

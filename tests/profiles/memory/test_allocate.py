@@ -12,11 +12,15 @@ from edgec.profiles.memory.allocate import core, cpsat, greedy
 from edgec.profiles.memory.allocate import search as python_search
 from edgec.profiles.memory.allocate.bound import lower_bound
 from edgec.profiles.memory.allocate.decompose import split
-from edgec.profiles.memory.allocate.orders import strategies
+from edgec.profiles.memory.allocate.orders import Strategy, restarts, static_strategies
 from edgec.profiles.memory.allocate.solve import allocate
 from edgec.profiles.memory.problem import Allowed, Item, Problem
 
 SEEDS = range(60)
+
+
+def strategies(problem: Problem, seed: int = 0) -> list[Strategy]:
+    return static_strategies(problem) + restarts(problem, seed=seed, count=9)
 
 
 @pytest.mark.parametrize("overlaps", [False, True])

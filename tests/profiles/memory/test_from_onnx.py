@@ -122,3 +122,27 @@ def test_kernels_tell_how_far_input_and_output_may_overlap() -> None:
 def test_unknown_shapes_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="EC350"):
         program("g (float[N, 4] x) => (float[N, 4] y) { y = Softmax(x) }")
+
+
+def test_a_kernel_that_reads_through_a_transpose_may_not_overlap() -> None:
+    text = """g (float[1, 2, 3, 4] x) => (float[1, 3, 2, 4] y) {
+        a = Relu(x) t = Transpose<perm = [0, 2, 1, 3]>(a) y = Softmax(t) }"""
+    softmax = program(text).body[-1]
+    assert isinstance(softmax, Step)
+    assert softmax.kernel == "Softmax"
+    assert not softmax.overlaps
+    text = """g (float[1, 4, 4] x) => (float[1, 4, 4] y) {
+        a = Softmax(x) t = Transpose<perm = [2, 0, 1]>(a) u = Transpose<perm = [1, 0, 2]>(t)
+        y = Add(a, u) }"""
+    found = program(text)
+    assert kernels(found) == ["Softmax", "Add"]
+    add = found.body[-1]
+    assert isinstance(add, Step)
+    assert not add.overlaps
+
+
+def test_rows_along_an_inner_axis_may_not_overlap() -> None:
+    found = program("g (float[1, 3, 4] x) => (float[1, 3, 4] y) { y = Softmax<axis = 1>(x) }")
+    step = found.body[0]
+    assert isinstance(step, Step)
+    assert not step.overlaps

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgec.export.errors import InternalError
+from edgec.export.errors import InputError, InternalError
 from edgec.profiles.memory import interpret
 from edgec.profiles.memory.interpret import Call
 from edgec.profiles.memory.overlap import Window, window
@@ -361,6 +361,30 @@ def test_several_memories_and_io_outside() -> None:
     outside = plan(program, io_outside=True)
     assert not {b.kind for b in outside.buffers} & {"input", "output"}
     interpret.check(outside, KERNELS, inputs, constants, expected)
+
+
+def test_what_fits_nowhere_is_planned_as_one_arena() -> None:
+    program, _, _ = random_network(3)
+    whole = plan(program)
+    tiny = [Region("a", "ram", whole.peak // 8), Region("b", "ram", whole.peak // 8)]
+    made = plan(program, tiny)
+    assert not made.fits
+    assert made.peak == whole.peak
+    assert {b.region for b in made.buffers} == {"a"}
+
+
+def test_buffers_may_ask_for_a_memory() -> None:
+    program = _chain()
+    pinned = replace(
+        program,
+        buffers=tuple(replace(b, region="slow") if b.id in "ab" else b for b in program.buffers),
+    )
+    for size in (4, 1000):
+        made = plan(pinned, [Region("fast", "ram", 1000), Region("slow", "ram", size)])
+        assert {b.id for b in made.buffers if b.region == "slow"} == {"a", "b"}
+        assert made.fits == (size == 1000)
+    with pytest.raises(InputError, match="EC751"):
+        plan(pinned)
 
 
 def test_the_interpreter_needs_all_data() -> None:
