@@ -6,8 +6,8 @@
 Latency is measured in LiteRT with XNNPACK, all precisions of a network interleaved in one process;
 the ratio is the median over rounds of a precision's time over that of float32 in the same round.
 Conversion is measured in a process of its own, from the rewritten ONNX graph (float or Q/DQ) to the
-file; memory is the peak of that process above what it holds before, ONNX graph included. int8 files of networks without
-data are calibrated on noise: their latency and size count, their outputs do not.
+file; memory is the peak of that process above what it holds before, ONNX graph included. int8 files
+of networks without data are calibrated on noise: their latency and size count, not their outputs.
 """
 
 from __future__ import annotations
