@@ -83,15 +83,15 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "calibration_size": (
         "How many calibration images are enough",
-        "int8 by the default recipe from ever more images; drop in points of top-1, mean and spread "
-        "over three draws; the peak is that of the calibration's memory.",
+        "int8 by the default recipe from ever more images; drop in points of top-1, mean and "
+        "spread over three draws; the peak is that of the calibration's memory.",
         (),
     ),
     "mcu": (
         "Embedded C",
         "TFLite files compiled to C and run on simulated boards: every output byte compared with "
-        "the integer reference, instructions counted exactly (they are no latency). The arena holds "
-        "inputs and outputs; flash is the image without golden data. `tflm` is TensorFlow Lite "
+        "the integer reference, instructions counted exactly (they are no latency). The arena "
+        "holds inputs and outputs; flash is the image without golden data. `tflm` is TensorFlow Lite "
         "Micro of 2026-08-20 with CMSIS-NN, built and counted once in the same way.",
         ("title", "macs", "arena", "lower_bound", "proved", "flash", "stack", "instructions",
          "agreed", "tflm"),

@@ -119,9 +119,9 @@ def gate(
         held_out = checks["data"].startswith("held-out")
         if limit is None and (samples < MIN_GATE_SAMPLES or not held_out):
             reporter.warn(
-                f"int8 differs from fp32 by {drop:.2f} points on {samples} {checks['data']}: too "
-                f"few held-out images for the default gate ({MIN_GATE_SAMPLES}); set --max-drop "
-                "to enforce one"
+                f"{item.artifact.path}: int8 differs from fp32 by {drop:.2f} points on {samples} "
+                f"{checks['data']}: too few held-out images for the default gate "
+                f"({MIN_GATE_SAMPLES}); set --max-drop to enforce one"
             )
             result.append(item)
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.files import refuse_existing
@@ -148,6 +148,14 @@ def prepare(
     return Job(model, name, target, found, resolved, tuple(precisions), out, stages)
 
 
+def float_tflite(target: Target) -> tuple[Literal["fp32", "fp16", "dyn8"], ...]:
+    """Precisions of .tflite files that need no calibration.
+
+    TensorFlow Lite Micro has neither float16 constants nor products of float32 and int8.
+    """
+    return ("fp32",) if target.kind == "mcu" else ("fp32", "fp16", "dyn8")
+
+
 def dry_run(job: Job) -> dict[str, Any]:
     """The steps that `run_job` would take, as text and data."""
     options = job.options
@@ -170,9 +178,7 @@ def dry_run(job: Job) -> dict[str, Any]:
     if "tensorrt" in (options.formats or ()):
         files += ["tensorrt/recipe.json", "tensorrt/build_engine.py", "tensorrt/run_bench.py"]
     if "tflite" in (options.formats or ()):
-        kinds = ("fp32", "fp16", "dyn8", *(("int8",) if options.calib is not None else ()))
-        if job.target.kind == "mcu":
-            kinds = ("fp32",) if options.calib is None else ("int8",)
+        kinds = (*float_tflite(job.target), *(("int8",) if options.calib is not None else ()))
         files += [f"tflite/model_{kind}.tflite" for kind in kinds]
     if "c" in (options.formats or ()):
         steps.append("emit: C kernels on one arena, planned for the target's memories")

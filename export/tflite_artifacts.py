@@ -14,13 +14,13 @@ from edgec.export.bundle import Artifact
 from edgec.export.data import CalibrationData
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tflite.flavour import FLAVOURS, flavour_for
-from edgec.export.emit.tflite.write import TfliteFile, TflitePrecision, convert
+from edgec.export.emit.tflite.write import TfliteFile, convert
 from edgec.export.errors import InternalError, UnsupportedError
 from edgec.export.files import sha256_bytes
 from edgec.export.golden import Feeds
 from edgec.export.judge import Built, gate
 from edgec.export.lint.engine import LintReport
-from edgec.export.plan import Job
+from edgec.export.plan import Job, float_tflite
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
 from edgec.export.quantize.calibrate import Calibration
@@ -92,9 +92,7 @@ def tflite_artifacts(
 def _artifacts(
     source: Source, reporter: Reporter, tick: Callable[[int, int], None]
 ) -> list[tuple[Artifact, bytes]]:
-    floats: tuple[TflitePrecision, ...] = ("fp32", "fp16", "dyn8")
-    if source.job.target.kind == "mcu":  # integers only, where there is data to choose them by
-        floats = ("fp32",) if source.quantization is None else ()
+    floats = float_tflite(source.job.target)
     found = []
     for number, precision in enumerate(floats):
         file = convert(

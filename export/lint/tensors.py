@@ -141,6 +141,9 @@ def _node_type(context: Context, node: ir.Node) -> Iterator[Hit]:
     allowed = row.types_at(context.version_of(node))
     if not allowed or dtype in allowed:
         return
+    if _is_tflite(context) and type_name(first) in allowed:
+        # without an integer kernel the operator computes in float between the two conversions
+        return
     if tensorrt and dtype == "int64" and "int32" in allowed | _shape_types(context, node):
         return
     if tensorrt and context.is_constant(first):
@@ -155,6 +158,11 @@ def _node_type(context: Context, node: ir.Node) -> Iterator[Hit]:
     )
 
 
+def _is_tflite(context: Context) -> bool:
+    """Whether ONNX operators become builtins of a .tflite file."""
+    return bool(context.table.builtins)
+
+
 def _kernel_type(context: Context, node: ir.Node) -> str | None:
     """Data type of the kernel that executes `node`: that of its first input.
 
@@ -163,7 +171,7 @@ def _kernel_type(context: Context, node: ir.Node) -> str | None:
     """
     first = input_at(node, 0)
     before = producer(first)
-    if not context.table.builtins or not is_standard(before, DEQUANTIZE) or before is None:
+    if not _is_tflite(context) or not is_standard(before, DEQUANTIZE) or before is None:
         return type_name(first)
     after = [reader for value in node.outputs for reader, _ in readers(value)]
     if after and all(is_standard(reader, QUANTIZE) for reader in after):

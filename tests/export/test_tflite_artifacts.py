@@ -140,3 +140,28 @@ def test_tensorrt_targets_get_no_tflite(tiny_onnx: Path, main: Main) -> None:
     code, _, err = main("export", "-m", tiny_onnx, "-t", "jetson", "--format", "tflite")
     assert code == 3
     assert "EC393" in err
+
+
+def test_microcontrollers_get_integer_ends(
+    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    out = tmp_path / "bundle"
+    edgec.compile(
+        str(tiny_onnx),
+        target="cortex-m-tflm",
+        precision="int8",
+        calib=str(image_folder),
+        preprocess=str(preprocess_json),
+        out=str(out),
+    )
+    found = [a for a in edgec.load(out).manifest.artifacts if a.format == "tflite"]
+    assert [a.precision for a in found] == ["fp32", "int8"]
+    model = load(out / "tflite/model_int8.tflite")
+    assert {t.dtype for t in model.main.tensors} == {"INT8", "INT32"}
+    image = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    opened = edgec.load(out)
+    want = opened.run(image)[0].outputs["logits"]
+    got = opened.run(image, artifact="model_int8.tflite")[0].outputs["logits"]
+    assert got.dtype == np.float32
+    assert np.abs(got - want).max() <= 0.15 * np.abs(want).max()

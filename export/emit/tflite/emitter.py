@@ -203,15 +203,16 @@ class Emitter:
             target = self.like(source, "transposed", shape)
         return self.op("TRANSPOSE", [source, self.integers(perm, "perm")], target)
 
-    def move(self, source: int, steps: Move, target: int) -> int:
-        """The operators of a view; `steps` has at least one."""
+    def move(self, source: int, moves: Sequence[Move], target: int) -> int:
+        """The operators of a view; `moves` have at least one."""
         todo: list[tuple[str, Any]] = []
-        if steps.before is not None:
-            todo.append(("reshape", steps.before))
-        if steps.perm is not None:
-            todo.append(("transpose", steps.perm))
-        if steps.after is not None:
-            todo.append(("reshape", steps.after))
+        for steps in moves:
+            parts = zip(
+                ("reshape", "transpose", "reshape"),
+                (steps.before, steps.perm, steps.after),
+                strict=True,
+            )
+            todo += [(kind, argument) for kind, argument in parts if argument is not None]
         for number, (kind, argument) in enumerate(todo):
             end = target if number == len(todo) - 1 else None
             source = getattr(self, kind)(source, argument, end)

@@ -37,11 +37,12 @@ LITERT = Flavour(
 """LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in
 float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`)."""
 
-INTEGER = Flavour(name="integer")
+INTEGER = Flavour(name="integer", max_rank=5)
 """Every operator on integers that has a kernel for them: Edge TPU, TensorFlow Lite Micro."""
 
 C = Flavour(
     name="c",
+    max_rank=5,
     composites=frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization"}),
 )
 """Our own microcontroller backend."""

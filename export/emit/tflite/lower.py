@@ -48,7 +48,7 @@ def lower(graph: ir.Model, flavour: Flavour = LITERT) -> Lowered:
     Raises:
         UnsupportedError: EC390 an operator, EC391 a construct that TFLite cannot express.
     """
-    return emit(normalise(read_graph(graph, flavour)), flavour)
+    return emit(normalise(read_graph(graph, flavour), flavour.max_rank), flavour)
 
 
 def emit(graph: Graph, flavour: Flavour) -> Lowered:

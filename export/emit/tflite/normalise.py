@@ -26,13 +26,17 @@ VIEWS = frozenset(
 _REDUCTIONS = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 
 
-def normalise(graph: Graph) -> Graph:
-    """The same computation in canonical forms; `graph` is changed."""
+def normalise(graph: Graph, max_rank: int = 6) -> Graph:
+    """The same computation in canonical forms; `graph` is changed.
+
+    Args:
+        max_rank: factors of a View that chains are merged into at most.
+    """
     nodes: list[Node] = []
     for node in graph.nodes:
         nodes.extend(_canonical(node))
     graph.nodes = nodes
-    _merge_views(graph)
+    _merge_views(graph, max_rank)
     _drop_dead(graph)
     return graph
 
@@ -253,7 +257,7 @@ def _view(node: Node) -> Node:
     return node
 
 
-def _merge_views(graph: Graph) -> None:
+def _merge_views(graph: Graph, max_rank: int) -> None:
     """Compose each View with the one before it that nothing else reads."""
     readers = graph.readers()
     producers = {output: node for node in graph.nodes for output in node.outputs}
@@ -269,7 +273,7 @@ def _merge_views(graph: Graph) -> None:
             if len(readers[source]) > 1 or source in graph.outputs:
                 break
             view = before.attrs["view"].then(node.attrs["view"])
-            if view is None:
+            if view is None or len(view.simplified().sizes) > max_rank:
                 break
             node.attrs["view"] = view
             node.inputs = list(before.inputs)

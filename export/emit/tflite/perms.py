@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations, pairwise, permutations
 from math import prod
 
 from edgec.export.emit.tflite.graph import Shape
@@ -93,11 +94,39 @@ class Move:
 @lru_cache(maxsize=65536)
 def stored_move(view: View, source: Perm, target: Perm) -> Move:
     """The operators for `view` from its input stored as `source` to its output as `target`."""
+    return _move(_between(view, source, target))
+
+
+def stored_moves(view: View, source: Perm, target: Perm, max_rank: int) -> tuple[Move, ...]:
+    """Like `stored_move`, in two halves if one TRANSPOSE would need more than `max_rank` axes.
+
+    Empty if two do not suffice either.
+    """
+    whole = _between(view, source, target)
+    if _move(whole).rank <= max_rank:
+        return (_move(whole),)
+    count, found = len(whole.sizes), []
+    for cuts in combinations(range(1, count), max_rank - 1):
+        runs = [range(a, b) for a, b in pairwise((0, *cuts, count))]
+        for perm in permutations(range(max_rank)):
+            moved = tuple(i for p in perm for i in runs[p])
+            first = View(whole.in_shape, whole.sizes, moved, ()).simplified()
+            middle = tuple(first.sizes[i] for i in first.order)
+            first = View(whole.in_shape, first.sizes, first.order, middle)
+            rest = first.inverse().then(whole)
+            if rest is None or len(rest.simplified().sizes) > max_rank or first.is_reshape:
+                continue
+            found.append((_move(first), _move(rest.simplified())))
+    elements = prod(view.in_shape)
+    return min(found, key=lambda two: sum(m.cost(elements) + m.rank for m in two), default=())
+
+
+def _between(view: View, source: Perm, target: Perm) -> View:
+    """`view` from stored order to stored order."""
     stored = stored_shape(view.in_shape, source)
-    start = View.identity(stored).transpose(inverse(source))
-    whole = start.then(view)
+    whole = View.identity(stored).transpose(inverse(source)).then(view)
     assert whole is not None  # a view read from permuted factors is a permutation of factors
-    return _move(whole.transpose(target).simplified())
+    return whole.transpose(target).simplified()
 
 
 def _move(view: View) -> Move:

@@ -13,7 +13,7 @@ from edgec.export.tflite.schema import tensor_type
 
 WEIGHT_INPUT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
 """Operators with weights, and which input these are."""
-_CHANNELS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+_CHANNELS = {"CONV_2D": 0, "FULLY_CONNECTED": 0}
 SMALLEST = 1024
 """Elements below which weights stay float32: TensorFlow's converter leaves smaller ones, whose
 rounding costs more than their bytes."""
@@ -49,10 +49,11 @@ def half_weights(model: Model) -> int:
 
 
 def integer_weights(model: Model, *, channel_linear: bool = True) -> int:
-    """Store large weights of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED as int8 per channel.
+    """Store large weights of CONV_2D and FULLY_CONNECTED as int8 per channel.
 
     Activations stay float32; kernels quantize the input of each product when they run ("dynamic
-    range quantization").
+    range quantization"). Depthwise weights stay: they are few, and XNNPACK would leave the network
+    for each of these kernels.
 
     Args:
         channel_linear: FULLY_CONNECTED takes a scale per output channel; otherwise one per tensor.

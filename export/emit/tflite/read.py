@@ -296,6 +296,8 @@ class _Reader:
         if not weighted and not computes_on_integers(op, self.flavour):
             return None
         floats = [v for v in operands if v is not None and v.dtype == ir.DataType.FLOAT]
+        if op in self.flavour.composites:  # their scales and offsets stay float
+            floats = [v for v in floats if constant(v) is None]
         if any(v not in self.twins for v in floats):
             return None
         wanted = [self._wanted(v) for v in outputs]

@@ -66,7 +66,7 @@ def convert(
     size = sum(v.const_value.nbytes for v in graph.graph.initializers.values() if v.const_value)
     if size > LARGEST:
         raise _too_large(size)
-    read = normalise(read_graph(graph, flavour))
+    read = normalise(read_graph(graph, flavour), flavour.max_rank)
     if ends == "integer":
         integer_ends(read)
     lowered = emit(read, flavour)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgec.export.emit.tflite.emitter import Emitter
 from edgec.export.emit.tflite.graph import Node
 from edgec.export.emit.tflite.layouts import stored_axis
-from edgec.export.emit.tflite.perms import stored_move
+from edgec.export.emit.tflite.perms import stored_moves
 
 _HUGE = 1 << 31
 
@@ -21,13 +21,14 @@ def emit_view(emitter: Emitter, node: Node) -> None:
     if change is None:
         emitter.reshape(source, value.shape, emitter.output())
         return
-    steps = stored_move(change, config.inputs[0], config.outputs[0])
-    if not steps.steps:
+    limit = emitter.flavour.max_rank
+    moves = stored_moves(change, config.inputs[0], config.outputs[0], limit)
+    if not moves:
+        raise node.refuse(f"it needs a TRANSPOSE of more than {limit} dimensions")
+    if any(move.steps for move in moves):
+        emitter.move(source, moves, emitter.output())
+    else:
         emitter.place(value, config.outputs[0], source)
-        return
-    if steps.rank > emitter.flavour.max_rank:
-        raise node.refuse(f"it needs a TRANSPOSE of {steps.rank} dimensions")
-    emitter.move(source, steps, emitter.output())
 
 
 def emit_concat(emitter: Emitter, node: Node) -> None:

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgec.export.emit.tflite.perms import (
+    Move,
     identity,
     inverse,
     order,
     plain_targets,
     same_data,
     stored_move,
+    stored_moves,
     with_last,
 )
 from edgec.export.rewrite.layout import View
@@ -38,14 +40,13 @@ def views(draw: st.DrawFn) -> tuple[View, tuple[int, ...], tuple[int, ...]]:
     return view, source, target
 
 
-def carried_out(view: View, source: tuple[int, ...], target: tuple[int, ...]) -> np.ndarray:
-    array = np.arange(prod(view.in_shape)).reshape(view.in_shape).transpose(source)
-    move = stored_move(view, source, target)
-    for shape, perm in ((move.before, None), (None, move.perm), (move.after, None)):
-        if shape is not None:
-            array = array.reshape(shape)
-        if perm is not None:
-            array = array.transpose(perm)
+def carried_out(moves: tuple[Move, ...], array: np.ndarray) -> np.ndarray:
+    for move in moves:
+        for shape, perm in ((move.before, None), (None, move.perm), (move.after, None)):
+            if shape is not None:
+                array = array.reshape(shape)
+            if perm is not None:
+                array = array.transpose(perm)
     return array
 
 
@@ -54,10 +55,25 @@ def carried_out(view: View, source: tuple[int, ...], target: tuple[int, ...]) ->
 def test_moves_compute_their_view(case: tuple[View, tuple[int, ...], tuple[int, ...]]) -> None:
     view, source, target = case
     logical = view.apply(np.arange(prod(view.in_shape)).reshape(view.in_shape))
-    got = carried_out(view, source, target)
+    stored = np.arange(prod(view.in_shape)).reshape(view.in_shape).transpose(source)
     want = logical.transpose(target)
-    assert got.shape == want.shape
-    np.testing.assert_array_equal(got, want)
+    for moves in ((stored_move(view, source, target),), stored_moves(view, source, target, 3)):
+        if not moves:  # more than two TRANSPOSE operators of three dimensions
+            continue
+        got = carried_out(moves, stored)
+        assert got.shape == want.shape
+        np.testing.assert_array_equal(got, want)
+
+
+def test_windows_of_an_image_in_two_transposes() -> None:
+    window = View.identity((1, 8, 6, 4)).reshape((2, 4, 3, 2, 2, 2))
+    assert window is not None
+    window = window.transpose((2, 4, 0, 3, 5, 1))
+    moves = stored_moves(window, (0, 1, 2, 3), tuple(range(6)), 4)
+    assert len(moves) == 2
+    assert max(move.rank for move in moves) <= 4
+    array = np.arange(192).reshape(1, 8, 6, 4)
+    np.testing.assert_array_equal(carried_out(moves, array), window.apply(array))
 
 
 @given(views())
