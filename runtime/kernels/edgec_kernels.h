@@ -78,6 +78,12 @@ void edgec_mul_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t
 void edgec_squared_difference_s8(
     const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
 
+/* Of operands with the scale and zero point of the output. */
+void edgec_maximum_s8(
+    const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+void edgec_minimum_s8(
+    const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+
 /* Any function of one int8: table[x + 128]. May work in place. */
 typedef struct {
     int32_t count;
@@ -102,6 +108,9 @@ typedef struct {
 
 void edgec_mean_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out);
 
+/* Sum over the middle of [outer][count][inner]. */
+void edgec_sum_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out);
+
 /* Softmax of rows; table[d] = exp(-scale * d) in 2^-24, output scale 1/256 and zero point -128. */
 typedef struct {
     int32_t rows, size;
@@ -110,12 +119,60 @@ typedef struct {
 
 void edgec_softmax_s8(const edgec_softmax_s8_params *p, const int8_t *in, int8_t *out);
 
+/* LayerNormalization over the middle of [outer][count][inner], at most 2^16 elements.
+ *
+ * The argument of the root, count * sum of squares - (sum)^2 + epsilon, has spread_bits fractional
+ * bits, an even number, and fits 62 bits. Gains and offsets have gain_bits fractional bits and are
+ * in steps of the output; the offset holds its zero point. Element n of the block [count][inner]
+ * uses entry n % period, a multiple of inner. May work in place where inner is 1.
+ */
+typedef struct {
+    int32_t outer, count, inner, period;
+    int32_t gain_bits, spread_bits;
+    uint32_t epsilon_high, epsilon_low;
+    const int32_t *gain;
+    const int32_t *offset;
+} edgec_layer_norm_s8_params;
+
+void edgec_layer_norm_s8(const edgec_layer_norm_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Rows divided by their Euclidean norm; output scale 1/128. At most 2^15 elements in a row. */
+typedef struct {
+    int32_t rows, size, in_zero, out_zero;
+} edgec_l2_norm_s8_params;
+
+void edgec_l2_norm_s8(const edgec_l2_norm_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Bilinear interpolation; positions in 1/1024 pixels: start + scale * row or column. */
+typedef struct {
+    int32_t batch, in_h, in_w, out_h, out_w, channels;
+    int32_t start_h, start_w, scale_h, scale_w;
+} edgec_resize_bilinear_s8_params;
+
+void edgec_resize_bilinear_s8(
+    const edgec_resize_bilinear_s8_params *p, const int8_t *in, int8_t *out);
+
 /* out[i] = in[permuted i]: shape of the output, strides of the input, in elements. */
 typedef struct {
     int32_t shape[5], stride[5];
 } edgec_transpose_s8_params;
 
 void edgec_transpose_s8(const edgec_transpose_s8_params *p, const int8_t *in, int8_t *out);
+
+/* A block, every so many elements of it: runs of neighbours at start + i . stride, in elements. */
+typedef struct {
+    int32_t start, run, shape[4], stride[4];
+} edgec_slice_s8_params;
+
+void edgec_slice_s8(const edgec_slice_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Entries along the middle of [outer][axis][inner]. */
+typedef struct {
+    int32_t outer, axis, inner, count;
+    const int32_t *indices;
+} edgec_gather_s8_params;
+
+void edgec_gather_s8(const edgec_gather_s8_params *p, const int8_t *in, int8_t *out);
 
 typedef struct {
     int32_t in_shape[4], before[4], out_shape[4];

@@ -46,3 +46,28 @@ void edgec_concat_s8(const edgec_concat_s8_params *p, const int8_t *in, int8_t *
         in += p->in_row;
     }
 }
+
+/* Reads run ahead of writes, so that the output may lie at or below the input. */
+void edgec_slice_s8(const edgec_slice_s8_params *p, const int8_t *in, int8_t *out) {
+    for (int32_t a = 0; a < p->shape[0]; ++a) {
+        for (int32_t b = 0; b < p->shape[1]; ++b) {
+            for (int32_t c = 0; c < p->shape[2]; ++c) {
+                const int8_t *x =
+                    in + p->start + a * p->stride[0] + b * p->stride[1] + c * p->stride[2];
+                for (int32_t d = 0; d < p->shape[3]; ++d) {
+                    memmove(out, x + d * p->stride[3], (size_t)p->run);
+                    out += p->run;
+                }
+            }
+        }
+    }
+}
+
+void edgec_gather_s8(const edgec_gather_s8_params *p, const int8_t *in, int8_t *out) {
+    for (int32_t o = 0; o < p->outer; ++o) {
+        for (int32_t i = 0; i < p->count; ++i) {
+            memcpy(out, in + (o * p->axis + p->indices[i]) * p->inner, (size_t)p->inner);
+            out += p->inner;
+        }
+    }
+}

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from edgec.export.emit.c.call import Call, Share, Table
 from edgec.export.tflite.model import Operator, Subgraph, Tensor
+from edgec.export.tflite.reference.call import Call as ReferenceCall
 from edgec.export.tflite.reference.executor import KERNELS
-from edgec.export.tflite.reference.frame import Frame as ReferenceFrame
 
-UNARY = frozenset({"QUANTIZE", "DEQUANTIZE", "NEG", "RELU", "RELU6", "RSQRT"})
+UNARY = frozenset("QUANTIZE DEQUANTIZE NEG RELU RELU6 RSQRT LOGISTIC TANH GELU HARD_SWISH".split())
 """Operators of one element that the reference can evaluate."""
 
 
@@ -60,8 +60,6 @@ def _evaluate(graph: Subgraph, op: Operator, value: NDArray[Any]) -> NDArray[Any
     def line(tensor: Tensor) -> Tensor:
         return replace(tensor, shape=(value.size,), data=None, shape_signature=None)
 
-    frame = ReferenceFrame(
-        [line(graph.tensors[op.inputs[0]])], [line(graph.tensors[op.outputs[0]])]
-    )
-    result = KERNELS[op.code](frame, op, [value])
-    return np.asarray(result).astype(frame.outputs[0].numpy_dtype)
+    output = line(graph.tensors[op.outputs[0]])
+    call = ReferenceCall(op, [line(graph.tensors[op.inputs[0]])], [value], [output])
+    return np.asarray(KERNELS[op.code](call)).astype(output.numpy_dtype)
