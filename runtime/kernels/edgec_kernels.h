@@ -53,10 +53,11 @@ void edgec_fully_connected_s8(
 void edgec_fully_connected_asymmetric_s8(
     const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out);
 
-/* out[b] = a[b] (rows x inner) . b[b]; strides tell where elements of the operands lie. */
+/* out[b] = a[b] (rows x inner) . b[b]; strides, in elements, tell where the operands' lie. */
 typedef struct {
-    int32_t batch, rows, inner, columns;
-    int32_t a_batch, a_row, a_inner, b_batch, b_inner, b_column; /* strides in elements */
+    int32_t batch[3], a_batch[3], b_batch[3]; /* a stride of 0 repeats the operand */
+    int32_t rows, inner, columns;
+    int32_t a_row, a_inner, b_inner, b_column;
     int32_t a_zero, b_zero, out_zero, low, high;
     int32_t mantissa, exponent;
 } edgec_matmul_s8_params;
@@ -152,19 +153,13 @@ typedef struct {
 void edgec_resize_bilinear_s8(
     const edgec_resize_bilinear_s8_params *p, const int8_t *in, int8_t *out);
 
-/* out[i] = in[permuted i]: shape of the output, strides of the input, in elements. */
+/* Runs of neighbours, at start + i . stride in elements: transposes, blocks of a tensor. The output
+ * may lie at or below the input where strides descend, as in blocks. */
 typedef struct {
-    int32_t shape[5], stride[5];
-} edgec_transpose_s8_params;
+    int32_t start, run, shape[5], stride[5];
+} edgec_strided_copy_s8_params;
 
-void edgec_transpose_s8(const edgec_transpose_s8_params *p, const int8_t *in, int8_t *out);
-
-/* A block, every so many elements of it: runs of neighbours at start + i . stride, in elements. */
-typedef struct {
-    int32_t start, run, shape[4], stride[4];
-} edgec_slice_s8_params;
-
-void edgec_slice_s8(const edgec_slice_s8_params *p, const int8_t *in, int8_t *out);
+void edgec_strided_copy_s8(const edgec_strided_copy_s8_params *p, const int8_t *in, int8_t *out);
 
 /* Entries along the middle of [outer][axis][inner]. */
 typedef struct {

@@ -54,19 +54,35 @@ void edgec_fully_connected_asymmetric_s8(
     }
 }
 
+static void one_product(
+    const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
+    for (int32_t row = 0; row < p->rows; ++row) {
+        for (int32_t column = 0; column < p->columns; ++column) {
+            const int8_t *left = a + row * p->a_row;
+            const int8_t *right = b + column * p->b_column;
+            int32_t sum = 0;
+            for (int32_t i = 0; i < p->inner; ++i) {
+                sum += (*left - p->a_zero) * (*right - p->b_zero);
+                left += p->a_inner;
+                right += p->b_inner;
+            }
+            sum = edgec_scale(sum, p->mantissa, p->exponent);
+            *out++ = (int8_t)edgec_clamp(sum + p->out_zero, p->low, p->high);
+        }
+    }
+}
+
 void edgec_matmul_s8(
     const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
-    for (int32_t n = 0; n < p->batch; ++n) {
-        for (int32_t row = 0; row < p->rows; ++row) {
-            for (int32_t column = 0; column < p->columns; ++column) {
-                const int8_t *left = a + n * p->a_batch + row * p->a_row;
-                const int8_t *right = b + n * p->b_batch + column * p->b_column;
-                int32_t sum = 0;
-                for (int32_t i = 0; i < p->inner; ++i) {
-                    sum += (left[i * p->a_inner] - p->a_zero) * (right[i * p->b_inner] - p->b_zero);
-                }
-                sum = edgec_scale(sum, p->mantissa, p->exponent);
-                *out++ = (int8_t)edgec_clamp(sum + p->out_zero, p->low, p->high);
+    for (int32_t i = 0; i < p->batch[0]; ++i) {
+        for (int32_t j = 0; j < p->batch[1]; ++j) {
+            for (int32_t k = 0; k < p->batch[2]; ++k) {
+                const int8_t *left =
+                    a + i * p->a_batch[0] + j * p->a_batch[1] + k * p->a_batch[2];
+                const int8_t *right =
+                    b + i * p->b_batch[0] + j * p->b_batch[1] + k * p->b_batch[2];
+                one_product(p, left, right, out);
+                out += p->rows * p->columns;
             }
         }
     }

@@ -10,7 +10,7 @@ from edgec.export.emit.c import moves, norm, pointwise, products
 from edgec.export.emit.c.call import Call
 from edgec.export.emit.c.frame import Frame, unsupported
 from edgec.export.emit.c.fuse import NORMS, fuse
-from edgec.export.emit.c.lookup import chain_from, lookup
+from edgec.export.emit.c.lookup import lookup, region_from
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.model import ABSENT, Model, Operator, Subgraph
 from edgec.profiles.memory.program import Buffer, Overlap, Program, Step
@@ -81,10 +81,10 @@ def lower(model: Model, *, name: str = "model") -> Lowered:
     for position, op in enumerate(graph.operators):
         if position in done or op.code in ALIASES:
             continue
-        chain = chain_from(graph, position, consumers)
-        if chain:
-            done.update(chain)
-            found = [lookup(graph, chain, roots)]
+        region = region_from(graph, position, consumers)
+        if region:
+            done.update(region)
+            found = [lookup(graph, region, roots)]
         else:
             found = _lower(Frame(graph, op, position, roots), op)
         label = f"{op.code} {graph.tensors[op.outputs[0]].name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -14,24 +15,57 @@ from edgec.profiles.memory import overlap
 
 
 def transpose(frame: Frame, op: Operator) -> list[Call]:
-    """TRANSPOSE of up to five dimensions."""
+    """TRANSPOSE; axes that stay neighbours count as one."""
     x, y = frame.tensor(0), frame.output
-    if len(x.shape) > 5:
-        raise unsupported(frame, op, f"{len(x.shape)} dimensions")
-    order = [int(axis) for axis in frame.constant(1)]
-    strides = [prod(x.shape[axis + 1 :]) for axis in range(len(x.shape))]
-    lead = 5 - len(order)
-    return [
-        Call(
-            "edgec_transpose_s8",
-            {
-                "shape": (1,) * lead + tuple(y.shape),
-                "stride": (0,) * lead + tuple(strides[axis] for axis in order),
-            },
-            (frame.index(0),),
-            frame.output_index,
-        )
-    ]
+    pitch = _pitch(x)
+    strides = [pitch[int(axis)] for axis in frame.constant(1)]
+    return [_copy(frame, op, 0, 0, y.shape, strides, frame.output_index)]
+
+
+def _copy(
+    frame: Frame,
+    op: Operator,
+    source: int,
+    start: int,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    output: int,
+    shares: tuple[Share, ...] = (),
+) -> Call:
+    loops = _merged(shape, strides)
+    run = loops.pop()[0] if loops and loops[-1][1] == 1 else 1
+    if len(loops) > 5:
+        raise unsupported(frame, op, f"{len(loops)} dimensions")
+    loops = [(1, 0)] * (5 - len(loops)) + loops
+    return Call(
+        "edgec_strided_copy_s8",
+        {
+            "start": start,
+            "run": run,
+            "shape": tuple(size for size, _ in loops),
+            "stride": tuple(stride for _, stride in loops),
+        },
+        (frame.operand(source),),
+        output,
+        shares,
+    )
+
+
+def _pitch(x: Tensor) -> list[int]:
+    return [prod(x.shape[axis + 1 :]) for axis in range(len(x.shape))]
+
+
+def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """(size, stride) of loops, outermost first; loops that continue one another are one."""
+    loops: list[tuple[int, int]] = []
+    for size, stride in zip(shape, strides, strict=True):
+        if size == 1:
+            continue
+        if loops and loops[-1][1] == size * stride:
+            loops[-1] = (loops[-1][0] * size, stride)
+        else:
+            loops.append((size, stride))
+    return loops
 
 
 def pad(frame: Frame, op: Operator) -> list[Call]:
@@ -95,7 +129,7 @@ def split(frame: Frame, op: Operator) -> list[Call]:
     for index in op.outputs:
         shape = frame.graph.tensors[index].shape
         begin = [start if a == axis else 0 for a in range(len(shape))]
-        calls.append(_block(frame, op, source, begin, [1] * len(shape), shape, frame.roots[index]))
+        calls.append(_block(frame, op, source, begin, shape, frame.roots[index]))
         start += shape[axis]
     return calls
 
@@ -111,7 +145,6 @@ def unpack(frame: Frame, op: Operator) -> list[Call]:
             op,
             0,
             [number if a == axis else 0 for a in range(len(shape))],
-            [1] * len(shape),
             shape,
             frame.roots[index],
         )
@@ -123,47 +156,17 @@ def slice_(frame: Frame, op: Operator) -> list[Call]:
     """SLICE from a constant place."""
     shape = frame.output.shape
     begin = [int(b) for b in np.asarray(frame.constant(1)).reshape(-1)]
-    return [_block(frame, op, 0, begin, [1] * len(shape), shape, frame.output_index)]
+    return [_block(frame, op, 0, begin, shape, frame.output_index)]
 
 
 def _block(
-    frame: Frame,
-    op: Operator,
-    source: int,
-    begin: list[int],
-    step: list[int],
-    shape: tuple[int, ...],
-    output: int,
+    frame: Frame, op: Operator, source: int, begin: list[int], shape: tuple[int, ...], output: int
 ) -> Call:
-    """Every `step`-th element of a block of an input."""
-    x = frame.tensor(source)
-    pitch = [prod(x.shape[axis + 1 :]) for axis in range(len(x.shape))]
+    """A block of an input; its elements are read in order of address, never behind the output."""
+    pitch = _pitch(frame.tensor(source))
     start = sum(b * p for b, p in zip(begin, pitch, strict=True))
-    # (size, stride) of the loops, outermost first; loops that continue one another are one
-    loops: list[tuple[int, int]] = []
-    for size, stride in zip(shape, (s * p for s, p in zip(step, pitch, strict=True)), strict=True):
-        if size == 1:
-            continue
-        if loops and loops[-1][1] == size * stride:
-            loops[-1] = (loops[-1][0] * size, stride)
-        else:
-            loops.append((size, stride))
-    run = loops.pop()[0] if loops and loops[-1][1] == 1 else 1
-    if len(loops) > 4:
-        raise unsupported(frame, op, f"a block of {len(loops) + 1} dimensions")
-    loops = [(1, 0)] * (4 - len(loops)) + loops
-    return Call(
-        "edgec_slice_s8",
-        {
-            "start": start,
-            "run": run,
-            "shape": tuple(size for size, _ in loops),
-            "stride": tuple(stride for _, stride in loops),
-        },
-        (frame.operand(source),),
-        output,
-        () if frame.is_constant(source) else (Share(0, overlap.elementwise()),),
-    )
+    shares = () if frame.is_constant(source) else (Share(0, overlap.elementwise()),)
+    return _copy(frame, op, source, start, shape, pitch, output, shares)
 
 
 def gather(frame: Frame, op: Operator) -> list[Call]:
