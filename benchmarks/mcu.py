@@ -5,9 +5,9 @@
 Data: mlperf_tiny/*.tflite in EDGEC_BENCH_DATA (the four reference files of mlcommons/tiny, and a
 MobileNetV2-0.35 and a small ReLU ViT of 96x96 inputs with random weights). Each file is compiled to
 C, run on simulated boards by its self-test (three random inputs, outputs of the integer reference,
-which equals LiteRT's reference kernels), and counted. RAM is the arena, inputs and outputs
-included; flash is the image without golden data. Peers, built with the same compiler and counted
-the same way, once: TensorFlow Lite Micro of 2026-08-20 with CMSIS-NN (arena of its interpreter,
+which equals LiteRT's plain kernels but for the softmax, which is an integer one here), and counted.
+RAM is the arena, inputs and outputs included; flash is the image without golden data. Peers, built
+with the same compiler and counted the same way, once: TensorFlow Lite Micro of 2026-08-20 with CMSIS-NN (arena of its interpreter,
 C library in its flash).
 """
 
@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from edgec.export.emit.c.lower import lower
+from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import write_sources
 from edgec.export.tflite import load
 from edgec.export.tflite.names import input_names
-from edgec.export.tflite.reference.executor import run
 from edgec.profiles.memory.plan import plan
 from edgec.runtime.qemu.boards import get_board
 from edgec.runtime.qemu.run import count_instructions
@@ -68,7 +68,7 @@ def measure(path: Path, folder: Path) -> dict[str, Any]:
             name: rng.integers(-128, 128, tensor.shape, dtype=np.int8)
             for name, tensor in zip(input_names(model), tensors, strict=True)
         }
-        golden.append((feeds, run(model, feeds)))
+        golden.append((feeds, reference(model, feeds)))
     sources = write_sources(model, lowered, planned, prefix=path.stem, golden=golden)
     for name, text in sources.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

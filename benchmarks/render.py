@@ -90,9 +90,9 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "mcu": (
         "Embedded C",
         "TFLite files compiled to C and run on simulated boards: every output byte compared with "
-        "the integer reference, instructions counted exactly (they are no latency). The arena "
-        "holds inputs and outputs; flash is the image without golden data. `tflm` is TensorFlow Lite "
-        "Micro of 2026-08-20 with CMSIS-NN, built and counted once in the same way.",
+        "the integer reference, instructions counted exactly (no latency). The arena "
+        "holds inputs and outputs; flash is the image without golden data. `tflm` is TensorFlow "
+        "Lite Micro of 2026-08-20 with CMSIS-NN, built and counted once in the same way.",
         ("title", "macs", "arena", "lower_bound", "proved", "flash", "stack", "instructions",
          "agreed", "tflm"),
     ),

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgec.export.bundle import Artifact
 from edgec.export.emit.c.lower import Lowered, lower
+from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Sources, write_sources
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import C
@@ -21,7 +22,6 @@ from edgec.export.progress import Reporter
 from edgec.export.quantize.scheme import get_scheme
 from edgec.export.tflite.model import Model
 from edgec.export.tflite.names import input_names, output_names
-from edgec.export.tflite.reference.executor import run
 from edgec.export.tflite_artifacts import Source
 from edgec.profiles.memory.bill import check_budget
 from edgec.profiles.memory.plan import Plan, plan
@@ -138,7 +138,7 @@ def _golden(
         array = np.asarray(feed[name])
         stored = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
         integers[name] = as_integers(stored, tensor)
-    return integers, run(model, integers)
+    return integers, reference(model, integers)
 
 
 def _checks(

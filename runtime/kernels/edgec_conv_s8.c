@@ -48,6 +48,7 @@ void edgec_conv_s8(
     rows.out_zero = p->out_zero;
     rows.low = p->low;
     rows.high = p->high;
+    rows.wide = p->wide;
     for (int32_t n = 0; n < p->batch; ++n) {
         int32_t pixel = 0;
         while (pixel < pixels) {

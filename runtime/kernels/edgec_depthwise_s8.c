@@ -102,8 +102,9 @@ static void anywhere(
                 sum += x * p->weights[(i * p->k_w + j) * p->out_c + o];
             }
         }
-        out[o] = finish(
-            sum, p->scales.mantissa[o], p->scales.exponent[o], p->out_zero, p->low, p->high);
+        const int32_t scaled =
+            edgec_scale_wide(sum, p->scales.mantissa[o], p->scales.exponent[o]);
+        out[o] = (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
     }
 }
 
@@ -111,7 +112,7 @@ void edgec_depthwise_s8(
     const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
     const int8_t *taps[MOST_TAPS];
     const int32_t count = p->k_h * p->k_w;
-    const int collect = p->out_c == p->in_c && count <= MOST_TAPS;
+    const int collect = p->out_c == p->in_c && count <= MOST_TAPS && p->wide == 0;
     memset(scratch, p->in_zero, (size_t)p->in_c);
     for (int32_t n = 0; n < p->batch; ++n) {
         for (int32_t y = 0; y < p->out_h; ++y) {

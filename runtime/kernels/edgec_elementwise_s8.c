@@ -28,6 +28,16 @@ static int32_t squared_difference_of(const edgec_binary_s8_params *p, int32_t a,
     return difference * difference;
 }
 
+static int32_t larger_of(const edgec_binary_s8_params *p, int32_t a, int32_t b) {
+    (void)p;
+    return a > b ? a : b;
+}
+
+static int32_t smaller_of(const edgec_binary_s8_params *p, int32_t a, int32_t b) {
+    (void)p;
+    return a < b ? a : b;
+}
+
 /* The operation is known at every call below, so that compilers make a loop of its own for it. */
 static inline void run(
     const edgec_binary_s8_params *given, const int8_t *a, const int8_t *b, int8_t *out,
@@ -67,6 +77,16 @@ void edgec_mul_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t
 void edgec_squared_difference_s8(
     const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
     run(p, a, b, out, squared_difference_of);
+}
+
+void edgec_maximum_s8(
+    const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
+    run(p, a, b, out, larger_of);
+}
+
+void edgec_minimum_s8(
+    const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
+    run(p, a, b, out, smaller_of);
 }
 
 void edgec_lookup_s8(const edgec_lookup_s8_params *p, const int8_t *in, int8_t *out) {

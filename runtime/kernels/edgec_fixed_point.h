@@ -45,13 +45,24 @@ static inline int32_t edgec_shift_right(int32_t x, int32_t amount) {
 
 /* Multiply and round twice, as the kernels of convolutions and elementwise operators do.
  *
- * |x| < 2^30, and less by the exponent where that is positive; the writer of the C checks it.
+ * |x| < 2^30, and less by the exponent where that is positive; the writer of the C checks it and
+ * sets `wide` where it does not hold (biases of channels with tiny weights).
  */
 static inline int32_t edgec_scale(int32_t x, int32_t mantissa, int32_t exponent) {
     if (exponent > 0) {
         return edgec_doubling_high((int32_t)((uint32_t)x << exponent), mantissa);
     }
     return edgec_shift_right(edgec_doubling_high(x, mantissa), -exponent);
+}
+
+/* The same for any x that the shift to the left leaves in 32 bits; slower. */
+static inline int32_t edgec_scale_wide(int32_t x, int32_t mantissa, int32_t exponent) {
+    const int32_t left = exponent > 0 ? exponent : 0;
+    const int64_t product = (int64_t)(int32_t)((uint32_t)x << left) * mantissa;
+    const int64_t high = (product + ((int64_t)1 << 30)) >> 31;
+    const int32_t right = exponent > 0 ? 0 : -exponent;
+    const int64_t half = (((int64_t)1) << right) >> 1;
+    return (int32_t)((high + half + (right != 0 && high < 0 ? -1 : 0)) >> right);
 }
 
 /* Multiply and round once, halves upwards, as FULLY_CONNECTED does. */

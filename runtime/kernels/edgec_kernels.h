@@ -28,6 +28,7 @@ typedef struct {
     int32_t out_h, out_w, out_c;
     int32_t k_h, k_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
     int32_t in_zero, out_zero, low, high;
+    int32_t wide; /* sums may exceed 2^30 */
     const int8_t *weights;
     const int32_t *bias;
     edgec_scales scales;
@@ -55,10 +56,11 @@ void edgec_fully_connected_s8(
 void edgec_fully_connected_asymmetric_s8(
     const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out);
 
-/* out[b] = a[b] (rows x inner) . b[b]; strides tell where elements of the operands lie. */
+/* out[b] = a[b] (rows x inner) . b[b]; strides, in elements, tell where the operands' lie. */
 typedef struct {
-    int32_t batch, rows, inner, columns;
-    int32_t a_batch, a_row, a_inner, b_batch, b_inner, b_column; /* strides in elements */
+    int32_t batch[3], a_batch[3], b_batch[3]; /* a stride of 0 repeats the operand */
+    int32_t rows, inner, columns;
+    int32_t a_row, a_inner, b_inner, b_column;
     int32_t a_zero, b_zero, out_zero, low, high;
     int32_t mantissa, exponent;
 } edgec_matmul_s8_params;
@@ -78,6 +80,12 @@ void edgec_add_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t
 void edgec_sub_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
 void edgec_mul_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
 void edgec_squared_difference_s8(
+    const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+
+/* Of operands with the scale and zero point of the output. */
+void edgec_maximum_s8(
+    const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+void edgec_minimum_s8(
     const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
 
 /* Any function of one int8: table[x + 128]. May work in place. */
@@ -104,6 +112,9 @@ typedef struct {
 
 void edgec_mean_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out);
 
+/* Sum over the middle of [outer][count][inner]. */
+void edgec_sum_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out);
+
 /* Softmax of rows; table[d] = exp(-scale * d) in 2^-24, output scale 1/256 and zero point -128. */
 typedef struct {
     int32_t rows, size;
@@ -112,12 +123,54 @@ typedef struct {
 
 void edgec_softmax_s8(const edgec_softmax_s8_params *p, const int8_t *in, int8_t *out);
 
-/* out[i] = in[permuted i]: shape of the output, strides of the input, in elements. */
+/* LayerNormalization over the middle of [outer][count][inner], at most 2^16 elements.
+ *
+ * The argument of the root, count * sum of squares - (sum)^2 + epsilon, has spread_bits fractional
+ * bits, an even number, and fits 62 bits. Gains and offsets have gain_bits fractional bits and are
+ * in steps of the output; the offset holds its zero point. Element n of the block [count][inner]
+ * uses entry n % period, a multiple of inner. May work in place where inner is 1.
+ */
 typedef struct {
-    int32_t shape[5], stride[5];
-} edgec_transpose_s8_params;
+    int32_t outer, count, inner, period;
+    int32_t gain_bits, spread_bits;
+    uint32_t epsilon_high, epsilon_low;
+    const int32_t *gain;
+    const int32_t *offset;
+} edgec_layer_norm_s8_params;
 
-void edgec_transpose_s8(const edgec_transpose_s8_params *p, const int8_t *in, int8_t *out);
+void edgec_layer_norm_s8(const edgec_layer_norm_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Rows divided by their Euclidean norm; output scale 1/128. At most 2^15 elements in a row. */
+typedef struct {
+    int32_t rows, size, in_zero, out_zero;
+} edgec_l2_norm_s8_params;
+
+void edgec_l2_norm_s8(const edgec_l2_norm_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Bilinear interpolation; positions in 1/1024 pixels: start + scale * row or column. */
+typedef struct {
+    int32_t batch, in_h, in_w, out_h, out_w, channels;
+    int32_t start_h, start_w, scale_h, scale_w;
+} edgec_resize_bilinear_s8_params;
+
+void edgec_resize_bilinear_s8(
+    const edgec_resize_bilinear_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Runs of neighbours, at start + i . stride in elements: transposes, blocks of a tensor. The output
+ * may lie at or below the input where strides descend, as in blocks. */
+typedef struct {
+    int32_t start, run, shape[5], stride[5];
+} edgec_strided_copy_s8_params;
+
+void edgec_strided_copy_s8(const edgec_strided_copy_s8_params *p, const int8_t *in, int8_t *out);
+
+/* Entries along the middle of [outer][axis][inner]. */
+typedef struct {
+    int32_t outer, axis, inner, count;
+    const int32_t *indices;
+} edgec_gather_s8_params;
+
+void edgec_gather_s8(const edgec_gather_s8_params *p, const int8_t *in, int8_t *out);
 
 typedef struct {
     int32_t in_shape[4], before[4], out_shape[4];

@@ -54,49 +54,69 @@ void edgec_fully_connected_asymmetric_s8(
     }
 }
 
-void edgec_matmul_s8(
+static inline int8_t finish_product(const edgec_matmul_s8_params *p, int32_t sum) {
+    const int32_t scaled = edgec_scale(sum, p->mantissa, p->exponent);
+    return (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
+}
+
+static void one_product(
     const edgec_matmul_s8_params *given, const int8_t *a, const int8_t *b, int8_t *out) {
     /* a copy: stores to `out` could change `given`, as far as the compiler knows */
     const edgec_matmul_s8_params copy = *given;
     const edgec_matmul_s8_params *const p = &copy;
-    for (int32_t n = 0; n < p->batch; ++n) {
-        for (int32_t row = 0; row < p->rows; ++row) {
-            const int8_t *left = a + n * p->a_batch + row * p->a_row;
-            int32_t column = 0;
-            /* four columns share the element of the row */
-            for (; column + 4 <= p->columns; column += 4) {
-                const int8_t *x = left;
-                const int8_t *y0 = b + n * p->b_batch + column * p->b_column;
-                const int8_t *y1 = y0 + p->b_column;
-                const int8_t *y2 = y1 + p->b_column;
-                const int8_t *y3 = y2 + p->b_column;
-                int32_t s0 = 0;
-                int32_t s1 = 0;
-                int32_t s2 = 0;
-                int32_t s3 = 0;
-                for (int32_t i = 0; i < p->inner; ++i) {
-                    const int32_t value = *x - p->a_zero;
-                    const int32_t at = i * p->b_inner;
-                    s0 += value * (y0[at] - p->b_zero);
-                    s1 += value * (y1[at] - p->b_zero);
-                    s2 += value * (y2[at] - p->b_zero);
-                    s3 += value * (y3[at] - p->b_zero);
-                    x += p->a_inner;
-                }
-                const int32_t sums[4] = {s0, s1, s2, s3};
-                for (int32_t i = 0; i < 4; ++i) {
-                    const int32_t scaled = edgec_scale(sums[i], p->mantissa, p->exponent);
-                    *out++ = (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
-                }
+    for (int32_t row = 0; row < p->rows; ++row) {
+        const int8_t *left = a + row * p->a_row;
+        int32_t column = 0;
+        /* four columns share the elements of the row */
+        for (; column + 4 <= p->columns; column += 4) {
+            const int8_t *x = left;
+            const int8_t *y0 = b + column * p->b_column;
+            const int8_t *y1 = y0 + p->b_column;
+            const int8_t *y2 = y1 + p->b_column;
+            const int8_t *y3 = y2 + p->b_column;
+            int32_t s0 = 0;
+            int32_t s1 = 0;
+            int32_t s2 = 0;
+            int32_t s3 = 0;
+            for (int32_t i = 0; i < p->inner; ++i) {
+                const int32_t value = *x - p->a_zero;
+                const int32_t at = i * p->b_inner;
+                s0 += value * (y0[at] - p->b_zero);
+                s1 += value * (y1[at] - p->b_zero);
+                s2 += value * (y2[at] - p->b_zero);
+                s3 += value * (y3[at] - p->b_zero);
+                x += p->a_inner;
             }
-            for (; column < p->columns; ++column) {
-                const int8_t *right = b + n * p->b_batch + column * p->b_column;
-                int32_t sum = 0;
-                for (int32_t i = 0; i < p->inner; ++i) {
-                    sum += (left[i * p->a_inner] - p->a_zero) * (right[i * p->b_inner] - p->b_zero);
-                }
-                sum = edgec_scale(sum, p->mantissa, p->exponent);
-                *out++ = (int8_t)edgec_clamp(sum + p->out_zero, p->low, p->high);
+            *out++ = finish_product(p, s0);
+            *out++ = finish_product(p, s1);
+            *out++ = finish_product(p, s2);
+            *out++ = finish_product(p, s3);
+        }
+        for (; column < p->columns; ++column) {
+            const int8_t *x = left;
+            const int8_t *y = b + column * p->b_column;
+            int32_t sum = 0;
+            for (int32_t i = 0; i < p->inner; ++i) {
+                sum += (*x - p->a_zero) * (*y - p->b_zero);
+                x += p->a_inner;
+                y += p->b_inner;
+            }
+            *out++ = finish_product(p, sum);
+        }
+    }
+}
+
+void edgec_matmul_s8(
+    const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
+    for (int32_t i = 0; i < p->batch[0]; ++i) {
+        for (int32_t j = 0; j < p->batch[1]; ++j) {
+            for (int32_t k = 0; k < p->batch[2]; ++k) {
+                const int8_t *left =
+                    a + i * p->a_batch[0] + j * p->a_batch[1] + k * p->a_batch[2];
+                const int8_t *right =
+                    b + i * p->b_batch[0] + j * p->b_batch[1] + k * p->b_batch[2];
+                one_product(p, left, right, out);
+                out += p->rows * p->columns;
             }
         }
     }

@@ -3,15 +3,20 @@
 
 #include "edgec_kernels.h"
 
-void edgec_transpose_s8(const edgec_transpose_s8_params *p, const int8_t *in, int8_t *out) {
+void edgec_strided_copy_s8(const edgec_strided_copy_s8_params *p, const int8_t *in, int8_t *out) {
     for (int32_t a = 0; a < p->shape[0]; ++a) {
         for (int32_t b = 0; b < p->shape[1]; ++b) {
             for (int32_t c = 0; c < p->shape[2]; ++c) {
                 for (int32_t d = 0; d < p->shape[3]; ++d) {
-                    const int8_t *x = in + a * p->stride[0] + b * p->stride[1] + c * p->stride[2] +
-                                      d * p->stride[3];
+                    const int8_t *x = in + p->start + a * p->stride[0] + b * p->stride[1] +
+                                      c * p->stride[2] + d * p->stride[3];
                     for (int32_t e = 0; e < p->shape[4]; ++e) {
-                        *out++ = x[e * p->stride[4]];
+                        if (p->run == 1) {
+                            *out = x[e * p->stride[4]];
+                        } else {
+                            memmove(out, x + e * p->stride[4], (size_t)p->run);
+                        }
+                        out += p->run;
                     }
                 }
             }
@@ -44,5 +49,14 @@ void edgec_concat_s8(const edgec_concat_s8_params *p, const int8_t *in, int8_t *
     for (int32_t row = 0; row < p->rows; ++row) {
         memcpy(out + row * p->out_row + p->start, in, (size_t)p->in_row);
         in += p->in_row;
+    }
+}
+
+void edgec_gather_s8(const edgec_gather_s8_params *p, const int8_t *in, int8_t *out) {
+    for (int32_t o = 0; o < p->outer; ++o) {
+        for (int32_t i = 0; i < p->count; ++i) {
+            memcpy(out, in + (o * p->axis + p->indices[i]) * p->inner, (size_t)p->inner);
+            out += p->inner;
+        }
     }
 }

@@ -60,18 +60,29 @@ void edgec_max_pool_s8(const edgec_pool_s8_params *p, const int8_t *in, int8_t *
     }
 }
 
-void edgec_mean_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out) {
+/* Rounds once or twice, which is known at both calls. */
+static inline void reduce(
+    const edgec_mean_s8_params *p, const int8_t *in, int8_t *out, int32_t once) {
     for (int32_t o = 0; o < p->outer; ++o) {
         for (int32_t i = 0; i < p->inner; ++i) {
             int32_t sum = -p->in_zero * p->count;
             for (int32_t n = 0; n < p->count; ++n) {
                 sum += in[n * p->inner + i];
             }
-            sum = edgec_scale(sum, p->mantissa, p->exponent) + p->out_zero;
-            *out++ = (int8_t)edgec_clamp(sum, -128, 127);
+            sum = once ? edgec_scale_once(sum, p->mantissa, p->exponent)
+                       : edgec_scale(sum, p->mantissa, p->exponent);
+            *out++ = (int8_t)edgec_clamp(sum + p->out_zero, -128, 127);
         }
         in += p->count * p->inner;
     }
+}
+
+void edgec_mean_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out) {
+    reduce(p, in, out, 0);
+}
+
+void edgec_sum_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out) {
+    reduce(p, in, out, 1);
 }
 
 void edgec_softmax_s8(const edgec_softmax_s8_params *p, const int8_t *in, int8_t *out) {

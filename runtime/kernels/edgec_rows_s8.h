@@ -17,6 +17,7 @@ typedef struct {
     int32_t out_stride;    /* from the outputs of the first row to those of the second */
     int32_t out_zero, low, high;
     int32_t once;          /* rounding of FULLY_CONNECTED */
+    int32_t wide;          /* sums may exceed 2^30 */
     const int8_t *weights; /* [columns][size] */
     const int32_t *bias;
     const int32_t *mantissa;
@@ -24,9 +25,16 @@ typedef struct {
 } edgec_rows_s8;
 
 static inline int8_t edgec_finish_s8(const edgec_rows_s8 *p, int32_t sum, int32_t column) {
-    const int32_t scaled = p->once != 0
-                               ? edgec_scale_once(sum, p->mantissa[column], p->exponent[column])
-                               : edgec_scale(sum, p->mantissa[column], p->exponent[column]);
+    const int32_t mantissa = p->mantissa[column];
+    const int32_t exponent = p->exponent[column];
+    int32_t scaled;
+    if (p->once != 0) {
+        scaled = edgec_scale_once(sum, mantissa, exponent);
+    } else if (p->wide != 0) {
+        scaled = edgec_scale_wide(sum, mantissa, exponent);
+    } else {
+        scaled = edgec_scale(sum, mantissa, exponent);
+    }
     return (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
 }
 
@@ -34,7 +42,7 @@ static inline int8_t edgec_finish_s8(const edgec_rows_s8 *p, int32_t sum, int32_
 static inline void edgec_finish4_s8(
     const edgec_rows_s8 *p, const int32_t sums[4], int32_t column, int8_t *out) {
 #if defined(EDGEC_HELIUM)
-    if (p->once == 0) {
+    if (p->once == 0 && p->wide == 0) {
         const int32x4_t exponent = vldrbq_s32(p->exponent + column);
         const int32x4_t zero = vdupq_n_s32(0);
         int32x4_t x = vshlq_s32(vldrwq_s32(sums), vmaxq_s32(exponent, zero));

@@ -25,7 +25,14 @@ class Scales:
     exponent: NDArray[np.int64]
 
 
-Parameter = int | tuple[int, ...] | Table | Scales
+@dataclass(frozen=True)
+class Word:
+    """An unsigned number of 32 bits."""
+
+    value: int
+
+
+Parameter = int | Word | tuple[int, ...] | Table | Scales
 
 
 @dataclass(frozen=True)
@@ -81,14 +88,21 @@ SOURCES: Mapping[str, str] = {
     "edgec_sub_s8": "edgec_elementwise_s8.c",
     "edgec_mul_s8": "edgec_elementwise_s8.c",
     "edgec_squared_difference_s8": "edgec_elementwise_s8.c",
+    "edgec_maximum_s8": "edgec_elementwise_s8.c",
+    "edgec_minimum_s8": "edgec_elementwise_s8.c",
     "edgec_lookup_s8": "edgec_elementwise_s8.c",
     "edgec_average_pool_s8": "edgec_reduce_s8.c",
     "edgec_max_pool_s8": "edgec_reduce_s8.c",
     "edgec_mean_s8": "edgec_reduce_s8.c",
+    "edgec_sum_s8": "edgec_reduce_s8.c",
     "edgec_softmax_s8": "edgec_reduce_s8.c",
-    "edgec_transpose_s8": "edgec_move_s8.c",
+    "edgec_strided_copy_s8": "edgec_move_s8.c",
     "edgec_pad_s8": "edgec_move_s8.c",
     "edgec_concat_s8": "edgec_move_s8.c",
+    "edgec_gather_s8": "edgec_move_s8.c",
+    "edgec_layer_norm_s8": "edgec_norm_s8.c",
+    "edgec_l2_norm_s8": "edgec_norm_s8.c",
+    "edgec_resize_bilinear_s8": "edgec_resize_s8.c",
 }
 """The file of ``runtime/kernels`` that holds each kernel."""
 
@@ -102,6 +116,9 @@ STRUCTS: Mapping[str, str] = {
     "edgec_sub_s8": "edgec_binary_s8_params",
     "edgec_mul_s8": "edgec_binary_s8_params",
     "edgec_squared_difference_s8": "edgec_binary_s8_params",
+    "edgec_maximum_s8": "edgec_binary_s8_params",
+    "edgec_minimum_s8": "edgec_binary_s8_params",
+    "edgec_sum_s8": "edgec_mean_s8_params",
     "edgec_average_pool_s8": "edgec_pool_s8_params",
     "edgec_max_pool_s8": "edgec_pool_s8_params",
 }

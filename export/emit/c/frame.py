@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgec.export.emit.c.call import Table
 from edgec.export.errors import EdgecError, UnsupportedError
 from edgec.export.tflite.model import ABSENT, Operator, Subgraph, Tensor
-from edgec.export.tflite.reference.fixed_point import finish
+from edgec.export.tflite.reference.fixed_point import finish, scale_of, zero_of
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ def unsupported(frame: Frame, op: Operator, why: str) -> EdgecError:
         why=why,
         fix="report the network; --format tflite works without the C kernels",
     )
+
+
+def grid(tensor: Tensor) -> tuple[float, int]:
+    """Scale and zero point."""
+    return float(scale_of(tensor)), zero_of(tensor)
 
 
 def range_of(tensor: Tensor, activation: str) -> tuple[int, int]:

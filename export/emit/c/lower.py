@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edgec.export.emit.c import pointwise, products
+from edgec.export.emit.c import moves, norm, pointwise, products
 from edgec.export.emit.c.call import Call
 from edgec.export.emit.c.frame import Frame, unsupported
-from edgec.export.emit.c.lookup import chain_from, lookup
+from edgec.export.emit.c.fuse import NORMS, fuse
+from edgec.export.emit.c.lookup import lookup, region_from
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.model import ABSENT, Model, Operator, Subgraph
 from edgec.profiles.memory.program import Buffer, Overlap, Program, Step
@@ -27,9 +28,20 @@ LOWERINGS: Final[Mapping[str, Callable[[Frame, Operator], list[Call]]]] = {
     "MAX_POOL_2D": pointwise.pool,
     "MEAN": pointwise.mean,
     "SOFTMAX": pointwise.softmax,
-    "TRANSPOSE": pointwise.transpose,
-    "PAD": pointwise.pad,
-    "CONCATENATION": pointwise.concatenation,
+    "TRANSPOSE": moves.transpose,
+    "PAD": moves.pad,
+    "CONCATENATION": moves.concatenation,
+    "SPLIT": moves.split,
+    "SPLIT_V": moves.split,
+    "UNPACK": moves.unpack,
+    "SLICE": moves.slice_,
+    "GATHER": moves.gather,
+    "RESIZE_BILINEAR": moves.resize_bilinear,
+    "SUM": pointwise.mean,
+    "MAXIMUM": pointwise.binary,
+    "MINIMUM": pointwise.binary,
+    "L2_NORMALIZATION": norm.l2_norm,
+    **dict.fromkeys(sorted(NORMS), norm.norm),
 }
 ALIASES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 """Operators that change the shape and move nothing."""
@@ -57,7 +69,7 @@ def lower(model: Model, *, name: str = "model") -> Lowered:
     Raises:
         UnsupportedError: an operator, a type or a form of it that no kernel computes.
     """
-    graph = model.main
+    graph = fuse(model).main
     roots = _roots(graph)
     consumers: dict[int, list[int]] = {}
     for position, op in enumerate(graph.operators):
@@ -69,10 +81,10 @@ def lower(model: Model, *, name: str = "model") -> Lowered:
     for position, op in enumerate(graph.operators):
         if position in done or op.code in ALIASES:
             continue
-        chain = chain_from(graph, position, consumers)
-        if chain:
-            done.update(chain)
-            found = [lookup(graph, chain, roots)]
+        region = region_from(graph, position, consumers)
+        if region:
+            done.update(region)
+            found = [lookup(graph, region, roots)]
         else:
             found = _lower(Frame(graph, op, position, roots), op)
         label = f"{op.code} {graph.tensors[op.outputs[0]].name}"
@@ -88,7 +100,8 @@ def scratch_id(call: int) -> str:
 
 
 def _lower(frame: Frame, op: Operator) -> list[Call]:
-    if op.code not in LOWERINGS:
+    code = op.custom_code if op.code == "CUSTOM" and op.custom_code else op.code
+    if code not in LOWERINGS:
         raise unsupported(frame, op, "the operator is not among the kernels")
     for index in (*op.inputs, *op.outputs):
         if index == ABSENT:
@@ -96,7 +109,7 @@ def _lower(frame: Frame, op: Operator) -> list[Call]:
         tensor = frame.graph.tensors[index]
         if tensor.data is None and tensor.dtype != "INT8":
             raise unsupported(frame, op, f"{tensor.name!r} is {tensor.dtype}, not INT8")
-    return LOWERINGS[op.code](frame, op)
+    return LOWERINGS[code](frame, op)
 
 
 def _roots(graph: Subgraph) -> dict[int, int]:

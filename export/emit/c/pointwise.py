@@ -1,4 +1,4 @@
-"""Elementwise operators, pools, softmax and moves of data as kernel calls."""
+"""Elementwise operators, pools, reductions and softmax as kernel calls."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from math import prod
 import numpy as np
 
 from edgec.export.emit.c.call import Call, Share, Table
-from edgec.export.emit.c.frame import Frame, range_of, same_padding, unsupported
-from edgec.export.tflite.model import Operator, Tensor
+from edgec.export.emit.c.frame import Frame, grid, range_of, same_padding, unsupported
+from edgec.export.emit.c.reference import exponentials, softmax_step
+from edgec.export.tflite.model import Operator
 from edgec.export.tflite.reference.fixed_point import Multiplier, scale_of, zero_of
 from edgec.profiles.memory import overlap
 
@@ -17,20 +18,25 @@ KERNEL = {
     "SUB": "edgec_sub_s8",
     "MUL": "edgec_mul_s8",
     "SQUARED_DIFFERENCE": "edgec_squared_difference_s8",
+    "MAXIMUM": "edgec_maximum_s8",
+    "MINIMUM": "edgec_minimum_s8",
 }
-SHIFT = {"ADD": 20, "SUB": 20, "SQUARED_DIFFERENCE": 7, "MUL": 0}
-SOFTMAX_BITS = 24
+SHIFT = {"ADD": 20, "SUB": 20, "SQUARED_DIFFERENCE": 7, "MUL": 0, "MAXIMUM": 0, "MINIMUM": 0}
 
 
 def binary(frame: Frame, op: Operator) -> list[Call]:
-    """ADD, SUB, MUL, SQUARED_DIFFERENCE with broadcasting."""
+    """ADD, SUB, MUL, SQUARED_DIFFERENCE, MAXIMUM, MINIMUM with broadcasting."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
     shape = _padded(y.shape, 4, frame, op)
     low, high = range_of(y, op.options.get("fused_activation_function", "NONE"))
     shift = SHIFT[op.code]
     scales = [np.float32(scale_of(t)) for t in (a, b)]
-    if op.code == "MUL":
-        one = Multiplier.of(1.0)
+    one = Multiplier.of(1.0)
+    if op.code in ("MAXIMUM", "MINIMUM"):
+        if not grid(a) == grid(b) == grid(y):
+            raise unsupported(frame, op, "operands on other grids than the output")
+        sides, back = [one, one], one
+    elif op.code == "MUL":
         sides = [one, one]
         back = Multiplier.of(scales[0] * scales[1] / np.float32(scale_of(y)))
     else:
@@ -121,7 +127,7 @@ def pool(frame: Frame, op: Operator) -> list[Call]:
 
 
 def mean(frame: Frame, op: Operator) -> list[Call]:
-    """MEAN over neighbouring axes."""
+    """MEAN and SUM over neighbouring axes."""
     x, y = frame.tensor(0), frame.output
     axes = sorted({int(a) % len(x.shape) for a in np.asarray(frame.constant(1)).reshape(-1)})
     if axes != list(range(axes[0], axes[0] + len(axes))):
@@ -130,17 +136,18 @@ def mean(frame: Frame, op: Operator) -> list[Call]:
     scale = Multiplier.of(float(np.float32(scale_of(x)) / np.float32(scale_of(y))))
     exponent = int(scale.exponent)
     # the number of elements goes into the multiplier, as far as that stays precise
-    shift = min(count.bit_length() - 1, 32, 31 + exponent)
+    shift = min(count.bit_length() - 1, 32, 31 + exponent) if op.code == "MEAN" else 0
+    parts = count if op.code == "MEAN" else 1
     return [
         Call(
-            "edgec_mean_s8",
+            "edgec_mean_s8" if op.code == "MEAN" else "edgec_sum_s8",
             {
                 "outer": prod(x.shape[: axes[0]]),
                 "count": count,
                 "inner": prod(x.shape[axes[-1] + 1 :]),
                 "in_zero": zero_of(x),
                 "out_zero": zero_of(y),
-                "mantissa": (int(scale.mantissa) << shift) // count,
+                "mantissa": (int(scale.mantissa) << shift) // parts,
                 "exponent": exponent - shift,
             },
             (frame.index(0),),
@@ -154,8 +161,7 @@ def softmax(frame: Frame, op: Operator) -> list[Call]:
     x, y = frame.tensor(0), frame.output
     if zero_of(y) != -128 or float(scale_of(y)) != 1 / 256:
         raise unsupported(frame, op, "its output has another scale than 1/256")
-    step = float(np.float32(op.options["beta"]) * np.float32(scale_of(x)))
-    table = np.rint(np.exp(-step * np.arange(256)) * (1 << SOFTMAX_BITS)).astype(np.uint32)
+    table = exponentials(softmax_step(op.options["beta"], scale_of(x)))
     size = x.shape[-1]
     return [
         Call(
@@ -166,83 +172,6 @@ def softmax(frame: Frame, op: Operator) -> list[Call]:
             (Share(0, overlap.elementwise()),),
         )
     ]
-
-
-def transpose(frame: Frame, op: Operator) -> list[Call]:
-    """TRANSPOSE of up to five dimensions."""
-    x, y = frame.tensor(0), frame.output
-    if len(x.shape) > 5:
-        raise unsupported(frame, op, f"{len(x.shape)} dimensions")
-    order = [int(axis) for axis in frame.constant(1)]
-    strides = [prod(x.shape[axis + 1 :]) for axis in range(len(x.shape))]
-    lead = 5 - len(order)
-    return [
-        Call(
-            "edgec_transpose_s8",
-            {
-                "shape": (1,) * lead + tuple(y.shape),
-                "stride": (0,) * lead + tuple(strides[axis] for axis in order),
-            },
-            (frame.index(0),),
-            frame.output_index,
-        )
-    ]
-
-
-def pad(frame: Frame, op: Operator) -> list[Call]:
-    """PAD of up to four dimensions, with the integer of zero."""
-    x, y = frame.tensor(0), frame.output
-    amounts = np.asarray(frame.constant(1))
-    lead = 4 - len(x.shape)
-    if lead < 0:
-        raise unsupported(frame, op, f"{len(x.shape)} dimensions")
-    return [
-        Call(
-            "edgec_pad_s8",
-            {
-                "in_shape": (1,) * lead + tuple(x.shape),
-                "before": (0,) * lead + tuple(int(a) for a in amounts[:, 0]),
-                "out_shape": (1,) * lead + tuple(y.shape),
-                "fill": zero_of(x),
-            },
-            (frame.index(0),),
-            frame.output_index,
-        )
-    ]
-
-
-def concatenation(frame: Frame, op: Operator) -> list[Call]:
-    """CONCATENATION: one call per operand."""
-    y = frame.output
-    if op.options["fused_activation_function"] != "NONE":
-        raise unsupported(frame, op, "a fused activation")
-    axis = op.options["axis"] % len(y.shape)
-    inner = prod(y.shape[axis + 1 :])
-    calls, start = [], 0
-    for number in range(len(op.inputs)):
-        x = frame.tensor(number)
-        if _grid(x) != _grid(y):
-            raise unsupported(frame, op, "operands on other grids than the output")
-        row = x.shape[axis] * inner
-        calls.append(
-            Call(
-                "edgec_concat_s8",
-                {
-                    "rows": prod(y.shape[:axis]),
-                    "in_row": row,
-                    "out_row": y.shape[axis] * inner,
-                    "start": start,
-                },
-                (frame.operand(number),),
-                frame.output_index,
-            )
-        )
-        start += row
-    return calls
-
-
-def _grid(tensor: Tensor) -> tuple[float, int]:
-    return float(scale_of(tensor)), zero_of(tensor)
 
 
 def _padded(shape: tuple[int, ...], rank: int, frame: Frame, op: Operator) -> tuple[int, ...]:

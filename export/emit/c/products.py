@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
         depthwise,
     )
     gathers = groups == 1 and not depthwise
+    by_output = np.moveaxis(weights, -1, 0) if depthwise else weights
+    bias, scales = _bias(frame, by_output), _scales(frame, out_c)
     taps = k_h * k_w * (1 if depthwise else in_c // groups)
     return [
         Call(
@@ -66,9 +69,10 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
                 "out_zero": zero_of(y),
                 "low": low,
                 "high": high,
+                "wide": _wide(bias, by_output, scales),
                 "weights": Table(weights),
-                "bias": Table(_bias(frame, np.moveaxis(weights, -1, 0) if depthwise else weights)),
-                "scales": _scales(frame, out_c),
+                "bias": Table(bias),
+                "scales": scales,
             },
             (frame.index(0),),
             frame.output_index,
@@ -120,30 +124,31 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
 
 
 def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
-    """BATCH_MATMUL of operands whose leading dimensions are equal."""
+    """BATCH_MATMUL; leading dimensions may be broadcast."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
-    if a.shape[:-2] != b.shape[:-2]:
-        raise unsupported(frame, op, "broadcast batches")
     rows, columns = y.shape[-2:]
     inner = a.shape[-2] if op.options["adj_x"] else a.shape[-1]
-    batch = y.elements // (rows * columns)
     product = np.float32(scale_of(a)) * np.float32(scale_of(b))
     scale = Multiplier.of(np.float64(product) / np.float64(scale_of(y)))
     low, high = range_of(y, "NONE")
+    batches = _batches(a.shape, b.shape, y.shape)
+    if len(batches) > 3:
+        raise unsupported(frame, op, f"{len(batches)} batch dimensions")
+    batches = [(1, 0, 0)] * (3 - len(batches)) + batches
     a_row, a_inner = (1, rows) if op.options["adj_x"] else (inner, 1)
     b_inner, b_column = (1, inner) if op.options["adj_y"] else (columns, 1)
     return [
         Call(
             "edgec_matmul_s8",
             {
-                "batch": batch,
+                "batch": tuple(size for size, _, _ in batches),
+                "a_batch": tuple(step for _, step, _ in batches),
+                "b_batch": tuple(step for _, _, step in batches),
                 "rows": rows,
                 "inner": inner,
                 "columns": columns,
-                "a_batch": rows * inner,
                 "a_row": a_row,
                 "a_inner": a_inner,
-                "b_batch": inner * columns,
                 "b_inner": b_inner,
                 "b_column": b_column,
                 "a_zero": zero_of(a),
@@ -157,9 +162,30 @@ def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
             (frame.operand(0), frame.operand(1)),
             frame.output_index,
             (),
-            batch * rows * columns * inner,
+            y.elements * inner,
         )
     ]
+
+
+def _batches(
+    a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]
+) -> list[tuple[int, int, int]]:
+    """Size of each batch loop, and the operands' steps; loops that continue another are one."""
+    found: list[tuple[int, int, int]] = []
+    sides = [(1,) * (len(y) - len(shape)) + shape for shape in (a, b)]
+    for axis in range(len(y) - 2):
+        if y[axis] == 1:
+            continue
+        # a step of 0 repeats the operand
+        steps = [0 if s[axis] == 1 else prod(s[axis + 1 :]) for s in sides]
+        continues = found and all(
+            outer == y[axis] * own for outer, own in zip(found[-1][1:], steps, strict=True)
+        )
+        if continues:
+            found[-1] = (found[-1][0] * y[axis], steps[0], steps[1])
+        else:
+            found.append((y[axis], steps[0], steps[1]))
+    return found
 
 
 def _bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
@@ -176,6 +202,16 @@ def _bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
         raise unsupported(frame, frame.operator, "the bias with the zero point exceeds 32 bits")
     found: NDArray[np.int32] = folded.astype(np.int32)
     return found
+
+
+def _wide(bias: NDArray[np.int32], weights: NDArray[Any], scales: Scales) -> int:
+    """Whether sums may exceed what the fast requantization takes (``edgec_scale``).
+
+    Channels with tiny weights have tiny scales, and biases on them that are close to 2**31.
+    """
+    reach = 128 * np.abs(weights.reshape(weights.shape[0], -1).astype(np.int64)).sum(1)
+    largest = (np.abs(bias.astype(np.int64)) + reach) << np.maximum(scales.exponent, 0)
+    return int(largest.max(initial=0) >= 1 << 30)
 
 
 def _scales(frame: Frame, channels: int) -> Scales:

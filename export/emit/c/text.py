@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c.call import Parameter, Scales, Table
+from edgec.export.emit.c.call import Parameter, Scales, Table, Word
 
 C_TYPES: Mapping[str, str] = {
     "int8": "int8_t",
@@ -96,6 +96,8 @@ def value(parameter: Parameter, hint: str, constants: Constants) -> str:
             high = constants.name(mantissa.astype(np.int32), "mantissa")
             low = constants.name(exponent.astype(np.int8), "exponent")
             return f"{{ {high}, {low} }}"
+        case Word(value=number):
+            return _literal(number, "uint32_t")
         case tuple():
             return "{ " + ", ".join(map(str, parameter)) + " }"
         case _:

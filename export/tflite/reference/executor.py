@@ -16,7 +16,9 @@ from edgec.export.tflite.reference.hard_swish import hard_swish
 from edgec.export.tflite.reference.rsqrt import l2_normalization, rsqrt
 from edgec.export.tflite.reference.softmax import softmax
 
-KERNELS: Final[dict[str, Callable[[Call], NDArray[Any] | list[NDArray[Any]]]]] = {
+Kernel = Callable[[Call], NDArray[Any] | list[NDArray[Any]]]
+
+KERNELS: Final[dict[str, Kernel]] = {
     "CONV_2D": products.conv_2d,
     "DEPTHWISE_CONV_2D": products.depthwise_conv_2d,
     "FULLY_CONNECTED": products.fully_connected,
@@ -66,21 +68,26 @@ KERNELS: Final[dict[str, Callable[[Call], NDArray[Any] | list[NDArray[Any]]]]] =
 also be float."""
 
 
-def run(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def run(
+    model: Model, feeds: Mapping[str, NDArray[Any]], kernels: Mapping[str, Kernel] = KERNELS
+) -> dict[str, NDArray[Any]]:
     """Outputs by name, as `runtime.litert_runner.LiteRTRunner` with its reference kernels.
 
     Args:
         feeds: arrays of the file's types by input name.
+        kernels: by operator, for runtimes whose kernels compute something else.
 
     Raises:
         UnsupportedError: an operator or a form of it has no kernel here (EC306).
     """
-    values = run_all(model, feeds)
+    values = run_all(model, feeds, kernels)
     names = output_names(model)
     return {name: values[i] for name, i in zip(names, model.main.outputs, strict=True)}
 
 
-def run_all(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[int, NDArray[Any]]:
+def run_all(
+    model: Model, feeds: Mapping[str, NDArray[Any]], kernels: Mapping[str, Kernel] = KERNELS
+) -> dict[int, NDArray[Any]]:
     """Every computed or given tensor by its index; arguments and errors as `run`."""
     main = model.main
     values = {i: t.data for i, t in enumerate(main.tensors) if t.data is not None}
@@ -94,10 +101,10 @@ def run_all(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[int, NDArra
             [main.tensors[i] for i in operator.outputs],
         )
         place = f"operator {position} {operator.code}"
-        if operator.code not in KERNELS:
+        if operator.code not in kernels:
             raise UnsupportedError("EC306", "no reference kernel for the operator", where=place)
         try:
-            result = KERNELS[operator.code](call)
+            result = kernels[operator.code](call)
         except ValueError as error:
             raise UnsupportedError(
                 "EC306", "no reference kernel for this form", where=place, why=str(error) or None

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from edgec.export.emit.c.lower import lower
+from edgec.export.emit.c.reference import reference as run
 from edgec.export.emit.c.source import Sources, write_sources
 from edgec.export.tflite import Model
 from edgec.export.tflite.names import input_names
-from edgec.export.tflite.reference.executor import run
 from edgec.profiles.memory.plan import plan
 
 FLAGS = (

@@ -227,6 +227,20 @@ def test_kernels_compute_what_the_reference_does(case: str, self_test: Callable[
     assert self_test(CASES[case]) == AGREE
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_biases_near_the_end_of_32_bits(depthwise: bool, self_test: Callable[..., str]) -> None:
+    """Channels with tiny weights have tiny scales, on which a usual bias is a huge integer."""
+    model = conv((5, 6), 8, 8, (3, 3), depthwise=depthwise)
+    weight, added = model.main.tensors[1], model.main.tensors[2]
+    assert weight.quantization is not None
+    weight.quantization.scale[::2] = 1e-9
+    assert added.data is not None
+    added.data[::2] = np.array([2_000_000_000, -2_000_000_000, 1_300_000_000, -7], np.int32)
+    (call,) = lower(model).calls
+    assert call.parameters["wide"] == 1
+    assert self_test(model) == AGREE
+
+
 def softmax(x: np.ndarray, scale: float) -> np.ndarray:
     """The kernel's definition, in Python's integers."""
     table = [round(float(v)) for v in np.exp(-scale * np.arange(256)) * (1 << 24)]

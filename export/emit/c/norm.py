@@ -1,0 +1,211 @@
+"""LayerNormalization from int8 to int8: constants, meaning, and the kernel call.
+
+With n elements x of a row, S their sum and Q the sum of their squares, all integers,
+
+    t = (n·x − S) / √(n·Q − S² + n²·ε / s²)
+
+is the normalised element: the zero point cancels, and the scale s is only in ε. The kernel computes
+the root's argument exactly but for ε, its root and the reciprocal to 30 bits, t to 2**-20, and
+y = t · gain + offset with gain and offset in steps of the output, rounded once. `error_bound` says
+how far that is from real arithmetic: thousandths of a step, so that results differ from a rounded
+float LayerNorm by one step at most, where its value lies between two steps.
+(I-BERT, Kim et al. 2021, arXiv:2101.01321, has integer roots too, but rounds the deviation to an
+integer, which costs whole steps where a row is narrow.)
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import ceil, isqrt, prod, sqrt
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.export.emit.c.call import Call, Share, Table, Word
+from edgec.export.emit.c.frame import Frame, unsupported
+from edgec.export.tflite.model import Operator, Tensor
+from edgec.export.tflite.reference.fixed_point import scale_of, zero_of
+from edgec.profiles.memory import overlap
+
+ELEMENT_BITS: Final = 20
+"""Fractional bits of a normalised element."""
+MOST_GAIN_BITS: Final = 24
+LEAST_GAIN_BITS: Final = 8
+MOST_ELEMENTS: Final = 1 << 16
+"""Elements of a row: sums of squares fit 31 bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A norm over the middle axis of (outer, count, inner).
+
+    Attributes:
+        gain, offset: int32 in 2**-gain_bits output steps; the offset holds the output's zero point.
+            Element p of an outer block (row-major) uses entry ``p % len(gain)``.
+        spread_bits: fractional bits of the root's argument, even.
+        epsilon: n²·ε / s² with those bits.
+    """
+
+    outer: int
+    count: int
+    inner: int
+    gain: NDArray[np.int32]
+    offset: NDArray[np.int32]
+    gain_bits: int
+    spread_bits: int
+    epsilon: int
+
+
+def constants(op: Operator, x: Tensor, gain: Tensor, offset: Tensor, y: Tensor) -> Norm:
+    """The integers of a fused norm (`edgec.export.emit.c.fuse`).
+
+    Raises:
+        ValueError: a form that the kernel has not.
+    """
+    options = json.loads(op.custom_options)
+    axes, epsilon = sorted(int(a) for a in options["axes"]), float(options["epsilon"])
+    if axes != list(range(axes[0], axes[0] + len(axes))):
+        raise ValueError(f"the axes {axes} are not neighbours")
+    count, inner = prod(x.shape[a] for a in axes), prod(x.shape[axes[-1] + 1 :])
+    if not 1 < count <= MOST_ELEMENTS:
+        raise ValueError(f"{count} elements in a row; 2 to {MOST_ELEMENTS} are possible")
+    scale = float(scale_of(y))
+    gains = _entries(gain, x, axes[0]) / scale
+    offsets = _entries(offset, x, axes[0]) / scale + zero_of(y)
+    period = max(len(gains), len(offsets), inner)
+    gains, offsets = (np.resize(values, period) for values in (gains, offsets))
+    most = max(np.abs(gains).max(), np.abs(offsets).max())
+    # one bit less than fits, so that rounding cannot exceed it
+    bits = next((b for b in range(MOST_GAIN_BITS, -1, -1) if most * (1 << b) < 1 << 30), -1)
+    if bits < LEAST_GAIN_BITS:
+        raise ValueError("gains or offsets are millions of output steps")
+    in_scale = float(scale_of(x))
+    small = count * count * epsilon / (in_scale * in_scale)
+    spread = next((b for b in range(60, -1, -2) if _most_spread(count, small, b) < 1 << 62), -1)
+    if spread < 0:
+        raise ValueError("ε is far above the largest variance")
+    return Norm(
+        outer=prod(x.shape[: axes[0]]),
+        count=count,
+        inner=inner,
+        gain=np.rint(gains * (1 << bits)).astype(np.int32),
+        offset=np.rint(offsets * (1 << bits)).astype(np.int32),
+        gain_bits=bits,
+        spread_bits=spread,
+        epsilon=round(small * (1 << spread)),
+    )
+
+
+def _most_spread(count: int, small: float, bits: int) -> int:
+    return ((count * count << 14) << bits) + ceil(small * (1 << bits))
+
+
+def _entries(tensor: Tensor, x: Tensor, axis: int) -> NDArray[np.float64]:
+    """One period of a gain along the elements of an outer block."""
+    data = np.asarray(tensor.data, np.float64)
+    if data.size == 1:
+        return data.reshape(1)
+    if prod(data.shape[:axis]) != 1:
+        raise ValueError("a gain varies along an axis before the normalised ones")
+    varies = next(a for a in range(axis, data.ndim) if data.shape[a] != 1)
+    return np.broadcast_to(data, (*data.shape[:varies], *x.shape[varies:])).reshape(-1)
+
+
+def normalised(norm: Norm, x: NDArray[np.int8]) -> NDArray[np.int8]:
+    """What the kernel computes, row by row in Python's integers."""
+    blocks = x.reshape(norm.outer, norm.count, norm.inner)
+    result = np.zeros(blocks.shape, np.int8)
+    places = np.arange(norm.count * norm.inner).reshape(norm.count, norm.inner) % len(norm.gain)
+    half = 1 << (ELEMENT_BITS + norm.gain_bits - 1)
+    for outer in range(norm.outer):
+        for inner in range(norm.inner):
+            row = blocks[outer, :, inner].astype(np.int64)
+            place = places[:, inner]
+            wide = elements(norm, row) * norm.gain[place]
+            wide += (norm.offset[place].astype(np.int64) << ELEMENT_BITS) + half
+            shifted = wide >> (ELEMENT_BITS + norm.gain_bits)
+            result[outer, :, inner] = np.clip(shifted, -128, 127)
+    return result.reshape(x.shape)
+
+
+def elements(norm: Norm, row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """t of a row with `ELEMENT_BITS` fractional bits."""
+    total, squares = int(row.sum()), int((row * row).sum())
+    spread = norm.count * squares - total * total
+    if spread == 0:
+        return np.zeros_like(row)
+    argument = (spread << norm.spread_bits) + norm.epsilon
+    pairs = (62 - argument.bit_length()) // 2
+    # the root has 31 bits, and so has its reciprocal
+    inverse = ((1 << 61) - 1) // isqrt(argument << 2 * pairs)
+    right = 61 - ELEMENT_BITS - norm.spread_bits // 2 - pairs
+    centred = norm.count * row - total
+    return (centred * inverse + (1 << (right - 1))) >> right
+
+
+def error_bound(norm: Norm) -> float:
+    """Most that a result before its last rounding is off, in output steps.
+
+    t is rounded to 2**-20, and its factor is within 2**-28 of itself; |t| ≤ √n; gain and offset
+    are rounded to their last bits.
+    """
+    most = sqrt(norm.count)
+    gain = float(np.abs(norm.gain.astype(np.float64)).max()) / (1 << norm.gain_bits)
+    return gain * (2.0 ** -(ELEMENT_BITS + 1) + most * 2.0**-28) + (most + 1) * 2.0 ** -(
+        norm.gain_bits + 1
+    )
+
+
+def norm(frame: Frame, op: Operator) -> list[Call]:
+    """A norm between int8 tensors."""
+    tensors: list[Any] = [frame.tensor(number) for number in range(3)]
+    try:
+        x, gain, offset = tensors
+        found = constants(op, x, gain, offset, frame.output)
+    except ValueError as error:
+        raise unsupported(frame, op, str(error)) from error
+    return [
+        Call(
+            "edgec_layer_norm_s8",
+            {
+                "outer": found.outer,
+                "count": found.count,
+                "inner": found.inner,
+                "period": len(found.gain),
+                "gain_bits": found.gain_bits,
+                "spread_bits": found.spread_bits,
+                "epsilon_high": found.epsilon >> 32,
+                "epsilon_low": Word(found.epsilon & 0xFFFFFFFF),
+                "gain": Table(found.gain),
+                "offset": Table(found.offset),
+            },
+            (frame.index(0),),
+            frame.output_index,
+            # a row is summed up before the first of it is written
+            (Share(0, overlap.elementwise()),) if found.inner == 1 else (),
+        )
+    ]
+
+
+def l2_norm(frame: Frame, op: Operator) -> list[Call]:
+    """L2_NORMALIZATION along the last axis."""
+    x, y = frame.tensor(0), frame.output
+    size = x.shape[-1]
+    if size >= 1 << 15:
+        raise unsupported(frame, op, f"rows of {size} elements")
+    return [
+        Call(
+            "edgec_l2_norm_s8",
+            {
+                "rows": x.elements // size,
+                "size": size,
+                "in_zero": zero_of(x),
+                "out_zero": zero_of(y),
+            },
+            (frame.index(0),),
+            frame.output_index,
+            (Share(0, overlap.elementwise()),),
+        )
+    ]

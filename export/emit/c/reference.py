@@ -1,0 +1,72 @@
+"""What the C of a network computes, in numpy: for golden data, for checks, for accuracy.
+
+The TFLite reference (`edgec.export.tflite.reference`), but for the two operators whose C kernels
+have a meaning of their own, because TFLite's compute in floats there or in more than integers of 32
+bits: SOFTMAX, and norms from int8 to int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.export.emit.c import norm
+from edgec.export.emit.c.fuse import NORMS, fuse
+from edgec.export.tflite.model import Model
+from edgec.export.tflite.reference.call import Call
+from edgec.export.tflite.reference.executor import KERNELS, run
+from edgec.export.tflite.reference.fixed_point import scale_of
+
+SOFTMAX_BITS = 24
+"""Fractional bits of an exponential."""
+
+
+def reference(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Outputs by name, to the last bit as the C that `lower` and `write_sources` make.
+
+    Args:
+        model: as given to `edgec.export.emit.c.lower.lower`.
+        feeds: int8 by input name, in the model's layout.
+
+    Raises:
+        UnsupportedError: EC306, an operator or a form of it has no kernel.
+    """
+    return run(fuse(model), feeds, KERNELS | {"SOFTMAX": softmax, "CUSTOM": composite})
+
+
+def exponentials(step: float) -> NDArray[np.uint32]:
+    """exp(−step · d) for d from 0 to 255, rounded to `SOFTMAX_BITS` fractional bits."""
+    table: NDArray[np.uint32] = np.rint(
+        np.exp(-step * np.arange(256)) * (1 << SOFTMAX_BITS)
+    ).astype(np.uint32)
+    return table
+
+
+def softmax_step(beta: float, scale: NDArray[np.float32]) -> float:
+    """Real difference of two inputs that are one integer apart."""
+    return float(np.float32(beta) * np.float32(scale))
+
+
+def softmax(call: Call) -> NDArray[Any]:
+    """Along the last axis, with a table of exponentials and one division per row."""
+    x = call.array(0).astype(np.int64)
+    table = exponentials(softmax_step(call.options["beta"], scale_of(call.tensor(0))))
+    shares = table.astype(np.int64)[x.max(axis=-1, keepdims=True) - x]
+    total = shares.sum(axis=-1, keepdims=True)
+    inverse = ((1 << 48) + total // 2) // total
+    result = ((shares * inverse + (1 << 39)) >> 40) - 128
+    found: NDArray[np.int8] = np.clip(result, -128, 127).astype(np.int8)
+    return found
+
+
+def composite(call: Call) -> NDArray[Any]:
+    """Norms from int8 to int8."""
+    if call.operator.custom_code not in NORMS:
+        raise ValueError(f"custom operator {call.operator.custom_code}")
+    x, gain, offset = (call.tensor(i) for i in range(3))
+    return norm.normalised(
+        norm.constants(call.operator, x, gain, offset, call.output), call.array(0)
+    )
