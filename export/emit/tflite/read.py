@@ -185,7 +185,9 @@ class _Reader:
             name = str(source.name)
             self.twins[output] = Value(name, array.shape, array.dtype, array, grid)
         else:
-            self.twins[output] = self._value(source)
+            twin = self.twins[output] = self._value(source)
+            if twin.quantization is None:  # an integer input, or integers that were moved
+                twin.quantization = self._grid(node)
 
     def _quantize(self, node: ir.Node) -> None:
         source, output = node.inputs[0], node.outputs[0]
