@@ -283,13 +283,15 @@ TFLITE_FULL = QuantScheme(
     },
 )
 
-# What LiteRT's XNNPACK delegate executes fast: it has no integer softmax, GELU, L2 norm or product
-# of two activations, and leaves the network for each of them; its integer depthwise convolution is
-# made for up to 25 taps. LiteRT's own integer product takes several times as long as the float one.
+# What LiteRT's XNNPACK delegate executes fast: it has no integer softmax, GELU, HardSwish, L2 norm,
+# average pooling or product of two activations, and leaves the network for each of them; its
+# integer depthwise convolution is made for up to 25 taps. LiteRT's own integer product takes
+# several times as long as the float one.
 TFLITE = replace(
     TFLITE_FULL,
     name="tflite",
-    kernels=TFLITE_FULL.kernels - {"Softmax", "Gelu", "LpNormalization", "ReduceSum"},
+    kernels=TFLITE_FULL.kernels - {"Softmax", "Gelu", "HardSwish", "LpNormalization", "ReduceSum"},
+    same_scale=TFLITE_FULL.same_scale - {"AveragePool"},
     attention=False,
     largest_depthwise=25,
 )

@@ -32,7 +32,17 @@ class Flavour:
 
 
 LITERT = Flavour(
-    float_operators=frozenset({"Softmax", "Gelu", "LpNormalization", "ReduceSum", "MatMul"})
+    float_operators=frozenset(
+        {
+            "Softmax",
+            "Gelu",
+            "HardSwish",
+            "LpNormalization",
+            "ReduceSum",
+            "AveragePool",
+            "MatMul",
+        }
+    )
 )
 """LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in
 float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`)."""

@@ -54,6 +54,9 @@ class Choices:
         return distinct([*perms, *defaults])
 
 
+_OTHER_ORDER = 0.4
+"""Nanoseconds per element, a tenth of a TRANSPOSE: decides between as many here or there."""
+
 Rule = Callable[[Node, Choices], Iterator[Config]]
 
 
@@ -61,7 +64,9 @@ def anywhere(node: Node, choices: Choices) -> Iterator[Config]:
     """All operands and outputs in one order, whichever."""
     rank = len(node.outputs[0].shape)
     for perm in choices.of_rank(rank):
-        yield uniform(node, perm)
+        # of about equally cheap orders take that of images: convolutions stay side by side
+        other = rank == 4 and perm != CHANNELS_LAST
+        yield uniform(node, perm, _OTHER_ORDER * node.outputs[0].elements if other else 0.0)
 
 
 def uniform(node: Node, perm: Perm, cost: float = 0.0, form: str = "") -> Config:

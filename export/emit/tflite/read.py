@@ -185,7 +185,9 @@ class _Reader:
             name = str(source.name)
             self.twins[output] = Value(name, array.shape, array.dtype, array, grid)
         else:
-            self.twins[output] = self._value(source)
+            twin = self.twins[output] = self._value(source)
+            if twin.quantization is None:  # an integer input, or integers that were moved
+                twin.quantization = self._grid(node)
 
     def _quantize(self, node: ir.Node) -> None:
         source, output = node.inputs[0], node.outputs[0]
@@ -287,12 +289,14 @@ class _Reader:
             return None
         twin = self.twins.get(first)
         if op in SAME_GRID and op != "Concat":
+            if op in self.flavour.float_operators:
+                return None
             if twin is None or twin.quantization is None or twin.const is not None:
                 return None
             if op in ROUNDING and any(self._wanted(v) is None for v in outputs):
                 return None
             return [twin.quantization] * len(outputs)
-        weighted = op == "MatMul" and any(self._array(v) is not None for v in operands[:2])
+        weighted = op == "MatMul" and self._is_linear(operands)
         if not weighted and not computes_on_integers(op, self.flavour):
             return None
         floats = [v for v in operands if v is not None and v.dtype == ir.DataType.FLOAT]
@@ -307,6 +311,18 @@ class _Reader:
             assert twin is not None
             return [fixed_grid(op, twin.dtype)]
         return [grid for grid in wanted if grid is not None]
+
+    def _is_linear(self, operands: list[ir.Value | None]) -> bool:
+        """Whether one operand of a MatMul can be the weight of a FULLY_CONNECTED."""
+        right = self._array(operands[1])
+        if right is not None:
+            return right.ndim == 2
+        left = operands[0]
+        array, twin = self._array(left), None if left is None else self.twins.get(left)
+        if array is None or array.ndim != 2:
+            return False
+        grid = None if twin is None else twin.quantization
+        return grid is None or not grid.zero_point.any()
 
     def _wanted(self, value: ir.Value) -> Quantization | None:
         """The grid that all readers of `value` put it on; None if one reads the float."""

@@ -62,7 +62,10 @@ def _feeds(model: ir.Model, seed: int = 0) -> Arrays:
 
 
 def _spatial_transposes(model: Model) -> int:
-    """TRANSPOSE operators with nothing but element-wise operators between two spatial ones."""
+    """TRANSPOSE operators with nothing but element-wise operators between two spatial ones.
+
+    Where an element-wise result is read as tokens as well, its order serves those.
+    """
     operators = model.main.operators
     producer = {o: op for op in operators for o in op.outputs}
     readers: dict[int, list[Any]] = {}
@@ -75,6 +78,9 @@ def _spatial_transposes(model: Model) -> int:
         while waiting:
             op = waiting.pop()
             if id(op) in seen or op.code in MIXING:
+                continue
+            users = {user.code for o in op.outputs for user in readers.get(o, [])}
+            if op.code not in SPATIAL and users & {"RESHAPE", "BATCH_MATMUL"}:
                 continue
             seen.add(id(op))
             if op.code in SPATIAL:

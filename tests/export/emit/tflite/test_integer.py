@@ -185,6 +185,17 @@ def test_integer_ends(graph: Callable[..., Any], near: Callable[..., Any]) -> No
     assert set(file.lowered.operators) == {"CONV_2D"}
 
 
+def test_integers_that_move_between_the_conversions(graph: Callable[..., Any]) -> None:
+    text = """a (int8[1,6,6,8] x) => (y) {
+        s = Constant<value_float=0.25>()  z = Constant<value=int8 {3}>()
+        t = Transpose<perm=[0,3,1,2]>(x)  d = DequantizeLinear(t, s, z)
+        c = Add(d, d)  q = QuantizeLinear(c, s, z)  y = DequantizeLinear(q, s, z) }"""
+    main = convert(graph(text), precision="int8", flavour=INTEGER).lowered.model.main
+    assert [op.code for op in main.operators][-2:] == ["ADD", "DEQUANTIZE"]
+    add = main.operators[-2]
+    assert all(main.tensors[i].quantization is not None for i in (*add.inputs, *add.outputs))
+
+
 def test_large_depthwise_kernels_stay_float_for_xnnpack(graph: Callable[..., Any]) -> None:
     text = f"{X}, float[1] k, float[1] w) => (y) {{ n = Conv<group=8, pads=[3,3,3,3]>(x, k)"
     model = graph(text + "  y = Conv(n, w) }", {"k": weight(8, 1, 7, 7), "w": WEIGHTS["w"]})
