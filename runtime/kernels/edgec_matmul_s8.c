@@ -62,9 +62,7 @@ static void one_product(
             const int8_t *right = b + column * p->b_column;
             int32_t sum = 0;
             for (int32_t i = 0; i < p->inner; ++i) {
-                sum += (*left - p->a_zero) * (*right - p->b_zero);
-                left += p->a_inner;
-                right += p->b_inner;
+                sum += (left[i * p->a_inner] - p->a_zero) * (right[i * p->b_inner] - p->b_zero);
             }
             sum = edgec_scale(sum, p->mantissa, p->exponent);
             *out++ = (int8_t)edgec_clamp(sum + p->out_zero, p->low, p->high);

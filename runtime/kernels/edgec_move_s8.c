@@ -21,8 +21,16 @@ void edgec_strided_copy_s8(const edgec_strided_copy_s8_params *p, const int8_t *
                 for (int32_t d = 0; d < p->shape[3]; ++d) {
                     const int8_t *x = in + p->start + a * p->stride[0] + b * p->stride[1] +
                                       c * p->stride[2] + d * p->stride[3];
-                    for (int32_t e = 0; e < p->shape[4]; ++e) {
-                        move_down(out, x + e * p->stride[4], p->run);
+                    const int32_t count = p->shape[4];
+                    const int32_t stride = p->stride[4];
+                    if (p->run == 1) {
+                        for (int32_t e = 0; e < count; ++e) {
+                            *out++ = x[e * stride];
+                        }
+                        continue;
+                    }
+                    for (int32_t e = 0; e < count; ++e) {
+                        move_down(out, x + e * stride, p->run);
                         out += p->run;
                     }
                 }
