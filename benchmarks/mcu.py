@@ -7,8 +7,8 @@ MobileNetV2-0.35 and a small ReLU ViT of 96x96 inputs with random weights). Each
 C, run on simulated boards by its self-test (three random inputs, outputs of the integer reference,
 which equals LiteRT's plain kernels but for the softmax, which is an integer one here), and counted.
 RAM is the arena, inputs and outputs included; flash is the image without golden data. Peers, built
-with the same compiler and counted the same way, once: TensorFlow Lite Micro of 2026-08-20 with CMSIS-NN (arena of its interpreter,
-C library in its flash).
+with the same compiler and counted the same way, once: TensorFlow Lite Micro of 2026-08-20 with
+CMSIS-NN (arena of its interpreter, C library in its flash).
 """
 
 from __future__ import annotations

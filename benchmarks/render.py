@@ -87,6 +87,19 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "spread over three draws; the peak is that of the calibration's memory.",
         (),
     ),
+    "memory": (
+        "Memory planning",
+        "Offsets for buffers with known life times: the published challenging instances of "
+        "MiniMalloc, graphs of real networks, cuts of a full rectangle; TFLM's greedy planner beside "
+        "it. A gap of 0 that is proved cannot be improved.",
+        (),
+    ),
+    "tflite": (
+        "TFLite files",
+        "Networks with random weights written in each precision; differences are relative to the "
+        "largest output of the ONNX master; latency in LiteRT with XNNPACK, interleaved.",
+        (),
+    ),
     "mcu": (
         "Embedded C",
         "TFLite files compiled to C and run on simulated boards: every output byte compared with "

@@ -69,7 +69,6 @@ static void one_product(
         int32_t column = 0;
         /* four columns share the elements of the row */
         for (; column + 4 <= p->columns; column += 4) {
-            const int8_t *x = left;
             const int8_t *y0 = b + column * p->b_column;
             const int8_t *y1 = y0 + p->b_column;
             const int8_t *y2 = y1 + p->b_column;
@@ -79,13 +78,12 @@ static void one_product(
             int32_t s2 = 0;
             int32_t s3 = 0;
             for (int32_t i = 0; i < p->inner; ++i) {
-                const int32_t value = *x - p->a_zero;
+                const int32_t value = left[i * p->a_inner] - p->a_zero;
                 const int32_t at = i * p->b_inner;
                 s0 += value * (y0[at] - p->b_zero);
                 s1 += value * (y1[at] - p->b_zero);
                 s2 += value * (y2[at] - p->b_zero);
                 s3 += value * (y3[at] - p->b_zero);
-                x += p->a_inner;
             }
             *out++ = finish_product(p, s0);
             *out++ = finish_product(p, s1);
@@ -93,13 +91,10 @@ static void one_product(
             *out++ = finish_product(p, s3);
         }
         for (; column < p->columns; ++column) {
-            const int8_t *x = left;
-            const int8_t *y = b + column * p->b_column;
+            const int8_t *right = b + column * p->b_column;
             int32_t sum = 0;
             for (int32_t i = 0; i < p->inner; ++i) {
-                sum += (*x - p->a_zero) * (*y - p->b_zero);
-                x += p->a_inner;
-                y += p->b_inner;
+                sum += (left[i * p->a_inner] - p->a_zero) * (right[i * p->b_inner] - p->b_zero);
             }
             *out++ = finish_product(p, sum);
         }

@@ -3,6 +3,17 @@
 
 #include "edgec_kernels.h"
 
+/* The source may begin within the target, or lie apart. */
+static inline void move_down(int8_t *to, const int8_t *from, int32_t size) {
+    if (size > 4 && (uintptr_t)from - (uintptr_t)to >= (uintptr_t)size) {
+        memcpy(to, from, (size_t)size);
+        return;
+    }
+    for (int32_t i = 0; i < size; ++i) {
+        to[i] = from[i];
+    }
+}
+
 void edgec_strided_copy_s8(const edgec_strided_copy_s8_params *p, const int8_t *in, int8_t *out) {
     for (int32_t a = 0; a < p->shape[0]; ++a) {
         for (int32_t b = 0; b < p->shape[1]; ++b) {
@@ -10,12 +21,16 @@ void edgec_strided_copy_s8(const edgec_strided_copy_s8_params *p, const int8_t *
                 for (int32_t d = 0; d < p->shape[3]; ++d) {
                     const int8_t *x = in + p->start + a * p->stride[0] + b * p->stride[1] +
                                       c * p->stride[2] + d * p->stride[3];
-                    for (int32_t e = 0; e < p->shape[4]; ++e) {
-                        if (p->run == 1) {
-                            *out = x[e * p->stride[4]];
-                        } else {
-                            memmove(out, x + e * p->stride[4], (size_t)p->run);
+                    const int32_t count = p->shape[4];
+                    const int32_t stride = p->stride[4];
+                    if (p->run == 1) {
+                        for (int32_t e = 0; e < count; ++e) {
+                            *out++ = x[e * stride];
                         }
+                        continue;
+                    }
+                    for (int32_t e = 0; e < count; ++e) {
+                        move_down(out, x + e * stride, p->run);
                         out += p->run;
                     }
                 }

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import ceil, isqrt, prod, sqrt
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,10 +160,8 @@ def error_bound(norm: Norm) -> float:
 
 def norm(frame: Frame, op: Operator) -> list[Call]:
     """A norm between int8 tensors."""
-    tensors: list[Any] = [frame.tensor(number) for number in range(3)]
     try:
-        x, gain, offset = tensors
-        found = constants(op, x, gain, offset, frame.output)
+        found = constants(op, frame.tensor(0), frame.tensor(1), frame.tensor(2), frame.output)
     except ValueError as error:
         raise unsupported(frame, op, str(error)) from error
     return [

@@ -39,10 +39,8 @@ def reference(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDAr
 
 def exponentials(step: float) -> NDArray[np.uint32]:
     """exp(−step · d) for d from 0 to 255, rounded to `SOFTMAX_BITS` fractional bits."""
-    table: NDArray[np.uint32] = np.rint(
-        np.exp(-step * np.arange(256)) * (1 << SOFTMAX_BITS)
-    ).astype(np.uint32)
-    return table
+    powers: NDArray[np.float64] = np.exp(-step * np.arange(256))
+    return np.rint(powers * (1 << SOFTMAX_BITS)).astype(np.uint32)
 
 
 def softmax_step(beta: float, scale: NDArray[np.float32]) -> float:
@@ -57,9 +55,8 @@ def softmax(call: Call) -> NDArray[Any]:
     shares = table.astype(np.int64)[x.max(axis=-1, keepdims=True) - x]
     total = shares.sum(axis=-1, keepdims=True)
     inverse = ((1 << 48) + total // 2) // total
-    result = ((shares * inverse + (1 << 39)) >> 40) - 128
-    found: NDArray[np.int8] = np.clip(result, -128, 127).astype(np.int8)
-    return found
+    result: NDArray[np.int64] = ((shares * inverse + (1 << 39)) >> 40) - 128
+    return np.clip(result, -128, 127).astype(np.int8)
 
 
 def composite(call: Call) -> NDArray[Any]:

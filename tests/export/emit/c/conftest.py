@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgec.export.emit.c.lower import lower
-from edgec.export.emit.c.reference import reference as run
+from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Sources, write_sources
 from edgec.export.tflite import Model
 from edgec.export.tflite.names import input_names
@@ -38,13 +38,16 @@ def write_c(tmp_path: Path) -> Callable[..., tuple[Path, Sources]]:
     """Writes the C of a model with golden data: random inputs, outputs of the reference."""
 
     def write(
-        model: Model, *, expected: Callable[[Arrays], Arrays] | None = None, **options: Any
+        model: Model,
+        *,
+        expected: Callable[[Arrays], Arrays] | None = None,
+        samples: Sequence[Arrays] = (),
+        **options: Any,
     ) -> tuple[Path, Sources]:
         lowered = lower(model)
         golden = []
-        for seed in range(3):
-            feeds = random_feeds(model, seed)
-            golden.append((feeds, expected(feeds) if expected else run(model, feeds)))
+        for feeds in samples or [random_feeds(model, seed) for seed in range(3)]:
+            golden.append((feeds, expected(feeds) if expected else reference(model, feeds)))
         sources = write_sources(
             model,
             lowered,

@@ -216,6 +216,90 @@ CASES: dict[str, Model] = {
         const("c", 3, 1, scale=0.05, zero=-7),
         act("y", 3, 7),
     ),
+    "batch matmul, broadcast on either side": net(
+        Operator("BATCH_MATMUL", [0, 1], [2]),
+        act("a", 3, 1, 5, 7),
+        act("b", 1, 4, 7, 2, zero=5),
+        act("y", 3, 4, 5, 2, scale=0.2),
+    ),
+    "batch matmul by a constant": net(
+        Operator("BATCH_MATMUL", [0, 1], [2], {"adj_y": True}),
+        act("a", 2, 4, 3, 7),
+        const("b", 1, 4, 5, 7),
+        act("y", 2, 4, 3, 5, scale=0.1),
+    ),
+    "transpose of six dimensions": net(
+        Operator("TRANSPOSE", [0, 1], [2]),
+        act("x", 2, 3, 2, 4, 2, 5),
+        ints("perm", 0, 2, 4, 1, 3, 5),
+        act("y", 2, 2, 2, 3, 4, 5),
+    ),
+    "split along the channels": net(
+        Operator("SPLIT", [1, 0], [2, 3, 4], {"num_splits": 3}),
+        act("x", 2, 4, 9),
+        ints("axis", 2, shape=()),
+        act("y", 2, 4, 3),
+        act("z", 2, 4, 3),
+        act("w", 2, 4, 3),
+    ),
+    "unpack": net(
+        Operator("UNPACK", [0], [1, 2], {"axis": 1, "num": 2}),
+        act("x", 3, 2, 7),
+        act("y", 3, 7),
+        act("z", 3, 7),
+    ),
+    "slice": net(
+        Operator("SLICE", [0, 1, 2], [3]),
+        act("x", 3, 4, 5, 6),
+        ints("begin", 1, 0, 2, 3),
+        ints("size", 2, 3, 3, 2),
+        act("y", 2, 3, 3, 2),
+    ),
+    "slice of long runs over itself": net(
+        Operator("SLICE", [0, 1, 2], [3]),
+        act("x", 2, 40),
+        ints("begin", 0, 3),
+        ints("size", 2, 37),
+        act("y", 2, 37),
+    ),
+    "gather": net(
+        Operator("GATHER", [0, 1], [2], {"axis": 1}),
+        act("x", 2, 5, 3),
+        ints("indices", 4, 0, 4, 2),
+        act("y", 2, 4, 3),
+    ),
+    "sum": net(
+        Operator("SUM", [0, 1], [2], {"keep_dims": True}),
+        act("x", 3, 5, 4),
+        ints("axes", 1),
+        act("y", 3, 1, 4, scale=0.2),
+    ),
+    "maximum, broadcast": net(
+        Operator("MAXIMUM", [0, 1], [2]), act("a", 4, 5), act("b", 5), act("y", 4, 5)
+    ),
+    "minimum": net(Operator("MINIMUM", [0, 1], [2]), act("a", 20), act("b", 20), act("y", 20)),
+    "l2 normalization": net(
+        Operator("L2_NORMALIZATION", [0], [1]),
+        act("x", 9, 33),
+        act("y", 9, 33, scale=1 / 128, zero=0),
+    ),
+    "l2 normalization of long rows": net(
+        Operator("L2_NORMALIZATION", [0], [1]),
+        act("x", 2, 20000, zero=-128),
+        act("y", 2, 20000, scale=1 / 128, zero=0),
+    ),
+    "resize, half pixels": net(
+        Operator("RESIZE_BILINEAR", [0, 1], [2], {"half_pixel_centers": True}),
+        act("x", 2, 4, 5, 3),
+        ints("size", 9, 7),
+        act("y", 2, 9, 7, 3),
+    ),
+    "resize, corners, smaller": net(
+        Operator("RESIZE_BILINEAR", [0, 1], [2], {"align_corners": True}),
+        act("x", 1, 9, 8, 2),
+        ints("size", 4, 3),
+        act("y", 1, 4, 3, 2),
+    ),
     "change of scale": net(
         Operator("QUANTIZE", [0], [1]), act("x", 300), act("y", 300, scale=0.08, zero=30)
     ),
@@ -239,6 +323,17 @@ def test_biases_near_the_end_of_32_bits(depthwise: bool, self_test: Callable[...
     (call,) = lower(model).calls
     assert call.parameters["wide"] == 1
     assert self_test(model) == AGREE
+
+
+def test_l2_norm_of_short_and_zero_rows(self_test: Callable[..., str]) -> None:
+    """Sums of squares 0, 1, 2, 3, ...: every headroom of the root."""
+    rows = np.full((24, 4), -7, np.int8)
+    for number in range(24):
+        rows[number] += [number // 3, number % 3, number % 2, 0]
+    rows[-3:] = [[-128] * 4, [127] * 4, [127, -128, 127, -128]]
+    y = act("y", 24, 4, scale=1 / 128, zero=0)
+    model = net(Operator("L2_NORMALIZATION", [0], [1]), act("x", 24, 4), y)
+    assert self_test(model, samples=[{"x": rows}] * 3) == AGREE
 
 
 def softmax(x: np.ndarray, scale: float) -> np.ndarray:
