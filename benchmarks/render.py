@@ -90,8 +90,8 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "memory": (
         "Memory planning",
         "Offsets for buffers with known life times: the published challenging instances of "
-        "MiniMalloc, graphs of real networks, cuts of a full rectangle; TFLM's greedy planner beside "
-        "it. A gap of 0 that is proved cannot be improved.",
+        "MiniMalloc, graphs of real networks, cuts of a full rectangle; the greedy planner of TFLM "
+        "beside it. A gap of 0 that is proved cannot be improved.",
         (),
     ),
     "tflite": (
