@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def _graphs(
     elif describe(model)[0] == "onnx":
         yield model, read_graph(path)
     else:
-        yield _captured(model, target, options, reporter)
+        yield float_graph(model, target, options, reporter)
 
 
 def read_graph(path: Path) -> ir.Model:
@@ -83,13 +83,18 @@ def read_graph(path: Path) -> ir.Model:
     return ir.from_proto(proto)
 
 
-def _captured(
-    model: str, target: Target, options: dict[str, Any], reporter: Reporter
+def float_graph(
+    model: str, target: Target, options: Mapping[str, Any], reporter: Reporter
 ) -> tuple[str, ir.Model]:
+    """Name and rewritten float graph of a network, for what does not depend on its weights.
+
+    Raises:
+        EdgecError: what capturing or rewriting raises.
+    """
     if describe(model)[0] in ("zoo", "timm"):
         # operators and types do not depend on the values of the weights
-        options = options | {"weights": "random"}
-    resolved = resolve(options, target).options
+        options = {**options, "weights": "random"}
+    resolved = resolve(dict(options), target).options
     reporter.stages = 2
     with reporter.stage("capture"):
         captured = capture(model, resolved, needs_accuracy=False, reporter=reporter)

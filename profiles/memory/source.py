@@ -9,15 +9,11 @@ from typing import Any
 import onnx_ir as ir
 
 from edgec.export.capture.onnx_checks import check_proto, read_proto
-from edgec.export.options import resolve
+from edgec.export.check import float_graph
 from edgec.export.progress import Reporter
-from edgec.export.rewrite.engine import run_stages
-from edgec.export.rewrite.legalise.lacking import operators_lacking
-from edgec.export.source import capture, describe
 from edgec.profiles.memory.minimalloc_csv import read_csv
 from edgec.profiles.memory.problem import Problem
 from edgec.profiles.memory.program import Buffer, Program, Step
-from edgec.targets.operators.table import view_rank
 from edgec.targets.schema import Target
 
 
@@ -29,25 +25,7 @@ def graph_of(
     Raises:
         EdgecError: what capturing or rewriting raises.
     """
-    given = dict(options)
-    if describe(model)[0] in ("zoo", "timm"):
-        # sizes do not depend on the values of the weights
-        given["weights"] = "random"
-    resolved = resolve(given, target).options
-    reporter.stages = 3
-    with reporter.stage("capture"):
-        captured = capture(model, resolved, needs_accuracy=False, reporter=reporter)
-    graph = ir.from_proto(ir.to_proto(captured.graph))
-    with reporter.stage("rewrite") as tick:
-        run_stages(
-            graph,
-            target_opset=target.runtime.opset,
-            lacking=operators_lacking(target.runtime),
-            max_rank=view_rank(target.runtime.name, target.runtime.version),
-            skip=resolved.skip_passes,
-            on_progress=lambda name, done, total: tick(done, total),
-        )
-    return graph
+    return float_graph(model, target, options, reporter)[1]
 
 
 def graph_as_it_is(path: Path) -> ir.Model:

@@ -11,32 +11,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgec.export.emit.tflite.flavour import Flavour
+from edgec.export.quantize.scheme import DATA_MOVEMENT
 from edgec.export.tflite.model import Quantization
 
-SAME_GRID = frozenset(
-    {
-        "Reshape",
-        "Transpose",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Slice",
-        "Split",
-        "Gather",
-        "Expand",
-        "Tile",
-        "DepthToSpace",
-        "SpaceToDepth",
-        "MaxPool",
-        "AveragePool",
-        "GlobalMaxPool",
-        "ReduceMax",
-        "ReduceMin",
-        "Resize",
-        "Pad",
-        "Concat",
-    }
-)
+SAME_GRID = DATA_MOVEMENT | {
+    "AveragePool",
+    "ReduceMax",
+    "ReduceMin",
+    "Resize",
+    "Pad",
+    "Concat",
+}
 """Kernels that copy or compare integers (or, pooling and resizing, average them without a change of
 scale): output and input have one scale and zero point."""
 
