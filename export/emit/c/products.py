@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -11,7 +12,12 @@ from numpy.typing import NDArray
 from edgec.export.emit.c.call import Call, Scales, Share, Table
 from edgec.export.emit.c.frame import Frame, range_of, same_padding, unsupported
 from edgec.export.tflite.model import Operator
-from edgec.export.tflite.reference.fixed_point import Multiplier, scale_of, zero_of
+from edgec.export.tflite.reference.fixed_point import (
+    Integers,
+    Multiplier,
+    scale_of,
+    zero_of,
+)
 from edgec.profiles.memory import overlap
 
 
@@ -42,8 +48,12 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
         depthwise,
     )
     gathers = groups == 1 and not depthwise
-    by_output = np.moveaxis(weights, -1, 0) if depthwise else weights
-    bias, scales = _bias(frame, by_output), _scales(frame, out_c)
+    axis = -1 if depthwise else 0
+    by_output = np.moveaxis(weights, axis, 0)
+    layer = _without_huge_constants(
+        _Layer(by_output, _bias(frame, by_output), _scales(frame, out_c)), zero_of(y), low, high
+    )
+    weights = np.moveaxis(layer.weights, 0, axis)
     taps = k_h * k_w * (1 if depthwise else in_c // groups)
     return [
         Call(
@@ -69,10 +79,10 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
                 "out_zero": zero_of(y),
                 "low": low,
                 "high": high,
-                "wide": _wide(bias, by_output, scales),
+                "wide": int(_exceeds(layer).any()),
                 "weights": Table(weights),
-                "bias": Table(bias),
-                "scales": scales,
+                "bias": Table(layer.bias),
+                "scales": layer.scales,
             },
             (frame.index(0),),
             frame.output_index,
@@ -204,14 +214,52 @@ def _bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
     return found
 
 
-def _wide(bias: NDArray[np.int32], weights: NDArray[Any], scales: Scales) -> int:
-    """Whether sums may exceed what the fast requantization takes (``edgec_scale``).
+@dataclass(frozen=True)
+class _Layer:
+    """Weights with the outputs along the first axis, folded bias, and requantization."""
+
+    weights: NDArray[Any]
+    bias: NDArray[np.int32]
+    scales: Scales
+
+    def ends(self) -> tuple[Integers, Integers]:
+        """Smallest and largest sum of each output, over all int8 inputs."""
+        taps = self.weights.reshape(len(self.bias), -1).astype(np.int64)
+        low = np.minimum(-128 * taps, 127 * taps).sum(1) + self.bias
+        high = np.maximum(-128 * taps, 127 * taps).sum(1) + self.bias
+        return low, high
+
+
+def _exceeds(layer: _Layer) -> NDArray[np.bool_]:
+    """Outputs whose sums may exceed what the fast requantization takes (``edgec_scale``).
 
     Channels with tiny weights have tiny scales, and biases on them that are close to 2**31.
     """
-    reach = 128 * np.abs(weights.reshape(weights.shape[0], -1).astype(np.int64)).sum(1)
-    largest = (np.abs(bias.astype(np.int64)) + reach) << np.maximum(scales.exponent, 0)
-    return int(largest.max(initial=0) >= 1 << 30)
+    low, high = layer.ends()
+    largest = np.maximum(np.abs(low), np.abs(high)) << np.maximum(layer.scales.exponent, 0)
+    exceeds: NDArray[np.bool_] = largest >= 1 << 30
+    return exceeds
+
+
+def _without_huge_constants(layer: _Layer, zero: int, low: int, high: int) -> _Layer:
+    """The same function, without the huge sums of outputs that are constant.
+
+    An output that is the same at both ends of its sums is always the same: zero weights and a bias
+    that is not scaled give it too.
+    """
+    multiply = Multiplier(layer.scales.mantissa, layer.scales.exponent)
+    first, last = (np.clip(multiply(ends) + zero, low, high) for ends in layer.ends())
+    change = _exceeds(layer) & (first == last)
+    weights = layer.weights.copy()
+    weights[change] = 0
+    return _Layer(
+        weights,
+        np.where(change, first - zero, layer.bias).astype(np.int32),
+        Scales(
+            np.where(change, 1 << 30, layer.scales.mantissa),
+            np.where(change, 1, layer.scales.exponent),
+        ),
+    )
 
 
 def _scales(frame: Frame, channels: int) -> Scales:

@@ -261,6 +261,8 @@ def test_exit_130_interrupted_during_calibration(
     """The data set is large enough that calibration is still running when the signal comes."""
     import numpy as np
 
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("the test run ignores the signal, and so do the programs it starts")
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "calib.npz", images=rng.integers(0, 256, (30000, 16, 16, 3), np.uint8))
     process = subprocess.Popen(

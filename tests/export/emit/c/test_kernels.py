@@ -321,6 +321,12 @@ def test_biases_near_the_end_of_32_bits(depthwise: bool, self_test: Callable[...
     assert added.data is not None
     added.data[::2] = np.array([2_000_000_000, -2_000_000_000, 1_300_000_000, -7], np.int32)
     (call,) = lower(model).calls
+    assert call.parameters["wide"] == 0, "these outputs are constants"
+    assert self_test(model) == AGREE
+    # a sum of 1.0954e9 on a step of 1.1e-7 is 120.5: now the weights decide how it is rounded
+    weight.quantization.scale[2] = 1.76e-7
+    added.data[2] = 1_095_454_545
+    (call,) = lower(model).calls
     assert call.parameters["wide"] == 1
     assert self_test(model) == AGREE
 
