@@ -45,7 +45,22 @@ static inline void edgec_dot_2x2_s8(
     int32_t s10 = sums[1][0];
     int32_t s11 = sums[1][1];
 #if defined(EDGEC_HELIUM)
-    for (int32_t left = size; left > 0; left -= 16) {
+    int32_t left = size;
+    for (; left >= 16; left -= 16) {
+        const int8x16_t r0 = vldrbq_s8(row0);
+        const int8x16_t r1 = vldrbq_s8(row1);
+        const int8x16_t c0 = vldrbq_s8(column0);
+        const int8x16_t c1 = vldrbq_s8(column1);
+        s00 = vmladavaq_s8(s00, r0, c0);
+        s01 = vmladavaq_s8(s01, r0, c1);
+        s10 = vmladavaq_s8(s10, r1, c0);
+        s11 = vmladavaq_s8(s11, r1, c1);
+        row0 += 16;
+        row1 += 16;
+        column0 += 16;
+        column1 += 16;
+    }
+    if (left > 0) {
         const mve_pred16_t lanes = vctp8q((uint32_t)left);
         const int8x16_t r0 = vldrbq_z_s8(row0, lanes);
         const int8x16_t r1 = vldrbq_z_s8(row1, lanes);
@@ -55,10 +70,6 @@ static inline void edgec_dot_2x2_s8(
         s01 = vmladavaq_s8(s01, r0, c1);
         s10 = vmladavaq_s8(s10, r1, c0);
         s11 = vmladavaq_s8(s11, r1, c1);
-        row0 += 16;
-        row1 += 16;
-        column0 += 16;
-        column1 += 16;
     }
 #else
     int32_t i = 0;
@@ -111,18 +122,26 @@ static inline void edgec_dot_1x4_s8(
     int32_t s2 = sums[2];
     int32_t s3 = sums[3];
 #if defined(EDGEC_HELIUM)
-    for (int32_t left = size; left > 0; left -= 16) {
+    int32_t left = size;
+    for (; left >= 16; left -= 16) {
+        const int8x16_t r = vldrbq_s8(row);
+        s0 = vmladavaq_s8(s0, r, vldrbq_s8(column0));
+        s1 = vmladavaq_s8(s1, r, vldrbq_s8(column1));
+        s2 = vmladavaq_s8(s2, r, vldrbq_s8(column2));
+        s3 = vmladavaq_s8(s3, r, vldrbq_s8(column3));
+        row += 16;
+        column0 += 16;
+        column1 += 16;
+        column2 += 16;
+        column3 += 16;
+    }
+    if (left > 0) {
         const mve_pred16_t lanes = vctp8q((uint32_t)left);
         const int8x16_t r = vldrbq_z_s8(row, lanes);
         s0 = vmladavaq_s8(s0, r, vldrbq_z_s8(column0, lanes));
         s1 = vmladavaq_s8(s1, r, vldrbq_z_s8(column1, lanes));
         s2 = vmladavaq_s8(s2, r, vldrbq_z_s8(column2, lanes));
         s3 = vmladavaq_s8(s3, r, vldrbq_z_s8(column3, lanes));
-        row += 16;
-        column0 += 16;
-        column1 += 16;
-        column2 += 16;
-        column3 += 16;
     }
 #else
     int32_t i = 0;
@@ -158,11 +177,15 @@ static inline void edgec_dot_1x4_s8(
 static inline int32_t edgec_dot_s8(
     const int8_t *row, const int8_t *column, int32_t size, int32_t sum) {
 #if defined(EDGEC_HELIUM)
-    for (int32_t left = size; left > 0; left -= 16) {
-        const mve_pred16_t lanes = vctp8q((uint32_t)left);
-        sum = vmladavaq_s8(sum, vldrbq_z_s8(row, lanes), vldrbq_z_s8(column, lanes));
+    int32_t left = size;
+    for (; left >= 16; left -= 16) {
+        sum = vmladavaq_s8(sum, vldrbq_s8(row), vldrbq_s8(column));
         row += 16;
         column += 16;
+    }
+    if (left > 0) {
+        const mve_pred16_t lanes = vctp8q((uint32_t)left);
+        sum = vmladavaq_s8(sum, vldrbq_z_s8(row, lanes), vldrbq_z_s8(column, lanes));
     }
 #else
     int32_t i = 0;

@@ -83,6 +83,7 @@ static inline void edgec_one_row_s8(const edgec_rows_s8 *given, const int8_t *ro
 static inline void edgec_two_rows_s8(
     const edgec_rows_s8 *given, const int8_t *rows, int8_t *out) {
 #if defined(EDGEC_HELIUM)
+    /* four columns at once fill a vector of results, which pays more than sharing weights */
     edgec_one_row_s8(given, rows, out);
     edgec_one_row_s8(given, rows + given->size, out + given->out_stride);
 #else
