@@ -62,4 +62,5 @@ def bench_any(
             fix="run edgec bench there, or LiteRT's benchmark_model",
         )
     with open_device(device) as machine:
-        return bench_remote(bundle, elsewhere, machine, threads=threads, runs=runs, warmup=warmup)
+        record = bench_remote(bundle, elsewhere, machine, threads=threads, runs=runs, warmup=warmup)
+    return record | {"left_out": [a.path for a in artifacts if a not in elsewhere]}

@@ -12,7 +12,7 @@ from typing import Any
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.files import dump_json
 from edgec.runtime.bench import MIN_RUNS, SCHEMA, Latency
-from edgec.runtime.tensorrt.build import explain_failure
+from edgec.runtime.transports.failures import explain_failure
 from edgec.runtime.transports.machine import Device, job_name
 
 SCRIPT = "bench_onnx.py"

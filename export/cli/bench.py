@@ -63,6 +63,8 @@ def bench(
         print_json("edgec.bench/1", record)
         return
     print(_conditions(record))
+    if record.get("left_out"):
+        print(f"not measured there: {', '.join(record['left_out'])} (only ONNX artifacts are)")
     elsewhere = [r["artifact"] for r in record["results"] if r["made_for_elsewhere"]]
     if elsewhere:
         print(f"{', '.join(elsewhere)}: quantized for other hardware: times mean little")

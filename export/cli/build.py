@@ -36,6 +36,7 @@ def build(
 ) -> None:
     """Build engines on the device and bring them home; a broken link is taken up again."""
     import sys
+    from contextlib import ExitStack
 
     import edgec
     from edgec.export.progress import Reporter
@@ -48,10 +49,9 @@ def build(
     for name in names:
         recipe.engine(name)
     reporter = Reporter(2, quiet=quiet)
-    with reporter.stage(f"connect to {device}"):
-        machine = open_device(device)
-        machine.__enter__()
-    try:
+    with ExitStack() as stack:
+        with reporter.stage(f"connect to {device}"):
+            machine = stack.enter_context(open_device(device))
         with reporter.stage(f"build {', '.join(names)}") as tick:
             opened = build_engines(
                 opened,
@@ -62,12 +62,11 @@ def build(
                 on_text=lambda text: None if quiet else print(text, end="", file=sys.stderr),
                 tick=tick,
             )
-    finally:
-        machine.__exit__()
     built = [
-        a for a in opened.manifest.artifacts if a.format == "tensorrt" and a.precision in names
+        a
+        for a in opened.manifest.artifacts
+        if a.format == "tensorrt" and a.status == "built" and a.precision in names
     ]
-    built = [a for a in built if a.status == "built"]
     if json:
         print_json(
             "edgec.build/1",

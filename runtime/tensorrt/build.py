@@ -16,22 +16,14 @@ from typing import Any
 
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.emit.tensorrt.recipe import SCRIPTS
-from edgec.export.errors import (
-    EdgecError,
-    InputError,
-    InterruptedByUser,
-    MissingToolError,
-    UnsupportedError,
-    UsageError,
-)
+from edgec.export.errors import InputError, MissingToolError, UsageError
 from edgec.export.files import atomic_write, dump_json, sha256_file
-from edgec.runtime.transports.machine import Device, JobEnd, job_name
+from edgec.runtime.transports.failures import explain_failure
+from edgec.runtime.transports.machine import Device, job_name
 
 FOLDER = "tensorrt"
 SIDE_FILES = (".json", ".layers.json")
 """What stands beside an engine: what it is bound to, and the names of its fused kernels."""
-OUT_OF_MEMORY = 9
-"""SIGKILL, which Linux sends to the largest process when memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +133,7 @@ def build_engines(
         argv += ["--any-version"] if any_version else []
         end = device.run(job, argv, on_text)
         if end.exit != 0:
-            raise _explain(end, name, device.name)
+            raise explain_failure(end, f"engine {name} was not built", device.name)
         bundle = _bring_home(bundle, device, job, engine)
     return bundle
 
@@ -206,42 +198,3 @@ def _with_engine(bundle: Bundle, engine: dict[str, Any], record: dict[str, Any])
     manifest = replace(bundle.manifest, artifacts=(*others, artifact), files=files)
     atomic_write(bundle.path / "manifest.json", dump_json(manifest.to_json()).encode())
     return Bundle(bundle.path, manifest)
-
-
-def _explain(end: JobEnd, name: str, device: str) -> EdgecError:
-    """What a failed build means; the script's own last lines are the reason."""
-    return explain_failure(end, f"engine {name} was not built", device)
-
-
-def explain_failure(end: JobEnd, what: str, device: str) -> EdgecError:
-    """An error from a device script's end: its exit codes are those of edgec."""
-    lines = [line for line in end.log.splitlines() if line.strip()]
-    reason, fix = "\n".join(lines[-12:]) or None, None
-    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    if starts:
-        said = lines[starts[-1] :]
-        fixes = [line.strip().removeprefix("fix: ") for line in said if "  fix: " in line]
-        reason = "\n".join(li for li in said if "  fix: " not in li).removeprefix("error: ")
-        fix = fixes[-1] if fixes else None
-    if end.lost:
-        return MissingToolError(
-            "EC648",
-            f"{what}: the device went down meanwhile",
-            where=device,
-            fix="look at its power supply, and run the same command again",
-        )
-    if end.signal == OUT_OF_MEMORY or end.exit == 128 + OUT_OF_MEMORY:
-        return MissingToolError(
-            "EC649",
-            f"{what}: the device ended it, which it does when memory runs out",
-            where=device,
-            fix="close the desktop (sudo systemctl isolate multi-user.target), add swap, or lower "
-            "workspace_bytes in tensorrt/recipe.json",
-        )
-    if end.exit == 130:
-        return InterruptedByUser("EC130", f"{what}: interrupted on the device", where=device)
-    if end.exit == 3:
-        return UnsupportedError("EC389", what, where=device, why=reason, fix=fix)
-    if end.exit == 7:
-        return InputError("EC785", what, where=device, why=reason, fix=fix)
-    return MissingToolError("EC648", what, where=device, why=reason, fix=fix)

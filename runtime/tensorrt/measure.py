@@ -11,8 +11,9 @@ from typing import Any
 from edgec.export.bundle import Bundle
 from edgec.export.errors import InputError
 from edgec.runtime.bench import SCHEMA, Latency
-from edgec.runtime.tensorrt.build import FOLDER, explain_failure, job_of, read_recipe
+from edgec.runtime.tensorrt.build import FOLDER, job_of, read_recipe
 from edgec.runtime.tensorrt.layers import join_layers, module_of_nodes
+from edgec.runtime.transports.failures import explain_failure
 from edgec.runtime.transports.machine import Device
 
 

@@ -158,7 +158,6 @@ class Device:
             MissingToolError: no link, or the device's disk is full.
             InputError: a local file cannot be read.
         """
-        hashes = {}
         try:
             sizes = {path: local.stat().st_size for path, local in files.items()}
             hashes = {path: sha256_file(local) for path, local in files.items()}
@@ -178,6 +177,9 @@ class Device:
 
         Returns:
             Whether it was running: then it is only followed.
+
+        Raises:
+            MissingToolError: EC651, another command of the job runs.
         """
         answer = self._again(lambda link: link.ask("start", job=job, argv=list(argv))[0])
         return bool(answer["attached"])
@@ -327,6 +329,14 @@ class Device:
                 where=self.name,
                 why=str(refusal),
                 fix="free space there, or name another folder: ssh://user@host/path/with/space",
+            )
+        if refusal.kind == "busy":
+            return MissingToolError(
+                "EC651",
+                "the device works on another job of this bundle",
+                where=self.name,
+                why=str(refusal),
+                fix="wait for it, or follow it with the command that started it",
             )
         if refusal.kind in ("denied", "system"):
             return MissingToolError(

@@ -184,16 +184,17 @@ class Agent:
         folder = self.job(message)
         state = self.state(folder)
         if state is not None and state.get("running"):
-            return {"attached": True}
+            return self.attached(folder, message["argv"])
         if state is not None:
-            for name in ("status.json", "pid", "log"):
+            for name in ("status.json", "pid", "log", "argv.json"):
                 if os.path.exists(os.path.join(folder, name)):
                     os.remove(os.path.join(folder, name))
         os.makedirs(folder, exist_ok=True)
         try:
             handle = os.open(os.path.join(folder, "pid"), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:  # another link was faster
-            return {"attached": True}
+            return self.attached(folder, message["argv"])
+        write_whole(os.path.join(folder, "argv.json"), json.dumps(message["argv"]).encode("utf-8"))
         argv = [sys.executable if a == "{python}" else a for a in message["argv"]]
         cwd = os.path.join(folder, "files")
         with os.fdopen(handle, "w") as pid_file:
@@ -202,6 +203,20 @@ class Agent:
                 self.supervise(folder, cwd, argv)
             pid_file.write(str(child))
         return {"attached": False}
+
+    def attached(self, folder, argv):
+        """Follow what runs, if it is what was asked for."""
+        for _ in range(100):  # the link that started it writes this right after taking the job
+            try:
+                with open(os.path.join(folder, "argv.json"), "rb") as stream:
+                    running = json.loads(stream.read().decode("utf-8"))
+            except OSError:
+                time.sleep(0.02)
+                continue
+            if running != argv:
+                raise Refused("busy", "it runs: " + " ".join(running[-4:]))
+            return {"attached": True}
+        raise Refused("busy", "somebody took the job and did not start it")
 
     def supervise(self, folder, cwd, argv):
         """In a process of its own: run, wait, note the end; never returns."""

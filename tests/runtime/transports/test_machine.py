@@ -169,6 +169,18 @@ def test_the_same_job_is_followed_not_repeated(server: Any) -> None:
     assert (server.root / "jobs" / JOB / "files" / "runs").read_text() == "x"
 
 
+def test_another_command_of_a_running_job_is_refused(server: Any) -> None:
+    argv = ["{python}", "-c", "import time; time.sleep(1)"]
+    with open_device(server.uri, wait=0.05) as first, open_device(server.uri, wait=0.05) as second:
+        first.push(JOB, {})
+        first.start(JOB, argv)
+        with pytest.raises(MissingToolError) as caught:
+            second.start(JOB, [*argv, "--other"])
+        assert caught.value.code == "EC651"
+        assert first.follow(JOB).exit == 0
+        assert second.run(JOB, [*argv[:2], "print(1)"]).log == "1\n", "once it has ended it goes"
+
+
 def test_a_silent_link_is_a_dead_one() -> None:
     hang = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(link.LinkLost, match=r"nothing came for 0 s"):
