@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 
+from edgec.export import as_in_file
 from edgec.export.bundle import Artifact
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
@@ -87,7 +89,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         format="c",
         precision="int8",
         status="built",
-        scheme=f"int8 ({SCHEME})",
+        scheme=as_in_file.SCHEME if source.job.quantized else f"int8 ({SCHEME})",
         bytes=sources.weight_bytes,
         checks=_checks(source, model, golden, planned, sources),
     )
@@ -95,15 +97,19 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
 
 
 def _integer_model(source: Source, tick: Callable[[int, int], None]) -> Model:
+    graph = source.master if source.job.quantized else _quantized(source, tick)
+    read = normalise(read_graph(graph, C))
+    integer_ends(read)
+    return emit(read, C).model
+
+
+def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
     quantization, data = source.quantization, source.data
     assert quantization is not None
     assert source.calibration is not None
     assert data is not None
     own = replace(quantization, scheme=get_scheme(SCHEME), notes=[])
-    graph = own.quantize(source.master, source.calibration, data, tick)
-    read = normalise(read_graph(graph, C))
-    integer_ends(read)
-    return emit(read, C).model
+    return own.quantize(source.master, source.calibration, data, tick)
 
 
 def _plan(lowered: Lowered, target: Target) -> Plan:
@@ -149,7 +155,7 @@ def _checks(
     sources: Sources,
 ) -> dict[str, Any]:
     """Sizes, and how far the integers are from the float master on the golden inputs."""
-    master = OnnxRunner(source.built[0].data)
+    master = OnnxRunner(source.built[0].data, emulate=source.job.quantized)
     tensors = [model.main.tensors[i] for i in model.main.outputs]
     signal = noise = 0.0
     for feed, (_, outputs) in zip(source.golden, golden, strict=True):

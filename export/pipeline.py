@@ -17,6 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 import edgec
+from edgec.export import as_in_file
 from edgec.export.budget import check_budgets
 from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
 from edgec.export.c_artifacts import CArtifact, c_artifact
@@ -133,7 +134,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
     golden = golden_feeds(inputs, data, options.seed)
     # float16 needs to know which values overflow, if only from two inputs
     ranges = calibration
-    if ranges is None and "fp16" in job.precisions:
+    if ranges is None and ("fp16" in job.precisions or job.quantized):
         ranges = calibrate(master, golden)
     built: list[Built] = []
     for precision in job.precisions:
@@ -158,7 +159,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         with reporter.stage("build tflite") as tick:
             lowered = tflite_artifacts(source, reporter, tick)
     embedded: list[CArtifact] = []
-    if "c" in (options.formats or ()) and quantization is not None:
+    if "c" in (options.formats or ()) and "int8" in job.precisions:
         with reporter.stage("build c") as tick:
             embedded.append(c_artifact(source, reporter, tick))
     facts = graph_facts(before, master, rewriting)
@@ -178,7 +179,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             for name, text in c.files.items():
                 (folder / c.artifact.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / c.artifact.path / name).write_text(text, "utf-8")
-        write_golden(folder / "golden", golden, built[0].data)
+        write_golden(folder / "golden", golden, built[0].data, quantized=job.quantized)
         if "tensorrt" in (options.formats or ()):
             write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs)
             artifacts.append(_tensorrt_artifact(job, _ask_proxy(job, folder, facts, reporter)))
@@ -325,16 +326,18 @@ def _build(
     tick: Callable[[int, int], None],
 ) -> Built:
     """The ONNX artifact of one precision, checked against the rules of the target's runtime."""
-    graph, scheme, kept = master, None, 0
+    graph, kept = master, 0
+    scheme = as_in_file.SCHEME if job.quantized else None
     if precision == "fp16":
         graph = to_float16(master, calibration=calibration)
         kept = len(float32_islands(graph))
     elif precision == "int8":
-        assert calibration is not None
-        assert quantization is not None
-        assert data is not None
-        scheme = quantization.scheme
-        graph = quantization.quantize(master, calibration, data, tick)
+        if not job.quantized:
+            assert calibration is not None
+            assert quantization is not None
+            assert data is not None
+            scheme = f"int8{_mixed(job)} ({quantization.scheme.name})"
+            graph = quantization.quantize(master, calibration, data, tick)
         if is_strongly_typed(job.target):  # what is not int8 is to be float16 there
             graph = to_float16(graph, calibration=calibration)
             kept = len(float32_islands(graph))
@@ -351,7 +354,7 @@ def _build(
         format="onnx",
         precision=precision,
         status="built",
-        scheme=None if scheme is None else f"int8{_mixed(job)} ({scheme.name})",
+        scheme=scheme,
         bytes=len(content),
         sha256=sha256_bytes(content),
         checks={"lint": report.counts()},

@@ -34,7 +34,7 @@ def export(
         typer.Option(
             "--model",
             "-m",
-            help="Zoo name, timm:NAME, path of .onnx, .pt2 or .json, or FILE.py:FACTORY.",
+            help="Zoo name, timm:NAME, path of .onnx, .tflite, .pt2 or .json, or FILE.py:FACTORY.",
             show_default=False,
         ),
     ],

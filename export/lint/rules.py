@@ -28,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     Rule("W209", placement.before_activation, _TENSORRT),
     Rule("W210", placement.single_arm, _TENSORRT),
     Rule("W211", placement.island, _TENSORRT),
+    Rule("W212", quantizers.saturating_weight, ("onnxruntime",)),
     Rule("W301", forms.layer_norm_in_float16, _TENSORRT),
     Rule("W302", forms.sum_in_float16, _TENSORRT),
     Rule("I401", forms.layer_norm_written_out),

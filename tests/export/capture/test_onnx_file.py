@@ -137,6 +137,17 @@ def test_old_ir_lists_initializers_as_inputs(
     assert [v.name for v in model.graph.inputs] == ["image"]
 
 
+def test_annotated_initializers_keep_their_shape(
+    onnx_file: Write, small_model: onnx.ModelProto
+) -> None:
+    for tensor in small_model.graph.initializer:
+        small_model.graph.value_info.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    graph = from_onnx(onnx_file(small_model)).graph
+    assert all(shape_of(value) is not None for node in graph for value in node.outputs)
+
+
 def test_local_functions_are_inlined(onnx_file: Write) -> None:
     proto = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
