@@ -13,6 +13,7 @@ from edgec.export.cli import (
     build,
     cache,
     check,
+    diff,
     doctor,
     evaluate,
     explain,
@@ -40,7 +41,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-VERBS = (models, targets, check, export, run, evaluate, build, bench, plan, explain, doctor, cache)
+VERBS = (
+    models,
+    targets,
+    check,
+    export,
+    run,
+    evaluate,
+    build,
+    bench,
+    diff,
+    plan,
+    explain,
+    doctor,
+    cache,
+)
 for verb in VERBS:
     verb.register(app)
 
