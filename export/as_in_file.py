@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx
-
+from edgec.export.capture.onnx_checks import read_proto
 from edgec.export.errors import EdgecError, UsageError
 from edgec.export.options import Resolved
 from edgec.export.tflite import load
@@ -35,9 +34,8 @@ def is_quantized_file(model: Any) -> bool:
         if path.suffix == ".tflite":
             return any(map(_is_quantized_activation, load(path).main.tensors))
         if path.suffix == ".onnx":
-            graph = onnx.load(path, load_external_data=False).graph
-            return any(node.op_type == "QuantizeLinear" for node in graph.node)
-    except (EdgecError, OSError, ValueError, RuntimeError):
+            return any(node.op_type == "QuantizeLinear" for node in read_proto(path).graph.node)
+    except EdgecError:
         return False
     return False
 
