@@ -29,6 +29,7 @@ from edgec.export.data import (
     load_preprocess,
 )
 from edgec.export.datasets.tensors import NO_DATA
+from edgec.export.diagnose.diagnose import export_command
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tensorrt.proxy import ask_proxy, proxy_python
 from edgec.export.emit.tensorrt.recipe import is_strongly_typed, write_build_bundle
@@ -39,6 +40,8 @@ from edgec.export.judge import Built, gate, judged
 from edgec.export.labels import read_labels, shipped_labels
 from edgec.export.lint.engine import lint, refuse_errors
 from edgec.export.options import MIXED, CalibrationMethod
+from edgec.export.page.describe import page
+from edgec.export.page.render import render
 from edgec.export.plan import Job, prepare
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization, choose_quantization
@@ -204,6 +207,8 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         (folder / "lint.json").write_text(dump_json(lint_record(job, built)), "utf-8")
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
+        html = render(page([(report, export_command(manifest), None)]))
+        (folder / "report.html").write_text(html, "utf-8")
         files = {
             path.relative_to(folder).as_posix(): sha256_file(path)
             for path in sorted(folder.rglob("*"))

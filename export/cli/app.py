@@ -20,6 +20,7 @@ from edgec.export.cli import (
     export,
     models,
     plan,
+    report,
     run,
     targets,
 )
@@ -51,6 +52,7 @@ VERBS = (
     build,
     bench,
     diff,
+    report,
     plan,
     explain,
     doctor,

@@ -24,6 +24,7 @@ VERBS = (
     "build",
     "bench",
     "diff",
+    "report",
     "plan",
     "explain",
     "doctor",
@@ -54,7 +55,7 @@ def test_every_verb_has_help_with_an_example(main) -> None:
         code, out, _ = main(verb, "--help")
         assert code == 0
         assert "Usage" in out
-    for verb in ("check", "export", "run", "eval", "build", "bench", "diff", "explain"):
+    for verb in ("check", "export", "run", "eval", "build", "bench", "diff", "report", "explain"):
         assert "Example: edgec" in main(verb, "--help")[1]
 
 
@@ -338,3 +339,17 @@ def test_results_are_stored_listed_and_compared(main, bundle: Path, tmp_path: Pa
     assert {f["name"] for f in json.loads(out)["figures"]} >= {"median_ms", "peak_rss_bytes"}
     assert main("diff", str(bundle), "1", "--store", store)[0] == 2
     assert "top1_percent" in main("diff", str(bundle), str(bundle))[1]
+
+
+def test_a_report_is_one_file_and_never_replaces_one(main, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    code, printed, _ = main("report", str(bundle), "--out", str(out))
+    assert (code, printed.strip()) == (0, str(out))
+    before = out.read_bytes()
+    assert before.startswith(b"<!DOCTYPE html>")
+    assert main("report", str(bundle), "--out", str(out))[0] == 2
+    assert main("report", str(tmp_path / "nothing.json"), "--out", str(out), "--overwrite")[0] == 7
+    assert out.read_bytes() == before
+    page = json.loads(main("report", str(bundle), "--json")[1])
+    assert page["schema"] == "edgec.page/1"
+    assert page["results"][0]["title"] in before.decode()
