@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgec.export.cli.output import Json, Quiet, print_json
+from edgec.export.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -38,19 +39,20 @@ def report(
 
     It needs no network and runs no script. --json prints the content of the page instead.
     """
-    from edgec.export.files import atomic_write, explain_os_errors, refuse_existing
+    from edgec.export.files import atomic_write
     from edgec.export.page.assemble import gather
     from edgec.export.page.describe import SCHEMA, page
     from edgec.export.page.render import render
     from edgec.export.progress import Reporter
 
-    if not json:
-        refuse_existing(out, overwrite=overwrite)
+    if not json and (out.is_dir() or (out.exists() and not overwrite)):
+        raise UsageError(
+            "EC204", f"{out} already exists", fix="choose another --out, or --overwrite"
+        )
     with Reporter(1, quiet=quiet or json).stage("gather"):
         content = page(gather(sources, store))
     if json:
         print_json(SCHEMA, content)
         return
-    with explain_os_errors(out):
-        atomic_write(out, render(content).encode())
+    atomic_write(out, render(content).encode())
     print(out)
