@@ -19,6 +19,7 @@ from edgec.export.cli import (
     export,
     models,
     plan,
+    profile,
     run,
     targets,
 )
@@ -40,7 +41,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-VERBS = (models, targets, check, export, run, evaluate, build, bench, plan, explain, doctor, cache)
+VERBS = (
+    models,
+    targets,
+    check,
+    export,
+    run,
+    evaluate,
+    build,
+    bench,
+    plan,
+    profile,
+    explain,
+    doctor,
+    cache,
+)
 for verb in VERBS:
     verb.register(app)
 
