@@ -9,19 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.check import float_graph, read_graph
-from edgec.export.errors import InputError, UsageError
+from edgec.export.errors import InputError, UnsupportedError, UsageError
 from edgec.export.progress import Reporter
 from edgec.export.source import describe
-from edgec.profiles.from_graph import profile_graph
+from edgec.profiles.from_graph import graph_layers, profile_graph
 from edgec.profiles.from_tflite import profile_tflite
 from edgec.profiles.latency.constants import Fit
 from edgec.profiles.latency.features import matrix
-from edgec.profiles.latency.predict import Anchor
-from edgec.profiles.latency.target import FEWEST_ANCHORS, MOST_ANCHORS, Anchors
-from edgec.profiles.layers import StaticProfile
+from edgec.profiles.latency.predict import Anchor, Prediction
+from edgec.profiles.latency.target import (
+    FEWEST_ANCHORS,
+    MOST_ANCHORS,
+    Anchors,
+    predict_for,
+)
+from edgec.profiles.layers import Layer, StaticProfile
 from edgec.targets.registry import get_target
 from edgec.targets.schema import Target
 
@@ -39,7 +46,8 @@ def static_profile(
     Args:
         model: what ``edgec export`` takes, or a bundle.
         target: whose rewrites apply to a network; by default those of generic-x86-64.
-        options: of the capture (``input_size``, ``shapes``).
+        options: of the capture (``input_size``, ``shapes``); with any, an .onnx file is captured
+            and rewritten like a network.
         artifact: of a bundle: path or precision; by default the one of the target's precision.
 
     Raises:
@@ -52,10 +60,16 @@ def static_profile(
     kind, name = describe(model)
     if kind == "tflite":
         return profile_tflite(path)
-    if kind == "onnx":
-        return profile_graph(read_graph(path), name)
+    if kind == "onnx" and not any(options.values()):
+        return profile_graph(_with_shapes(read_graph(path)), name)
     name, graph = float_graph(model, target or get_target("generic-x86-64"), options, reporter)
     return profile_graph(graph, name)
+
+
+def _with_shapes(graph: ir.Model) -> ir.Model:
+    """The graph with the shapes that follow from those of its inputs."""
+    proto = ir.to_proto(graph)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
 
 
 def _artifact(bundle: Bundle, name: str | None) -> Artifact:
@@ -71,6 +85,28 @@ def _of_artifact(bundle: Bundle, artifact: Artifact) -> StaticProfile:
     if artifact.format == "tflite":
         return profile_tflite(file)
     return profile_graph(read_graph(file), str(bundle.manifest.model.get("name") or "network"))
+
+
+def predict_artifact(content: bytes, artifact: Artifact, target: Target) -> dict[str, Any]:
+    """Latency of an ONNX artifact on a target with one thread, for reports.
+
+    Returns:
+        The fields of a `Prediction` with its `line`, the artifact's path, and ``layers``: module,
+        name, kind and milliseconds of each, empty where there is no prediction.
+    """
+    layers: tuple[Layer, ...] = ()
+    try:
+        layers = graph_layers(ir.from_proto(onnx.load_model_from_string(content)))
+        found = predict_for(layers, artifact.precision, target)
+    except UnsupportedError as error:  # no number is no reason to fail an export
+        found = Prediction(target.name, refused=error.what)
+    data = found.to_json()
+    times = data.pop("layer_ms")
+    rows = [
+        {"module": layer.module, "name": layer.name, "kind": layer.kind, "ms": float(f"{ms:.4g}")}
+        for layer, ms in zip(layers, times, strict=False)
+    ]
+    return {**data, "line": found.line(), "artifact": artifact.path, "layers": rows}
 
 
 def read_anchors(path: Path, fit: Fit, target: Target, reporter: Reporter) -> Anchors:

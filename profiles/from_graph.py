@@ -30,9 +30,12 @@ MOVES = frozenset(
 )
 NORMS = frozenset(
     "LayerNormalization InstanceNormalization GroupNormalization LpNormalization "
-    "RMSNormalization ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 LRN".split()
+    "RMSNormalization LRN".split()
 )
-POOLS = frozenset("MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool".split())
+POOLS = frozenset(
+    "MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool ReduceMean ReduceSum ReduceMax "
+    "ReduceMin ReduceL2".split()
+)
 CONVOLUTIONS = frozenset(["Conv", "ConvTranspose", "ConvInteger", "QLinearConv"])
 PRODUCTS = frozenset(["MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "Einsum"])
 PLAN_SECONDS = 2.0

@@ -14,12 +14,13 @@ VIEWS = frozenset(["RESHAPE", "SQUEEZE", "EXPAND_DIMS"])
 CONVOLUTIONS = frozenset(["CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"])
 PRODUCTS = frozenset(["FULLY_CONNECTED", "BATCH_MATMUL"])
 KIND: dict[str, Kind] = {
-    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"), "pool"),
-    **dict.fromkeys(("SOFTMAX", "LOG_SOFTMAX"), "softmax"),
     **dict.fromkeys(
-        ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "L2_NORMALIZATION", "SQUARED_DIFFERENCE"),
-        "norm",
+        ("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D", "MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"),
+        "pool",
     ),
+    **dict.fromkeys(("SOFTMAX", "LOG_SOFTMAX"), "softmax"),
+    "L2_NORMALIZATION": "norm",
+    "LOCAL_RESPONSE_NORMALIZATION": "norm",
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), "resize"),
     **dict.fromkeys(
         (

@@ -7,7 +7,7 @@ from hierarchy import Array
 
 from edgec.profiles.latency.transfer import NOISE, Mixture, condition
 
-COMPONENTS = 8
+COMPONENTS = 12
 SHRINK = 8.0
 
 

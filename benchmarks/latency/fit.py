@@ -26,12 +26,7 @@ from edgec.profiles.latency.features import matrix
 TARGET = Path(__file__).parents[2] / "profiles" / "latency" / "constants.json"
 REFERENCE_MHZ = 1000.0
 
-IO_IN_MEMORY = {
-    "window_io": "memory",
-    "pointwise_io": "memory",
-    "depthwise_io": "memory",
-    "matmul": "pointwise",
-}
+IO_IN_MEMORY = {"window_io": "memory", "pointwise_io": "memory", "depthwise_io": "memory"}
 
 
 @dataclass(frozen=True)
@@ -79,31 +74,21 @@ class Task:
 
 
 CPU = (
-    *("winograd", "conv", "stem", "unpacked", "pointwise", "depthwise", "linear"),
-    *("weights", "memory", "transcendental", "kernels", "matmul"),
+    *("winograd", "conv", "stem", "unpacked", "pointwise", "depthwise", "linear", "weights"),
+    *("memory", "kernels", "local_norm"),
 )
+ATTENTION = ("transcendental", "normalization", "matmul")
+"""Work that classic networks lack: their constants stay as uncertain as the prior has them."""
+
 TASKS = (
-    Task(
-        "ncnn-fp32",
-        "ncnn",
-        "fp32",
-        CPU,
-        {k: v for k, v in IO_IN_MEMORY.items() if k != "matmul"},
-    ),
-    Task(
-        "ncnn-int8",
-        "ncnn",
-        "int8",
-        CPU,
-        {k: v for k, v in IO_IN_MEMORY.items() if k != "matmul"},
-        fewest=7,
-    ),
+    Task("ncnn-fp32", "ncnn", "fp32", (*CPU, *ATTENTION), IO_IN_MEMORY),
+    Task("ncnn-int8", "ncnn", "int8", (*CPU, *ATTENTION), IO_IN_MEMORY, fewest=7),
     Task(
         "cube-int8",
         "X-CUBE-AI",
         "int8",
-        ("conv", "stem", "pointwise", "depthwise", "linear", "memory"),
-        {"winograd": "conv", "unpacked": "conv", "transcendental": "memory", **IO_IN_MEMORY},
+        ("conv", "stem", "pointwise", "depthwise", "linear", "memory", *ATTENTION),
+        {"winograd": "conv", "unpacked": "conv", "local_norm": "normalization", **IO_IN_MEMORY},
         shrink=3,
         fewest=2,
     ),
@@ -111,8 +96,8 @@ TASKS = (
         "torch-x86-fp32",
         "PyTorch (torch.compile)",
         "fp32",
-        (*CPU[:9], "transcendental", "kernels", "matmul"),
-        {k: v for k, v in IO_IN_MEMORY.items() if k != "matmul"},
+        (*CPU[:-1], *ATTENTION),
+        {"local_norm": "normalization", **IO_IN_MEMORY},
         fewest=100,
     ),
 )
@@ -125,7 +110,7 @@ def log_times(table: Table) -> Array:
 
 
 def fit_task(
-    task: Task, table: Table, errors: dict[str, Any], scale: tuple[float, float]
+    task: Task, table: Table, errors: dict[str, Any], scale: tuple[float, float, float]
 ) -> dict[str, Any]:
     """One entry of the file."""
     work = task.work(table)
@@ -162,7 +147,7 @@ def fit_task(
         "networks": {
             n: [_round(v) for v in w] for n, w in zip(table.networks, work, strict=True) if named
         },
-        "mixture": _mixture(table) if len(table.boards) > 20 else None,
+        "mixture": _mixture(table, scale[2]) if len(table.boards) > 20 else None,
         "provenance": {
             "data_sha256": data_hash(),
             "rows": int(np.isfinite(table.ms).sum()),
@@ -174,11 +159,12 @@ def fit_task(
     }
 
 
-def _mixture(table: Table) -> dict[str, Any]:
+def _mixture(table: Table, scale: float) -> dict[str, Any]:
     found = fit_mixture(table.networks, log_times(table))
     lower = np.tril_indices(len(found.networks))
     return {
         "networks": list(found.networks),
+        "scale": _round(scale),
         "weights": [_round(w) for w in found.weights],
         "means": [[_round(v) for v in mean] for mean in found.means],
         "covariances": [[_round(v) for v in c[lower]] for c in found.covariances],
@@ -258,7 +244,6 @@ def main() -> None:
             continue
         errors, scale = validate(task, table)
         fits.append(fit_task(task, table, errors, scale))
-        print(task.id, json.dumps(errors), file=sys.stderr)
     text = json.dumps({"schema": "edgec.latency_constants/1", "fits": fits}, indent=None)
     text = text.replace('{"id"', '\n{"id"').replace('{"core"', '\n  {"core"')
     if "--dry-run" not in sys.argv:

@@ -31,13 +31,15 @@ PRIOR = {
     "pointwise_io": 2.3,
     "depthwise_io": 2.3,
     "memory": 2.0,
-    "transcendental": 5.0,
+    "transcendental": 3.5,
+    "local_norm": 5.0,
+    "normalization": 3.0,
     "kernels": 10.0,
 }
 """Log cost of a unit of work in pointwise MACs."""
 
 SPREAD = 0.45
-WIDE = {"transcendental": 1.0, "kernels": 1.0}
+WIDE = {"transcendental": 1.0, "local_norm": 1.0, "normalization": 1.0, "kernels": 1.0}
 """Standard deviations of these guesses."""
 
 OFFSET = 3.0

@@ -31,7 +31,7 @@ KINDS: dict[str, Kind] = {
     "bmm": "matmul",
     "attention": "matmul",
     "Softmax": "softmax",
-    "LRN": "softmax",
+    "LRN": "norm",
     "_softmax": "softmax",
     "elementwise": "elementwise",
     "pool": "pool",
@@ -247,7 +247,7 @@ JOINED = frozenset(
     "hardswish_ hardsigmoid batch_norm _native_batch_norm_legit_no_training native_batch_norm "
     "leaky_relu leaky_relu_ tanh pow rsqrt exp clamp clamp_min neg copy_ native_dropout".split()
 )
-NORMS = frozenset("native_layer_norm native_group_norm mean var_mean linalg_vector_norm".split())
+NORMS = frozenset("native_layer_norm native_group_norm var_mean linalg_vector_norm".split())
 
 
 def torch_to_layers(facts: Iterable[Mapping[str, Any]]) -> list[Layer]:

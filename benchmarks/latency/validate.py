@@ -261,8 +261,9 @@ def known_elsewhere(task: Task, table: Table) -> Guess:
     return guess
 
 
-def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, float]]:
-    """All scores of a set, and the widths of its intervals: by class alone, and calibrated."""
+def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, float, float]]:
+    """All scores of a set, and the widths of its intervals in standard deviations: with the core
+    known only, with constants of the board, and of transfer by anchors."""
     count = len(table.networks)
     singles: list[list[int]] = [[m] for m in range(count)]
     families = sorted(set(table.family.values()))
@@ -289,7 +290,8 @@ def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, flo
         parts = [unseen_networks(task, table, split).score() for split in halves(count)]
         scores["half of the networks unseen"] = _average(parts)
         scores["half unseen on this board only"] = known_elsewhere(task, table).score()
-        scores["unseen board, 5 anchors"] = with_anchors(task, table, transfer=True).score()
+        anchored = with_anchors(task, table, transfer=True)
+        scores["unseen board, 5 anchors"] = anchored.score()
         scores["unseen board, 5 anchors, work terms"] = with_anchors(
             task, table, transfer=False
         ).score()
@@ -297,8 +299,8 @@ def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, flo
         scores["unseen board, core known"] = by_class.score()
         both = unseen_boards(task, table, networks_too=True)
         scores["unseen board and network, core known"] = both.score()
-        return scores, (both.scale(), wide)
-    return scores, (wide, wide)
+        return scores, (both.scale(), wide, anchored.scale())
+    return scores, (wide, wide, wide)
 
 
 def _average(parts: list[dict[str, Any]]) -> dict[str, Any]:

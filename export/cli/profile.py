@@ -86,7 +86,9 @@ def profile(
             if fit is not None:
                 calibration = read_anchors(anchors, fit, found, reporter)
                 elsewhere = transfer(fit, calibration.measured)
-        prediction = predict_for(facts, found, threads=threads, anchors=calibration)
+        prediction = predict_for(
+            facts.layers, facts.precision, found, threads=threads, anchors=calibration
+        )
     line = waterline(facts, own_balance(facts), "half of the network's MACs lie above")
     if svg is not None:
         atomic_write(svg, waterline_svg(facts, line).encode())

@@ -144,6 +144,7 @@ def _mixture(data: Mapping[str, Any] | None) -> Mixture | None:
         np.array(data["weights"]),
         np.array(data["means"]),
         np.array([_symmetric(entry, len(names)) for entry in data["covariances"]]),
+        data["scale"],
     )
 
 

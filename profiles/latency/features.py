@@ -30,14 +30,17 @@ Work = Literal[
     "depthwise_io",
     "memory",
     "transcendental",
+    "local_norm",
+    "normalization",
     "kernels",
 ]
 WORK: tuple[Work, ...] = get_args(Work)
 """MACs: ``winograd`` 3x3 of stride 1, ``conv`` other windows, ``stem`` windows on few channels,
 ``unpacked`` convolutions whose channels do not fill vectors, ``pointwise``, ``depthwise``,
 ``matmul`` of activations. Elements: ``linear`` and ``weights`` constants read, ``*_io`` activations
-read and written by products, ``memory`` by everything else, ``transcendental`` results of softmax
-and alike. ``kernels`` counts launches."""
+read and written by products, ``memory`` by everything else, ``transcendental`` results of softmax,
+``local_norm`` of local response normalization, ``normalization`` of LayerNorm and alike.
+``kernels`` counts launches."""
 
 UNIT = 1e6
 """Amounts are in millions, ``kernels`` included, so that constants are of similar size."""
@@ -66,6 +69,10 @@ def layer_work(layer: Layer) -> dict[Work, float]:
         work |= {"matmul": layer.macs, "pointwise_io": moved}
     elif layer.kind == "softmax":
         work["transcendental"] = layer.out_elems
+    elif layer.operator == "LRN":
+        work["local_norm"] = layer.out_elems
+    elif layer.kind == "norm":
+        work["normalization"] = layer.out_elems
     else:
         work["memory"] = moved
     return work

@@ -25,9 +25,6 @@ SHARE_MARGIN = 0.15
 WORK_MARGIN = np.log(3.0)
 """How far the size of a network may lie outside the fitted ones (log)."""
 
-NORMAL_80 = 1.2816
-"""Standard deviations of a normal distribution's 80 % interval."""
-
 UNKNOWN_SPEED = 4.0
 """Variance of the log speed of a board that nothing is known of."""
 

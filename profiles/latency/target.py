@@ -9,7 +9,6 @@ from math import exp
 
 from edgec.profiles.latency.constants import Fit, shipped_fits
 from edgec.profiles.latency.predict import (
-    NORMAL_80,
     Anchor,
     Prediction,
     any_board,
@@ -17,7 +16,7 @@ from edgec.profiles.latency.predict import (
     class_constants,
     predict,
 )
-from edgec.profiles.layers import StaticProfile
+from edgec.profiles.layers import Layer
 from edgec.targets.schema import Target
 
 FEWEST_ANCHORS, MOST_ANCHORS = 3, 10
@@ -59,13 +58,26 @@ def fit_for(target: Target, precision: str) -> Fit | None:
 
 
 def predict_for(
-    profile: StaticProfile, target: Target, *, threads: int = 1, anchors: Anchors | None = None
+    layers: Sequence[Layer],
+    stored: str,
+    target: Target,
+    *,
+    threads: int = 1,
+    anchors: Anchors | None = None,
 ) -> Prediction:
-    """Latency of a network on a target, or why there is none."""
-    precision = "int8" if profile.precision == "int8" else "fp32"
+    """Latency of a network on a target, or why there is none.
+
+    Args:
+        layers: of the network.
+        stored: precision of its activations, e.g. ``"int8"``.
+        target: whose core and clock decide which constants apply.
+        threads: of the runtime.
+        anchors: measurements of the user's own board.
+    """
+    precision = "int8" if stored == "int8" else "fp32"
     fit = fit_for(target, precision)
     if fit is None:
-        basis = f"{target.name}, {profile.precision}"
+        basis = f"{target.name}, {stored}"
         return Prediction(basis, refused=_nothing_fitted(target, precision))
     if anchors is not None:
         basis = (
@@ -74,7 +86,7 @@ def predict_for(
             f"{fit.precision} on {_boards(fit)} before"
         )
         constants = calibrate(fit, any_board(fit), anchors.measured)
-        return predict(fit, constants, profile.layers, basis, scale=fit.calibrated_scale)
+        return predict(fit, constants, layers, basis, scale=fit.calibrated_scale)
     core, clock = core_of(target)
     basis = f"{fit.runtime} {fit.precision}, {_threads(threads)}"
     if core is None or clock is None:
@@ -92,7 +104,7 @@ def predict_for(
     )
     if target.runtime.name.lower() != fit.runtime.lower():
         basis += f"; {target.runtime.name} was not measured"
-    return predict(fit, known, profile.layers, basis)
+    return predict(fit, known, layers, basis)
 
 
 def anchor_fit(target: Target, precision: str) -> Fit | None:
@@ -112,10 +124,9 @@ def transfer(fit: Fit, anchors: Sequence[Anchor]) -> dict[str, Prediction]:
     if len(known) < FEWEST_ANCHORS:
         return {}
     basis = f"ran on {_boards(fit)}; {len(known)} networks measured on yours"
+    wide = mixture.scale
     return {
-        name: Prediction(
-            basis, exp(mean), exp(mean - NORMAL_80 * spread), exp(mean + NORMAL_80 * spread)
-        )
+        name: Prediction(basis, exp(mean), exp(mean - wide * spread), exp(mean + wide * spread))
         for name, (mean, spread) in mixture.predict(known).items()
         if name not in known
     }

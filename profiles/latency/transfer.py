@@ -31,12 +31,14 @@ class Mixture:
         weights: of the components, shape (C,).
         means: centred log latencies, shape (C, M).
         covariances: shape (C, M, M).
+        scale: standard deviations that make the 80 % interval, from cross-validation.
     """
 
     networks: tuple[str, ...]
     weights: Array
     means: Array
     covariances: Array
+    scale: float = 1.2816
 
     def predict(self, measured: Mapping[str, float]) -> dict[str, tuple[float, float]]:
         """Log milliseconds and their standard deviation for every network.
