@@ -43,6 +43,7 @@ from edgec.export.options import MIXED, CalibrationMethod
 from edgec.export.page.describe import page
 from edgec.export.page.render import render
 from edgec.export.plan import Job, prepare
+from edgec.export.profile import predict_artifact
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization, choose_quantization
 from edgec.export.quantize.calibrate import Calibration, calibrate
@@ -203,7 +204,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             files={},
         )
         # the manifest travels: no local paths, so equal inputs give equal bytes anywhere
-        report = make_report(manifest, facts, reporter.warnings)
+        report = make_report(manifest, facts, reporter.warnings, _predicted(job, built))
         (folder / "lint.json").write_text(dump_json(lint_record(job, built)), "utf-8")
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
@@ -269,6 +270,12 @@ def _provenance(data: CalibrationData, quantization: Quantization | None) -> dic
     assert quantization is not None
     found = data.to_json(quantization.recipe.calib_method)
     return found | {"recipe": quantization.to_json()}
+
+
+def _predicted(job: Job, built: list[Built]) -> dict[str, Any]:
+    """Predicted latency of the int8 artifact, or of the master where there is none."""
+    chosen = next((b for b in built if b.artifact.precision == "int8"), built[0])
+    return predict_artifact(chosen.data, chosen.artifact, job.target)
 
 
 def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) -> dict[str, Any]:

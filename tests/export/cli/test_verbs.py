@@ -18,6 +18,7 @@ VERBS = (
     "models",
     "targets",
     "check",
+    "profile",
     "export",
     "run",
     "eval",
