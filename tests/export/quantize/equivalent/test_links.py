@@ -281,3 +281,44 @@ def test_transforms_do_not_touch_the_given_graph(network) -> None:
     assert ir.to_proto(model).SerializeToString() == before
     first = ir.to_proto(equalize(model).model).SerializeToString()
     assert first == ir.to_proto(equalize(model).model).SerializeToString()
+
+
+def relu6_network(build, node) -> Network:
+    rng = np.random.default_rng(8)
+    # channels 0 to 3 reach the limit of six, the others stay far below it
+    spread = np.array([6, 5, 4, 6, 0.5, 0.2, 0.05, 0.4], np.float32)[:, None, None, None]
+    constants = {
+        "w0": rng.standard_normal((8, 3, 3, 3)).astype(np.float32) * spread,
+        "zero": np.float32(0),
+        "six": np.float32(6),
+        "w1": rng.standard_normal((8, 1, 3, 3)).astype(np.float32),
+        "w2": rng.standard_normal((4, 8, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        node("Conv", ["x", "w0"], ["c0"]),
+        node("Clip", ["c0", "zero", "six"], ["a0"]),
+        node("Conv", ["a0", "w1"], ["c1"], group=8),
+        node("Relu", ["c1"], ["a1"]),
+        node("Conv", ["a1", "w2"], ["y"]),
+    ]
+    model = build(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 4, 4, 4]}, constants)
+    samples = (0.4 * rng.standard_normal((4, 1, 3, 8, 8))).astype(np.float32)
+    return model, [{"x": sample} for sample in samples]
+
+
+def test_equalize_goes_through_relu6_where_channels_stay_below_it(build, node) -> None:
+    model, feeds = relu6_network(build, node)
+    assert len(equalize(model).changes) == 1
+    result = equalize(model, feeds)
+    assert same(model, result.model, feeds)
+    assert [len(result.changes), len(result.refused)] == [2, 1]
+
+    def spread(graph: ir.Model) -> np.ndarray:
+        peaks = output_peaks(find_links(graph, clips=True)[0][0])
+        return peaks.max() / peaks
+
+    before, after = spread(model), spread(result.model)
+    assert after[4:].max() < before[4:].max() / 2
+    np.testing.assert_allclose(after[:4], before[:4], rtol=1e-5)
+    high = channel_statistics(result.model, feeds, {"c0": 1})["c0"].high
+    assert (high[4:] <= 6 / 1.1 * 1.001).all()
