@@ -1,7 +1,7 @@
 """Post-training quantization of trained networks, beside its peers: one table.
 
     EDGEC_BENCH_DATA=/data PYTHONPATH=.src python benchmarks/ptq.py --json ptq.json
-    ... --networks ppocr_rec --only "edgec x86"
+    ... --networks ppocr_rec --only "edgec x86|nncf"
     ... --nncf nncf/bin/python --modelopt modelopt/bin/python --aimet aimet/bin/python
 
 Networks and data: see _ptq_networks.py; what is not on the machine is skipped. Peers that pin other
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def variants(network: Network, recipes: list[str], arguments: argparse.Namespace
             elsewhere("aimet", model, arguments.aimet, "aimet", emulated=True),
             elsewhere("aimet, cle", model, arguments.aimet, "aimet", "cle", emulated=True),
         ]
-    return [variant for variant in found if arguments.only in variant.name]
+    wanted = arguments.only.split("|")
+    return [variant for variant in found if any(part in variant.name for part in wanted)]
 
 
 def outputs(
@@ -121,7 +123,9 @@ def measure(
     ratio = None
     if not variant.emulated:
         graphs = {"float": serialize(network.model), "int8": data}
-        samples = interleaved(graphs, network.samples[0], threads=1, rounds=rounds)
+        samples = interleaved(
+            graphs, network.samples[0], threads=1, rounds=rounds, clock=time.thread_time
+        )
         ratio = median_ratio(samples["int8"], samples["float"])
     return row(variant.name, data, correct, reference, agreed / steps, ratio, seconds)
 
@@ -130,7 +134,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--recipes", default="auto,default,plain", help="of edgec")
-    parser.add_argument("--only", default="", help="variants whose name contains this")
+    parser.add_argument(
+        "--only", default="", help="variants with this in the name; a|b for several"
+    )
     parser.add_argument("--limit", type=int, help="samples to score on")
     parser.add_argument("--calibration", type=int, help="calibration samples")
     parser.add_argument("--rounds", type=int, default=30, help="latency rounds")

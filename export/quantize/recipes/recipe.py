@@ -115,6 +115,6 @@ def get_recipe(name: str) -> Recipe:
         raise UsageError(
             "EC270",
             f"unknown recipe {name!r}",
-            fix=f"one of {', '.join(known)}, or a .toml file",
+            fix=f"auto, one of {', '.join(known)}, or a .toml file",
         )
     return known[name]
