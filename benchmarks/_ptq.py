@@ -43,7 +43,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result."""
+    """One line of the result.
+
+    Percentages and points; `seconds` of CPU time to quantize, with `calibration` samples;
+    `latency_ratio` to float.
+    """
 
     name: str
     metric: float
@@ -55,6 +59,7 @@ class Row:
     integer_convs: int | None
     convs: int | None
     seconds: float
+    calibration: int
 
 
 def by_recipe(
@@ -91,6 +96,7 @@ def row(
     agreement: float,
     latency_ratio: float | None,
     seconds: float,
+    calibration: int,
 ) -> Row:
     """Percentages of `correct` against the float network's `reference` on the same samples.
 
@@ -115,6 +121,7 @@ def row(
         integer_convs=None if convs is None else convs["integer"],
         convs=None if convs is None else convs["integer"] + convs["float"],
         seconds=seconds,
+        calibration=calibration,
     )
 
 

@@ -120,14 +120,14 @@ def measure(
         for number, classes in zip(fold.scored, found, strict=True):
             agreed += int((classes == best[number]).sum())
             steps += classes.size
-    ratio = None
+    ratio, count = None, len(network.folds[0].calibration)
     if not variant.emulated:
         graphs = {"float": serialize(network.model), "int8": data}
         samples = interleaved(
             graphs, network.samples[0], threads=1, rounds=rounds, clock=time.thread_time
         )
         ratio = median_ratio(samples["int8"], samples["float"])
-    return row(variant.name, data, correct, reference, agreed / steps, ratio, seconds)
+    return row(variant.name, data, correct, reference, agreed / steps, ratio, seconds, count)
 
 
 def main() -> int:
@@ -154,7 +154,7 @@ def main() -> int:
         data = serialize(network.model)
         right, best = outputs(network, data, np.arange(len(network.samples)))
         reference = np.array(right)
-        rows = [row("float32", data, reference, reference, 1.0, 1.0, 0.0)]
+        rows = [row("float32", data, reference, reference, 1.0, 1.0, 0.0, 0)]
         heading(f"{name}: {network.metric}")
         line(rows[0])
         failed = {}
@@ -182,8 +182,6 @@ def keep(network: Network, rows: list[Row], failed: dict[str, str], path: Path |
         records[network.name, measured.name] = {"model": network.name, **asdict(measured)}
     facts = {**old["facts"], **machine()}
     facts["samples"] = {**facts.get("samples", {}), network.name: len(network.samples)}
-    known = facts.get("calibration", {})
-    facts["calibration"] = {**known, network.name: len(network.folds[0].calibration)}
     broken = {**facts.get("did not run", {})}
     broken |= {f"{network.name}: {name}": why for name, why in failed.items()}
     facts["did not run"] = {k: v for k, v in broken.items() if tuple(k.split(": ")) not in records}

@@ -5,17 +5,11 @@ bias correction", ICCV 2019, arXiv 1906.04721, section 4.1: with r1[c] the large
 weights that write channel c and r2[c] of those that read it, the factor sqrt(r1[c]·r2[c]) / r2[c]
 makes both the same. A weight between two links takes part in both, so all links are passed over
 until nothing changes. It matters where weights have one scale per tensor; it needs no data.
-
-The paper replaces ReLU6 by ReLU first, which costs accuracy in networks that use the limit. Given
-samples, channels that reach the limit keep their factor of one here, and the others grow at most
-up to it: on those samples the rewrite is exact.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +21,6 @@ from edgec.export.quantize.equivalent.links import (
     input_weight,
     rescale,
 )
-from edgec.export.quantize.equivalent.statistics import channel_statistics
 from edgec.export.quantize.equivalent.transformed import Change, Transformed
 from edgec.export.quantize.graph import constant_of, prepared_copy
 from edgec.export.rewrite.graph import module_of
@@ -37,38 +30,26 @@ _CLOSE = 1e-3
 
 
 def equalize(
-    model: ir.Model,
-    feeds: Iterable[Mapping[str, NDArray[Any]]] | None = None,
-    *,
-    rounds: int = 40,
-    limit: float = 1e3,
-    margin: float = 1.1,
-    norms: bool = False,
+    model: ir.Model, *, rounds: int = 40, limit: float = 1e3, norms: bool = False
 ) -> Transformed:
     """Equalize the weights of every link between two linear operators.
 
     Args:
         model: float32 graph; not modified.
-        feeds: calibration samples, read once if there are links through ReLU6; None leaves those
-            out.
         rounds: passes over all links at most.
         limit: factors are kept within [1 / limit, limit] in all, so that a dead channel does not
             turn the weights of its reader into infinities.
-        margin: how much higher than on the samples a channel may go before ReLU6 cuts it.
         norms: also move the gain of LayerNormalization into its readers (r1 is then the gain).
-
-    Raises:
-        InputError: as `edgec.export.quantize.stream.run_activations`.
     """
     copy = prepared_copy(model)
-    links, refused = find_links(copy, clips=feeds is not None)
+    links, refused = find_links(copy)
     links = [link for link in links if norms or link.linear is not None]
     factors = [np.ones(link.channels) for link in links]
-    bounds = _bounds(copy, links, feeds or (), limit, margin)
     for _ in range(rounds):
         moved = 0.0
         for i, link in enumerate(links):
-            step = np.clip(factors[i] * _factors(link), *bounds[i]) / factors[i]
+            step = _factors(link)
+            step = np.clip(factors[i] * step, 1 / limit, limit) / factors[i]
             rescale(link, step)
             factors[i] *= step
             moved = max(moved, float(np.abs(np.log(step)).max()))
@@ -76,29 +57,6 @@ def equalize(
             break
     changes = tuple(change(link, f) for link, f in zip(links, factors, strict=True))
     return Transformed(copy, changes, tuple(refused))
-
-
-def _bounds(
-    model: ir.Model,
-    links: Sequence[Link],
-    feeds: Iterable[Mapping[str, NDArray[Any]]],
-    limit: float,
-    margin: float,
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Smallest and largest factor of every channel, per link."""
-    axes = {name: 1 for link in links for name in link.clips}
-    seen = channel_statistics(model, feeds, axes)
-    found = []
-    for link in links:
-        least = np.full(link.channels, 1 / limit)
-        most = np.full(link.channels, limit)
-        for name, high in link.clips.items():
-            room = margin * seen[name].high / high  # dividing by it takes the channel to the limit
-            cut = room >= 1.0
-            least, most = np.maximum(least, room), np.where(cut, 1.0, most)
-            least = np.where(cut, 1.0, least)
-        found.append((least, most))
-    return found
 
 
 def change(link: Link, factors: NDArray[np.float64], note: str = "") -> Change:

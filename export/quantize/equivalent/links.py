@@ -6,9 +6,6 @@ and views that keep the channels together do; SiLU, GELU, HardSwish and a Clip d
 addition whose other arm stays as it is. A link is found with all its readers or refused with the
 reason: no transform here is approximately right.
 
-A Clip at zero and an upper limit (ReLU6) commutes for channels that stay below the limit, before
-and after. Such links are found only on request, for transforms that know how high channels go.
-
 A shift per channel (x − b, given back by the bias of the consumer) passes through less: views only,
 and no convolution that pads, because padding inserts zeros after the shift.
 """
@@ -23,7 +20,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgec.export.quantize.graph import constant_of
-from edgec.export.quantize.plan import clip_bounds
 from edgec.export.rewrite.graph import (
     add_initializer,
     int_attr,
@@ -80,16 +76,6 @@ class Link:
         return module_of(self.producer) or str(self.producer.name)
 
     @property
-    def clips(self) -> dict[str, float]:
-        """Inputs of the Clips on the way, with their upper limits."""
-        found = {}
-        for node in self.between:
-            bounds = clip_bounds(node) if is_op(node, "Clip") else None
-            if bounds is not None:
-                found[str(_input(node).name)] = bounds[1]
-        return found
-
-    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the tensors that the consumers read, without repetition."""
         names = (str(_input(c.linear.node).name) for c in self.consumers)
@@ -121,13 +107,8 @@ class Refused:
     reason: str
 
 
-def find_links(model: ir.Model, *, clips: bool = False) -> tuple[list[Link], list[Refused]]:
-    """All links of a graph with static shapes, and the producers that have none, in graph order.
-
-    Args:
-        model: float32 graph.
-        clips: also follow Clips with the lower limit zero; see `Link.clips`.
-    """
+def find_links(model: ir.Model) -> tuple[list[Link], list[Refused]]:
+    """All links of a graph with static shapes, and the producers that have none, in graph order."""
     links, refused = [], []
     order = {node: i for i, node in enumerate(model.graph)}
     for node in model.graph:
@@ -137,7 +118,7 @@ def find_links(model: ir.Model, *, clips: bool = False) -> tuple[list[Link], lis
         value, axis, channels, linear = found
         between: list[ir.Node] = []
         consumers: list[Consumer] = []
-        reason = _follow(value, axis, order, between, consumers, clips)
+        reason = _follow(value, axis, order, between, consumers)
         if not reason and not consumers:
             reason = "nothing reads it"
         if not reason and any(c.linear.node is node for c in consumers):
@@ -170,7 +151,6 @@ def _follow(
     order: Mapping[ir.Node, int],
     between: list[ir.Node],
     consumers: list[Consumer],
-    clips: bool,
 ) -> str:
     """Collect all readers of `value`; why one of them stands in the way, or empty."""
     if value.is_graph_output():
@@ -192,21 +172,14 @@ def _follow(
             if node.op_type in _POOLS and axis != 1:
                 return f"{node.op_type} {node.name} mixes the channels"
             further = axis
-        elif clips and use.idx == 0 and _is_relu_n(node):
-            further = axis
         else:
             return f"{node.op_type} {node.name} is not positively homogeneous in one input"
         if node not in between:
             between.append(node)
-        reason = _follow(node.outputs[0], further, order, between, consumers, clips)
+        reason = _follow(node.outputs[0], further, order, between, consumers)
         if reason:
             return reason
     return ""
-
-
-def _is_relu_n(node: ir.Node) -> bool:
-    bounds = clip_bounds(node) if is_op(node, "Clip") else None
-    return bounds is not None and bounds[0] == 0.0 and bounds[1] > 0.0
 
 
 def _reads_channels(linear: Linear, axis: int, rank: int) -> bool:

@@ -211,7 +211,7 @@ def _rounded(
 def _equalize(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
     from edgec.export.quantize.equivalent.equalize import equalize
 
-    return equalize(model, feeds())
+    return equalize(model)
 
 
 def _absorb(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
