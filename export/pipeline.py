@@ -127,7 +127,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
                 data = load_calibration(options, inputs, preprocess)
             for warning in data.warnings:
                 reporter.warn(warning)
-            quantization = choose_quantization(job, captured)
+            quantization = choose_quantization(job, captured, master)
             master = quantization.prepare(master, data)
             calibration = _statistics(
                 master,
