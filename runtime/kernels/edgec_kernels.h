@@ -28,13 +28,14 @@ typedef struct {
     int32_t out_h, out_w, out_c;
     int32_t k_h, k_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
     int32_t in_zero, out_zero, low, high;
-    int32_t wide; /* sums may exceed 2^30 */
+    int32_t wide; /* sums may exceed 2^30, or exponents are not negative */
     const int8_t *weights;
     const int32_t *bias;
     edgec_scales scales;
 } edgec_conv_s8_params;
 
-/* Scratch: two windows of k_h * k_w * in_c / groups bytes. */
+/* Scratch: 5 bytes for each of the k_h * k_w * in_c / groups elements of a window, one for each of a
+ * window of more than EDGEC_MOST_PAIRED. */
 void edgec_conv_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
 /* Weights [k_h][k_w][out_c]; output channel c reads input channel c / (out_c / in_c). Scratch: in_c
  * bytes. */
@@ -45,12 +46,15 @@ void edgec_depthwise_s8(
 typedef struct {
     int32_t rows, in_size, out_size;
     int32_t weight_zero, out_zero, low, high;
+    int32_t wide;        /* exponents above -2 */
+    int32_t scales_each; /* an entry of `scales` per output, or 0: one for all */
     const int8_t *weights;
     const int32_t *bias;
-    edgec_scales scales; /* one entry per output */
+    edgec_scales scales;
 } edgec_fully_connected_s8_params;
 
-/* Scratch: two rows of in_size bytes; none (a null pointer) for a single row. */
+/* Scratch: 5 bytes for each element of a row, one for each of a row of more than EDGEC_MOST_PAIRED;
+ * none (a null pointer) for a single row. */
 void edgec_fully_connected_s8(
     const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
 void edgec_fully_connected_asymmetric_s8(
@@ -65,8 +69,10 @@ typedef struct {
     int32_t mantissa, exponent;
 } edgec_matmul_s8_params;
 
+/* Scratch: 4 * inner bytes. */
 void edgec_matmul_s8(
-    const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+    const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out,
+    int8_t *scratch);
 
 /* Two operands of up to four dimensions, broadcast by strides of 0. */
 typedef struct {

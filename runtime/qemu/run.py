@@ -16,7 +16,7 @@ from edgec.runtime.qemu.boards import Board
 
 COMPILER = "arm-none-eabi-gcc"
 SIMULATOR = "qemu-system-arm"
-FLAGS = ("-std=c99", "-O3", "-ffreestanding", "-ffunction-sections", "-fdata-sections")
+FLAGS = ("-std=c99", "-O2", "-ffreestanding", "-ffunction-sections", "-fdata-sections")
 TIMEOUT_SECONDS = 600
 STACK_BYTES = 4096
 

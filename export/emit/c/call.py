@@ -106,7 +106,9 @@ SOURCES: Mapping[str, str] = {
 }
 """The file of ``runtime/kernels`` that holds each kernel."""
 
-WITH_SCRATCH = frozenset({"edgec_conv_s8", "edgec_depthwise_s8", "edgec_fully_connected_s8"})
+WITH_SCRATCH = frozenset(
+    {"edgec_conv_s8", "edgec_depthwise_s8", "edgec_fully_connected_s8", "edgec_matmul_s8"}
+)
 """Kernels whose last argument is scratch, a null pointer where none is needed."""
 
 STRUCTS: Mapping[str, str] = {

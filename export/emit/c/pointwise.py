@@ -7,7 +7,14 @@ from math import prod
 import numpy as np
 
 from edgec.export.emit.c.call import Call, Share, Table
-from edgec.export.emit.c.frame import Frame, grid, range_of, same_padding, unsupported
+from edgec.export.emit.c.frame import (
+    Frame,
+    broadcast_loops,
+    grid,
+    range_of,
+    same_padding,
+    unsupported,
+)
 from edgec.export.emit.c.reference import exponentials, softmax_step
 from edgec.export.tflite.model import Operator
 from edgec.export.tflite.reference.fixed_point import Multiplier, scale_of, zero_of
@@ -27,7 +34,9 @@ SHIFT = {"ADD": 20, "SUB": 20, "SQUARED_DIFFERENCE": 7, "MUL": 0, "MAXIMUM": 0, 
 def binary(frame: Frame, op: Operator) -> list[Call]:
     """ADD, SUB, MUL, SQUARED_DIFFERENCE, MAXIMUM, MINIMUM with broadcasting."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
-    shape = _padded(y.shape, 4, frame, op)
+    loops = broadcast_loops(a.shape, b.shape, y.shape, axes=len(y.shape), least=4)
+    if len(loops) > 4:
+        raise unsupported(frame, op, f"broadcasting over {len(loops)} groups of dimensions")
     low, high = range_of(y, op.options.get("fused_activation_function", "NONE"))
     shift = SHIFT[op.code]
     scales = [np.float32(scale_of(t)) for t in (a, b)]
@@ -47,14 +56,13 @@ def binary(frame: Frame, op: Operator) -> list[Call]:
         else:
             real = twice / ((1 << shift) * float(scale_of(y)))
         back = Multiplier.of(real)
-    operands = [_strides(_padded(t.shape, 4, frame, op), shape) for t in (a, b)]
     return [
         Call(
             KERNEL[op.code],
             {
-                "shape": shape,
-                "a_stride": operands[0],
-                "b_stride": operands[1],
+                "shape": tuple(size for size, _, _ in loops),
+                "a_stride": tuple(step for _, step, _ in loops),
+                "b_stride": tuple(step for _, _, step in loops),
                 "a_zero": zero_of(a),
                 "b_zero": zero_of(b),
                 "out_zero": zero_of(y),
@@ -172,19 +180,3 @@ def softmax(frame: Frame, op: Operator) -> list[Call]:
             (Share(0, overlap.elementwise()),),
         )
     ]
-
-
-def _padded(shape: tuple[int, ...], rank: int, frame: Frame, op: Operator) -> tuple[int, ...]:
-    squeezed = shape
-    if len(squeezed) > rank:
-        raise unsupported(frame, op, f"{len(shape)} dimensions")
-    return (1,) * (rank - len(squeezed)) + tuple(squeezed)
-
-
-def _strides(shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
-    """Steps in elements; 0 where the operand is broadcast."""
-    steps = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    return tuple(
-        0 if own == 1 and all_ > 1 else step
-        for own, all_, step in zip(shape, out, steps, strict=True)
-    )

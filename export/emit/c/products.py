@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgec.export.emit.c.call import Call, Scales, Share, Table
-from edgec.export.emit.c.frame import Frame, range_of, same_padding, unsupported
+from edgec.export.emit.c.frame import (
+    Frame,
+    broadcast_loops,
+    range_of,
+    same_padding,
+    unsupported,
+)
 from edgec.export.tflite.model import Operator
 from edgec.export.tflite.reference.fixed_point import (
     Integers,
@@ -19,6 +24,13 @@ from edgec.export.tflite.reference.fixed_point import (
     zero_of,
 )
 from edgec.profiles.memory import overlap
+
+
+PAIR = 5
+"""Scratch per element of a row: two rows widened to 16 bits, and one as it is."""
+MOST_PAIRED = 640
+"""Elements of rows that the kernels take in pairs (``EDGEC_MOST_PAIRED``); longer ones come one by
+one: scratch is a part of the arena."""
 
 
 def conv_2d(frame: Frame, op: Operator) -> list[Call]:
@@ -79,7 +91,7 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
                 "out_zero": zero_of(y),
                 "low": low,
                 "high": high,
-                "wide": int(_exceeds(layer).any()),
+                "wide": int((_exceeds(layer) | (layer.scales.exponent >= 0)).any()),
                 "weights": Table(weights),
                 "bias": Table(layer.bias),
                 "scales": layer.scales,
@@ -91,7 +103,7 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
             if batch == 1
             else (),
             batch * out_h * out_w * out_c * taps,
-            in_c if depthwise else 2 * taps,
+            in_c if depthwise else _row_scratch(taps),
         )
     ]
 
@@ -109,6 +121,10 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
         zero = zero_of(weight)
     low, high = range_of(y, op.options["fused_activation_function"])
     copies = rows > 1 and not zero
+    scales = _scales(frame, out_size)
+    each = weight.quantization is not None and weight.quantization.per_channel
+    if not each:
+        scales = Scales(scales.mantissa[:1], scales.exponent[:1])
     return [
         Call(
             "edgec_fully_connected_asymmetric_s8" if zero else "edgec_fully_connected_s8",
@@ -120,15 +136,17 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
                 "out_zero": zero_of(y),
                 "low": low,
                 "high": high,
+                "wide": int(scales.exponent.max() > -2),
+                "scales_each": int(each),
                 "weights": Table(weights),
                 "bias": Table(_bias(frame, weights.astype(np.int64) - zero)),
-                "scales": _scales(frame, out_size),
+                "scales": scales,
             },
             (frame.index(0),),
             frame.output_index,
             (Share(0, overlap.rows(in_size, out_size, rows, "row" if copies else "element")),),
             rows * in_size * out_size,
-            2 * in_size if copies else 0,
+            _row_scratch(in_size) if copies else 0,
         )
     ]
 
@@ -141,10 +159,9 @@ def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
     product = np.float32(scale_of(a)) * np.float32(scale_of(b))
     scale = Multiplier.of(np.float64(product) / np.float64(scale_of(y)))
     low, high = range_of(y, "NONE")
-    batches = _batches(a.shape, b.shape, y.shape)
+    batches = broadcast_loops(a.shape, b.shape, y.shape, axes=len(y.shape) - 2, least=3)
     if len(batches) > 3:
         raise unsupported(frame, op, f"{len(batches)} batch dimensions")
-    batches = [(1, 0, 0)] * (3 - len(batches)) + batches
     a_row, a_inner = (1, rows) if op.options["adj_x"] else (inner, 1)
     b_inner, b_column = (1, inner) if op.options["adj_y"] else (columns, 1)
     return [
@@ -173,29 +190,13 @@ def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
             frame.output_index,
             (),
             y.elements * inner,
+            4 * inner,
         )
     ]
 
 
-def _batches(
-    a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]
-) -> list[tuple[int, int, int]]:
-    """Size of each batch loop, and the operands' steps; loops that continue another are one."""
-    found: list[tuple[int, int, int]] = []
-    sides = [(1,) * (len(y) - len(shape)) + shape for shape in (a, b)]
-    for axis in range(len(y) - 2):
-        if y[axis] == 1:
-            continue
-        # a step of 0 repeats the operand
-        steps = [0 if s[axis] == 1 else prod(s[axis + 1 :]) for s in sides]
-        continues = found and all(
-            outer == y[axis] * own for outer, own in zip(found[-1][1:], steps, strict=True)
-        )
-        if continues:
-            found[-1] = (found[-1][0] * y[axis], steps[0], steps[1])
-        else:
-            found.append((y[axis], steps[0], steps[1]))
-    return found
+def _row_scratch(size: int) -> int:
+    return PAIR * size if size <= MOST_PAIRED else size
 
 
 def _bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
@@ -244,20 +245,21 @@ def _exceeds(layer: _Layer) -> NDArray[np.bool_]:
 def _without_huge_constants(layer: _Layer, zero: int, low: int, high: int) -> _Layer:
     """The same function, without the huge sums of outputs that are constant.
 
-    An output that is the same at both ends of its sums is always the same: zero weights and a bias
-    that is not scaled give it too.
+    An output that is the same at both ends of its sums is always the same: zero weights and a small
+    bias give it too.
     """
     multiply = Multiplier(layer.scales.mantissa, layer.scales.exponent)
     first, last = (np.clip(multiply(ends) + zero, low, high) for ends in layer.ends())
-    change = _exceeds(layer) & (first == last)
+    change = (_exceeds(layer) | (layer.scales.exponent >= 0)) & (first == last)
     weights = layer.weights.copy()
     weights[change] = 0
+    # a quarter of four times the result
     return _Layer(
         weights,
-        np.where(change, first - zero, layer.bias).astype(np.int32),
+        np.where(change, 4 * (first - zero), layer.bias).astype(np.int32),
         Scales(
             np.where(change, 1 << 30, layer.scales.mantissa),
-            np.where(change, 1, layer.scales.exponent),
+            np.where(change, -1, layer.scales.exponent),
         ),
     )
 
