@@ -9,6 +9,10 @@ static void gather(
     int32_t depth, int8_t *row) {
     const int32_t top = y * p->stride_h - p->pad_h;
     const int32_t left = x * p->stride_w - p->pad_w;
+    if (p->k_h * p->k_w == 1 && top >= 0 && top < p->in_h && left >= 0 && left < p->in_w) {
+        edgec_copy_s8(row, in + (top * p->in_w + left) * p->in_c + first, depth);
+        return;
+    }
     const int whole = depth == p->in_c && p->dilation_w == 1 && left >= 0 &&
                       left + p->k_w <= p->in_w;
     for (int32_t i = 0; i < p->k_h; ++i) {
@@ -50,7 +54,7 @@ void edgec_conv_s8(
     rows.wide = p->wide;
     rows.each = -1;
     /* with groups, the first one is written before the window of the next is read */
-    const int32_t together = p->groups == 1 && rows.size <= EDGEC_MOST_PAIRED ? 2 : 1;
+    const int32_t together = p->groups == 1 && edgec_in_pairs(&rows) ? 2 : 1;
     for (int32_t n = 0; n < p->batch; ++n) {
         int32_t y = 0;
         int32_t x = 0;

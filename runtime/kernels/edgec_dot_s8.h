@@ -57,18 +57,17 @@ static inline void edgec_copy_s8(int8_t *to, const int8_t *from, int32_t size) {
 #endif
 }
 
-/* sums[c] += row . columns[c] for four columns, `stride` elements apart. */
-static inline void edgec_dot_1x4_s8(
-    const int8_t *row, const int8_t *columns, int32_t stride, int32_t size, int32_t sums[4]) {
-    const int8_t *column0 = columns;
+#if defined(EDGEC_HELIUM)
+/* row . columns[c] for four columns, `stride` elements apart. */
+static inline int32x4_t edgec_dot_4_s8(
+    const int8_t *row, const int8_t *columns, int32_t stride, int32_t size) {
     const int8_t *column1 = columns + stride;
     const int8_t *column2 = columns + 2 * stride;
     const int8_t *column3 = columns + 3 * stride;
-    int32_t s0 = sums[0];
-    int32_t s1 = sums[1];
-    int32_t s2 = sums[2];
-    int32_t s3 = sums[3];
-#if defined(EDGEC_HELIUM)
+    int32_t s0 = 0;
+    int32_t s1 = 0;
+    int32_t s2 = 0;
+    int32_t s3 = 0;
     /* compilers do not make loops of this kind, whose last turn takes what is left, from
      * intrinsics */
     register int32_t left __asm__("lr") = size;
@@ -86,40 +85,58 @@ static inline void edgec_dot_1x4_s8(
         "vmladava.s8 %[s3], q0, q1\n"
         "letp lr, 1b\n"
         "2:\n"
-        : [row] "+r"(row), [c0] "+r"(column0), [c1] "+r"(column1), [c2] "+r"(column2),
+        : [row] "+r"(row), [c0] "+r"(columns), [c1] "+r"(column1), [c2] "+r"(column2),
           [c3] "+r"(column3), [s0] "+Te"(s0), [s1] "+Te"(s1), [s2] "+Te"(s2), [s3] "+Te"(s3),
           [left] "+r"(left)
         :
         : "q0", "q1", "q2", "q3", "memory");
+    const int32x4_t sums = {s0, s1, s2, s3};
+    return sums;
+}
 #else
-    int32_t i = 0;
+/* sums[c] += row . columns[c] for four columns, `stride` elements apart. */
+static inline void edgec_dot_1x4_s8(
+    const int8_t *row, const int8_t *columns, int32_t stride, int32_t size, int32_t sums[4]) {
+    /* two pointers and the stride reach four columns: registers are scarce */
+    const int8_t *pair = columns + 2 * stride;
+    int32_t s0 = sums[0];
+    int32_t s1 = sums[1];
+    int32_t s2 = sums[2];
+    int32_t s3 = sums[3];
+    int32_t left = size;
 #if defined(EDGEC_SMLAD)
-    for (; i + 4 <= size; i += 4) {
-        const uint32_t r = edgec_load4(row + i);
+    for (; left >= 4; left -= 4) {
+        const uint32_t r = edgec_load4(row);
         const int32_t even = edgec_even(r);
         const int32_t odd = edgec_odd(r);
-        const uint32_t c0 = edgec_load4(column0 + i);
-        const uint32_t c1 = edgec_load4(column1 + i);
-        const uint32_t c2 = edgec_load4(column2 + i);
-        const uint32_t c3 = edgec_load4(column3 + i);
-        s0 = __smlad(odd, edgec_odd(c0), __smlad(even, edgec_even(c0), s0));
-        s1 = __smlad(odd, edgec_odd(c1), __smlad(even, edgec_even(c1), s1));
-        s2 = __smlad(odd, edgec_odd(c2), __smlad(even, edgec_even(c2), s2));
-        s3 = __smlad(odd, edgec_odd(c3), __smlad(even, edgec_even(c3), s3));
+        uint32_t c = edgec_load4(columns + stride);
+        s1 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s1));
+        c = edgec_load4(columns);
+        s0 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s0));
+        c = edgec_load4(pair + stride);
+        s3 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s3));
+        c = edgec_load4(pair);
+        s2 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s2));
+        row += 4;
+        columns += 4;
+        pair += 4;
     }
 #endif
-    for (; i < size; ++i) {
-        s0 += row[i] * column0[i];
-        s1 += row[i] * column1[i];
-        s2 += row[i] * column2[i];
-        s3 += row[i] * column3[i];
+    for (; left > 0; --left) {
+        s0 += *row * *columns;
+        s1 += *row * columns[stride];
+        s2 += *row * *pair;
+        s3 += *row * pair[stride];
+        ++row;
+        ++columns;
+        ++pair;
     }
-#endif
     sums[0] = s0;
     sums[1] = s1;
     sums[2] = s2;
     sums[3] = s3;
 }
+#endif
 
 /* sum + row . column. */
 static inline int32_t edgec_dot_s8(

@@ -19,7 +19,7 @@ void edgec_fully_connected_s8(
     rows.mantissa = p->scales.mantissa;
     rows.exponent = p->scales.exponent;
     int32_t row = 0;
-    for (; row + 2 <= p->rows && p->in_size <= EDGEC_MOST_PAIRED; row += 2) {
+    for (; row + 2 <= p->rows && edgec_in_pairs(&rows); row += 2) {
         for (int32_t i = 0; i < 2; ++i) {
             edgec_copy_s8(edgec_pair_place(scratch, p->in_size, i), in, p->in_size);
             edgec_pair_ready(scratch, p->in_size, i);
@@ -90,14 +90,16 @@ static EDGEC_APART void dense_product(
             const int8_t *left = a + row * p->a_row;
             int8_t *to = out + row * p->columns + column;
             const int32_t off = p->b_zero != 0 ? p->b_zero * edgec_total_s8(left, p->inner) : 0;
-            int32_t sums[4] = {start[0] - off, start[1] - off, start[2] - off, start[3] - off};
-            edgec_dot_1x4_s8(left, scratch, p->inner, p->inner, sums);
 #if defined(EDGEC_HELIUM)
-            const int32x4_t four = {sums[0], sums[1], sums[2], sums[3]};
+            const int32x4_t sums = vaddq_s32(
+                edgec_dot_4_s8(left, scratch, p->inner, p->inner),
+                vsubq_n_s32(vldrwq_s32(start), off));
             vstrbq_p_s32(
-                to, edgec_clamp_4(edgec_multiply_4(&scale, four), p->out_zero, p->low, p->high),
+                to, edgec_clamp_4(edgec_multiply_4(&scale, sums), p->out_zero, p->low, p->high),
                 vctp32q((uint32_t)width));
 #else
+            int32_t sums[4] = {start[0] - off, start[1] - off, start[2] - off, start[3] - off};
+            edgec_dot_1x4_s8(left, scratch, p->inner, p->inner, sums);
             for (int32_t j = 0; j < width; ++j) {
                 const int32_t scaled = edgec_multiply(&scale, sums[j]);
                 to[j] = (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
