@@ -145,13 +145,14 @@ static void row_of(
     const int32_t count = p->k_h * p->k_w;
     const int32_t last = (p->k_w - 1) * p->dilation_w;
     const int32_t step = p->stride_w * p->in_c;
+    const int whole = top >= 0 && top + (p->k_h - 1) * p->dilation_h < p->in_h;
     int moved = 0; /* the window before this one lies inside as well: it moves */
     for (int32_t x = 0; x < p->out_w; ++x) {
         const int32_t left = x * p->stride_w - p->pad_w;
         const int inside = left >= 0 && left + last < p->in_w;
-        if (inside && moved) {
+        if (inside && moved && whole) {
             for (int32_t t = 0; t < count; ++t) {
-                taps[t] += taps[t] == zeros ? 0 : step;
+                taps[t] += step;
             }
         } else {
             collect(p, in, top, left, zeros, taps);
