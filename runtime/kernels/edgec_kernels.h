@@ -121,6 +121,14 @@ void edgec_mean_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out)
 /* Sum over the middle of [outer][count][inner]. */
 void edgec_sum_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out);
 
+/* Largest or smallest of the middle of [outer][count][inner]. */
+typedef struct {
+    int32_t outer, count, inner;
+} edgec_reduce_s8_params;
+
+void edgec_reduce_max_s8(const edgec_reduce_s8_params *p, const int8_t *in, int8_t *out);
+void edgec_reduce_min_s8(const edgec_reduce_s8_params *p, const int8_t *in, int8_t *out);
+
 /* Softmax of rows; table[d] = exp(-scale * d) in 2^-24, output scale 1/256 and zero point -128. */
 typedef struct {
     int32_t rows, size;
@@ -162,8 +170,10 @@ typedef struct {
 void edgec_resize_bilinear_s8(
     const edgec_resize_bilinear_s8_params *p, const int8_t *in, int8_t *out);
 
-/* Runs of neighbours, at start + i . stride in elements: transposes, blocks of a tensor. The output
- * may lie at or below the input where strides descend, as in blocks. */
+/* The moves below work on bytes; wider elements are runs of them.
+ *
+ * Runs of neighbours, at start + i . stride: transposes, blocks of a tensor. The output may lie at or
+ * below the input where strides descend, as in blocks. */
 typedef struct {
     int32_t start, run, shape[5], stride[5];
 } edgec_strided_copy_s8_params;
@@ -178,9 +188,10 @@ typedef struct {
 
 void edgec_gather_s8(const edgec_gather_s8_params *p, const int8_t *in, int8_t *out);
 
+/* `fill` is an element of `width` bytes, 1 or 4. */
 typedef struct {
     int32_t in_shape[4], before[4], out_shape[4];
-    int32_t fill;
+    int32_t width, fill;
 } edgec_pad_s8_params;
 
 void edgec_pad_s8(const edgec_pad_s8_params *p, const int8_t *in, int8_t *out);

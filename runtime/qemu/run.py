@@ -133,7 +133,7 @@ def count_instructions(
             argv = [COMPILER, *flags, "-DEDGEC_FREESTANDING", "-DEDGEC_PROFILE"]
             argv += [f"-DEDGEC_MOST_STEPS={steps}", f"-I{folder}", str(start), *sources]
             argv += ["-nostartfiles", "-nostdlib", "-Wl,--gc-sections", f"-Wl,-T,{script}"]
-            built = _run([*argv, "-lc", "-lgcc", "-o", str(image)])
+            built = _run([*argv, "-lm", "-lc", "-lgcc", "-o", str(image)])
         if built.returncode:
             raise _not_built(built.stderr, board)
         sizes = _sizes(image)

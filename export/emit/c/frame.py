@@ -81,6 +81,16 @@ def unsupported(frame: Frame, op: Operator, why: str) -> EdgecError:
     )
 
 
+def width(tensor: Tensor) -> int:
+    """Bytes of an element."""
+    return tensor.numpy_dtype.itemsize
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """Bytes of all elements."""
+    return tensor.elements * width(tensor)
+
+
 def grid(tensor: Tensor) -> tuple[float, int]:
     """Scale and zero point."""
     return float(scale_of(tensor)), zero_of(tensor)
@@ -101,9 +111,10 @@ def same_padding(size: int, out: int, kernel: int, stride: int, dilation: int) -
 def broadcast_loops(
     a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...], *, axes: int, least: int
 ) -> list[tuple[int, int, int]]:
-    """Size and the operands' steps of the loops over the first `axes` axes of `y`, at least `least`.
+    """Size and the operands' steps of the loops over the first `axes` axes of `y`, innermost last.
 
-    The innermost is the last. A step of 0 repeats the operand; loops that continue one another are one.
+    A step of 0 repeats the operand. Loops that continue one another are one; there are at least
+    `least`.
     """
     sides = [(1,) * (len(y) - len(shape)) + shape for shape in (a, b)]
     found: list[tuple[int, int, int]] = []

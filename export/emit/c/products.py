@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +26,15 @@ from edgec.export.tflite.reference.fixed_point import (
 )
 from edgec.profiles.memory import overlap
 
-
-PAIR = 5
+PAIR: Final = 5
 """Scratch per element of a row: two rows widened to 16 bits, and one as it is."""
-MOST_PAIRED = 640
+MOST_PAIRED: Final = 640
 """Elements of rows that the kernels take in pairs (``EDGEC_MOST_PAIRED``); longer ones come one by
 one: scratch is a part of the arena."""
 
 
-def conv_2d(frame: Frame, op: Operator) -> list[Call]:
-    """CONV_2D and DEPTHWISE_CONV_2D."""
+def geometry(frame: Frame, op: Operator) -> tuple[dict[str, int], overlap.Window]:
+    """Sizes of CONV_2D and DEPTHWISE_CONV_2D: parameters of the kernels, and the window."""
     x, y = frame.tensor(0), frame.output
     weights = frame.constant(1)
     depthwise = op.code == "DEPTHWISE_CONV_2D"
@@ -46,8 +46,6 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
     same = op.options["padding"] == "SAME"
     pad_h = same_padding(in_h, out_h, k_h, stride[0], dilation[0]) if same else 0
     pad_w = same_padding(in_w, out_w, k_w, stride[1], dilation[1]) if same else 0
-    groups = 1 if depthwise else in_c // weights.shape[3]
-    low, high = range_of(y, op.options["fused_activation_function"])
     window = overlap.Window(
         (in_h, in_w),
         (out_h, out_w),
@@ -59,34 +57,57 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
         dilation,
         depthwise,
     )
-    gathers = groups == 1 and not depthwise
+    sizes = {
+        "batch": batch,
+        "in_h": in_h,
+        "in_w": in_w,
+        "in_c": in_c,
+        "out_h": out_h,
+        "out_w": out_w,
+        "out_c": out_c,
+        "k_h": k_h,
+        "k_w": k_w,
+        "stride_h": stride[0],
+        "stride_w": stride[1],
+        "dilation_h": dilation[0],
+        "dilation_w": dilation[1],
+        "pad_h": pad_h,
+        "pad_w": pad_w,
+        "groups": 1 if depthwise else in_c // weights.shape[3],
+    }
+    return sizes, window
+
+
+def taps_of(frame: Frame) -> int:
+    """Products of one output element."""
+    weights = frame.constant(1)
+    depthwise = frame.operator.code == "DEPTHWISE_CONV_2D"
+    return prod(weights.shape[1:3]) * (1 if depthwise else weights.shape[3])
+
+
+def conv_2d(frame: Frame, op: Operator) -> list[Call]:
+    """CONV_2D and DEPTHWISE_CONV_2D."""
+    x, y = frame.tensor(0), frame.output
+    weights = frame.constant(1)
+    depthwise = op.code == "DEPTHWISE_CONV_2D"
+    sizes, window = geometry(frame, op)
+    low, high = range_of(y, op.options["fused_activation_function"])
+    gathers = sizes["groups"] == 1 and not depthwise
     axis = -1 if depthwise else 0
     by_output = np.moveaxis(weights, axis, 0)
     layer = _without_huge_constants(
-        _Layer(by_output, _bias(frame, by_output), _scales(frame, out_c)), zero_of(y), low, high
+        _Layer(by_output, _bias(frame, by_output), _scales(frame, sizes["out_c"])),
+        zero_of(y),
+        low,
+        high,
     )
     weights = np.moveaxis(layer.weights, 0, axis)
-    taps = k_h * k_w * (1 if depthwise else in_c // groups)
+    taps = taps_of(frame)
     return [
         Call(
             "edgec_depthwise_s8" if depthwise else "edgec_conv_s8",
             {
-                "batch": batch,
-                "in_h": in_h,
-                "in_w": in_w,
-                "in_c": in_c,
-                "out_h": out_h,
-                "out_w": out_w,
-                "out_c": out_c,
-                "k_h": k_h,
-                "k_w": k_w,
-                "stride_h": stride[0],
-                "stride_w": stride[1],
-                "dilation_h": dilation[0],
-                "dilation_w": dilation[1],
-                "pad_h": pad_h,
-                "pad_w": pad_w,
-                "groups": groups,
+                **sizes,
                 "in_zero": zero_of(x),
                 "out_zero": zero_of(y),
                 "low": low,
@@ -100,10 +121,10 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
             frame.output_index,
             # without groups, windows are copied before the outputs of their pixels are written
             (Share(0, overlap.window(window, access="pixel" if gathers else "element")),)
-            if batch == 1
+            if sizes["batch"] == 1
             else (),
-            batch * out_h * out_w * out_c * taps,
-            in_c if depthwise else _row_scratch(taps),
+            y.elements * taps,
+            sizes["in_c"] if depthwise else _row_scratch(taps),
         )
     ]
 
@@ -151,33 +172,42 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
     ]
 
 
-def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
-    """BATCH_MATMUL; leading dimensions may be broadcast."""
+def product_sizes(frame: Frame, op: Operator) -> dict[str, int | tuple[int, ...]]:
+    """Sizes and strides of BATCH_MATMUL; leading dimensions may be broadcast."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
     rows, columns = y.shape[-2:]
     inner = a.shape[-2] if op.options["adj_x"] else a.shape[-1]
-    product = np.float32(scale_of(a)) * np.float32(scale_of(b))
-    scale = Multiplier.of(np.float64(product) / np.float64(scale_of(y)))
-    low, high = range_of(y, "NONE")
     batches = broadcast_loops(a.shape, b.shape, y.shape, axes=len(y.shape) - 2, least=3)
     if len(batches) > 3:
         raise unsupported(frame, op, f"{len(batches)} batch dimensions")
     a_row, a_inner = (1, rows) if op.options["adj_x"] else (inner, 1)
     b_inner, b_column = (1, inner) if op.options["adj_y"] else (columns, 1)
+    return {
+        "batch": tuple(size for size, _, _ in batches),
+        "a_batch": tuple(step for _, step, _ in batches),
+        "b_batch": tuple(step for _, _, step in batches),
+        "rows": rows,
+        "inner": inner,
+        "columns": columns,
+        "a_row": a_row,
+        "a_inner": a_inner,
+        "b_inner": b_inner,
+        "b_column": b_column,
+    }
+
+
+def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
+    """BATCH_MATMUL."""
+    a, b, y = frame.tensor(0), frame.tensor(1), frame.output
+    product = np.float32(scale_of(a)) * np.float32(scale_of(b))
+    scale = Multiplier.of(np.float64(product) / np.float64(scale_of(y)))
+    low, high = range_of(y, "NONE")
+    inner = a.shape[-2] if op.options["adj_x"] else a.shape[-1]
     return [
         Call(
             "edgec_matmul_s8",
             {
-                "batch": tuple(size for size, _, _ in batches),
-                "a_batch": tuple(step for _, step, _ in batches),
-                "b_batch": tuple(step for _, _, step in batches),
-                "rows": rows,
-                "inner": inner,
-                "columns": columns,
-                "a_row": a_row,
-                "a_inner": a_inner,
-                "b_inner": b_inner,
-                "b_column": b_column,
+                **product_sizes(frame, op),
                 "a_zero": zero_of(a),
                 "b_zero": zero_of(b),
                 "out_zero": zero_of(y),
