@@ -158,7 +158,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         with reporter.stage("build tflite") as tick:
             lowered = tflite_artifacts(source, reporter, tick)
     embedded: list[CArtifact] = []
-    if "c" in (options.formats or ()) and quantization is not None:
+    if "c" in (options.formats or ()):
         with reporter.stage("build c") as tick:
             embedded.append(c_artifact(source, reporter, tick))
     facts = graph_facts(before, master, rewriting)
