@@ -12,7 +12,7 @@ from edgec.export.bundle import Artifact
 from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
-from edgec.export.emit.c.source import Sources, write_sources
+from edgec.export.emit.c.source import Port, Sources, write_sources
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import C
 from edgec.export.emit.tflite.lower import emit
@@ -96,7 +96,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         status="built",
         scheme=f"int8 ({SCHEME})" if precision == "int8" else None,
         bytes=sources.weight_bytes,
-        checks=_sizes(planned, sources, len(golden))
+        checks=_facts(model, planned, sources, len(golden))
         | (_agreement(source, model, golden) if precision == "int8" else {}),
     )
     return CArtifact(artifact, sources.files)
@@ -189,7 +189,23 @@ def _agreement(
     }
 
 
-def _sizes(planned: Plan, sources: Sources, samples: int) -> dict[str, Any]:
+def _facts(model: Model, planned: Plan, sources: Sources, samples: int) -> dict[str, Any]:
+    """What programs that run the artifact have to know, and what it costs."""
+
+    def described(ports: Sequence[Port], names: Sequence[str]) -> list[dict[str, Any]]:
+        found = []
+        for port, name in zip(ports, names, strict=True):
+            entry: dict[str, Any] = {
+                "name": name,
+                "identifier": port.name,
+                "shape": list(port.shape),
+                "dtype": port.dtype,
+            }
+            if port.type != "float":
+                entry |= {"scale": port.scale, "zero_point": port.zero_point}
+            found.append(entry)
+        return found
+
     return {
         "arena_bytes": planned.peak,
         "arena_lower_bound": planned.lower_bound,
@@ -200,4 +216,8 @@ def _sizes(planned: Plan, sources: Sources, samples: int) -> dict[str, Any]:
         "step_names": list(sources.steps),
         "golden_samples": samples,
         "prefix": sources.prefix,
+        "ports": {
+            "inputs": described(sources.inputs, input_names(model)),
+            "outputs": described(sources.outputs, output_names(model)),
+        },
     }

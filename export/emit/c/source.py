@@ -77,6 +77,7 @@ class Sources:
         prefix: of every symbol.
         arena_bytes, weight_bytes, macs: of the network.
         steps: names of the calls, in order, for profiles.
+        inputs, outputs: in the order of the model's.
     """
 
     files: dict[str, str]
@@ -85,6 +86,8 @@ class Sources:
     weight_bytes: int
     macs: int
     steps: tuple[str, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
 
 
 def write_sources(
@@ -189,6 +192,8 @@ def write_sources(
         constants.bytes,
         facts["macs"],
         tuple(call.name for call in lowered.calls),
+        tuple(inputs),
+        tuple(outputs),
     )
 
 
