@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import edgec
@@ -102,6 +103,32 @@ def test_there_is_no_c_in_float16(root: Path, tiny_onnx: Path, tmp_path: Path) -
             out=str(tmp_path / "b"),
         )
     assert caught.value.code == "EC282"
+
+
+def test_operators_that_only_the_c_kernels_have(tmp_path: Path) -> None:
+    """tflite-micro has no GELU: its file spells it out, the C does not."""
+    float32 = onnx.TensorProto.FLOAT
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("Gelu", ["h"], ["g"]),
+        onnx.helper.make_node("GlobalAveragePool", ["g"], ["y"]),
+    ]
+    weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        nodes,
+        "net",
+        [onnx.helper.make_tensor_value_info("x", float32, (1, 3, 8, 8))],
+        [onnx.helper.make_tensor_value_info("y", float32, (1, 4, 1, 1))],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    opset = onnx.helper.make_opsetid("", 20)
+    path = tmp_path / "gelu.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    made = edgec.compile(str(path), target="stm32f746", calib="random", out=str(tmp_path / "b"))
+    formats = {a.format: a for a in made.manifest.artifacts if a.status == "built"}
+    assert {"tflite", "c"} <= set(formats)
+    steps = formats["c"].checks["step_names"]
+    assert [step.split()[0] for step in steps] == ["CONV_2D", "GELU", "MEAN"]
 
 
 def test_it_runs_on_this_machine(bundle: edgec.Bundle, main, tmp_path: Path) -> None:
