@@ -259,7 +259,7 @@ def _statistics(
 
 
 def _for_c(source: Source, captured: Captured) -> Source:
-    """The source with the operators whole that the target's runtime lacks: the C kernels have them."""
+    """The source with operators whole that the runtime lacks: the C kernels have them."""
     job = source.job
     lacking = operators_lacking(job.target.runtime)
     if not lacking:

@@ -8,6 +8,7 @@ from typing import Final
 
 from edgec.export.emit.c import floats, moves, norm, pointwise, products
 from edgec.export.emit.c.call import Call
+from edgec.export.emit.c.constant_channels import without_constant_channels
 from edgec.export.emit.c.frame import Frame, bytes_of, unsupported
 from edgec.export.emit.c.fuse import NORMS, fuse
 from edgec.export.emit.c.lookup import lookup, region_from
@@ -67,7 +68,7 @@ def lower(model: Model, *, name: str = "model") -> Lowered:
     Raises:
         UnsupportedError: an operator, a type or a form of it that no kernel computes.
     """
-    graph = fuse(model).main
+    graph = without_constant_channels(fuse(model).main)
     roots = _roots(graph)
     consumers: dict[int, list[int]] = {}
     for position, op in enumerate(graph.operators):

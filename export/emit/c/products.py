@@ -96,7 +96,7 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
     axis = -1 if depthwise else 0
     by_output = np.moveaxis(weights, axis, 0)
     layer = _without_huge_constants(
-        _Layer(by_output, _bias(frame, by_output), _scales(frame, sizes["out_c"])),
+        _Layer(by_output, folded_bias(frame, by_output), scales_of(frame, sizes["out_c"])),
         zero_of(y),
         low,
         high,
@@ -142,7 +142,7 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
         zero = zero_of(weight)
     low, high = range_of(y, op.options["fused_activation_function"])
     copies = rows > 1 and not zero
-    scales = _scales(frame, out_size)
+    scales = scales_of(frame, out_size)
     each = weight.quantization is not None and weight.quantization.per_channel
     if not each:
         scales = Scales(scales.mantissa[:1], scales.exponent[:1])
@@ -160,7 +160,7 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
                 "wide": int(scales.exponent.max() > -2),
                 "scales_each": int(each),
                 "weights": Table(weights),
-                "bias": Table(_bias(frame, weights.astype(np.int64) - zero)),
+                "bias": Table(folded_bias(frame, weights.astype(np.int64) - zero)),
                 "scales": scales,
             },
             (frame.index(0),),
@@ -229,7 +229,7 @@ def _row_scratch(size: int) -> int:
     return PAIR * size if size <= MOST_PAIRED else size
 
 
-def _bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
+def folded_bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
     """Bias minus what the input's zero point adds: kernels multiply integers as they are.
 
     Args:
@@ -294,7 +294,7 @@ def _without_huge_constants(layer: _Layer, zero: int, low: int, high: int) -> _L
     )
 
 
-def _scales(frame: Frame, channels: int) -> Scales:
+def scales_of(frame: Frame, channels: int) -> Scales:
     x, weight, y = frame.tensor(0), frame.tensor(1), frame.output
     product = np.float64(scale_of(x)) * np.asarray(scale_of(weight), np.float64)
     found = Multiplier.of(product / np.float64(scale_of(y)))
