@@ -8,7 +8,7 @@ function of inputs, options and versions: the same ones give the same bytes.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgec.runtime.inference import Result
 
 SCHEMA = "edgec.bundle/1"
-RUNNABLE = ("onnx", "tflite")
+RUNNABLE = ("onnx", "tflite", "c")
 """Formats of artifacts that can be run on this machine (`edgec.runtime.runners`)."""
 
 Status = Literal["built", "bundle", "skipped"]
@@ -189,10 +189,17 @@ class Bundle:
     def file(self, artifact: Artifact) -> Path:
         """Path of an artifact, after its hash was compared with the manifest's.
 
+        The C artifact is a folder, whose files are compared.
+
         Raises:
             InputError: missing, or changed since it was written.
         """
         path = self.path / artifact.path
+        if artifact.format == "c":
+            for name, sha256 in self.manifest.files.items():
+                if name.startswith(f"{artifact.path}/"):
+                    self.file(replace(artifact, path=name, format="file", sha256=sha256))
+            return path
         if not path.is_file():
             raise InputError(
                 "EC784",

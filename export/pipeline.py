@@ -163,9 +163,9 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         with reporter.stage("build tflite") as tick:
             lowered = tflite_artifacts(source, reporter, tick)
     embedded: list[CArtifact] = []
-    if "c" in (options.formats or ()) and "int8" in job.precisions:
+    if "c" in (options.formats or ()):
         with reporter.stage("build c") as tick:
-            embedded.append(c_artifact(source, reporter, tick))
+            embedded.append(c_artifact(_for_c(source, captured), reporter, tick))
     facts = graph_facts(before, master, rewriting)
     facts["capture_max_abs"] = None if difference is None else float(difference)
     artifacts = [b.artifact for b in built] + [artifact for artifact, _ in lowered]
@@ -263,6 +263,29 @@ def _statistics(
 
         return fisher_calibrate(master, data.fit_feeds(), on_progress=on_progress)
     return calibrate(master, data.fit_feeds(), method=method, on_progress=on_progress)
+
+
+def _for_c(source: Source, captured: Captured) -> Source:
+    """The source with operators whole that the runtime lacks: the C kernels have them."""
+    job = source.job
+    lacking = operators_lacking(job.target.runtime)
+    if not lacking:
+        return source
+    master = _copy(captured.graph)
+    run_stages(
+        master,
+        target_opset=job.target.runtime.opset,
+        max_rank=view_rank(job.target.runtime.name, job.target.runtime.version),
+        skip=job.options.skip_passes,
+    )
+    if not any(node.op_type in lacking for node in master.graph):
+        return source
+    if source.data is None or source.quantization is None:
+        return replace(source, master=master)
+    master = replace(source.quantization, notes=[]).prepare(master, source.data)
+    method = source.quantization.recipe.calib_method
+    calibration = _statistics(master, source.data, method, lambda done: None)
+    return replace(source, master=master, calibration=calibration)
 
 
 def _provenance(data: CalibrationData, quantization: Quantization | None) -> dict[str, Any]:

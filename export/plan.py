@@ -103,15 +103,18 @@ def prepare(
             fix="leave --format out, or choose a Jetson target",
         )
     formats = options.formats
-    if "c" in formats and (wanted != "int8" or options.calib is None) and not quantized:
-        if not resolved.origin["formats"].startswith("target") and wanted != "int8":
+    if "c" in formats and not (wanted == "int8" and (quantized or options.calib is not None)):
+        asked = not resolved.origin["formats"].startswith("target")
+        if asked and wanted == "fp16":
             raise UsageError(
                 "EC282",
                 f"no C is written in {options.precision}",
-                why="the C kernels compute on integers",
-                fix="--precision int8 with --calib, or leave c out of --format",
+                why="the C kernels compute on int8 or on float32",
+                fix="--precision int8 with --calib, or --precision fp32",
             )
-        formats = tuple(f for f in formats if f != "c")
+        # floats are several times larger and slower: only for those who ask
+        if not asked or wanted != "fp32":
+            formats = tuple(f for f in formats if f != "c")
     if wanted == "int8" and options.calib is None and not quantized:
         raise UsageError(
             "EC214",

@@ -231,7 +231,7 @@ def artifact_text(checks: dict[str, Any]) -> str:
         proof = "proved optimal" if checks["arena_proved"] else "not proved optimal"
         parts.append(f"arena {mib(checks['arena_bytes'])} ({proof})")
         parts.append(f"constants {mib(checks['constant_bytes'])}")
-        if checks["golden_sqnr_db"] is not None:
+        if checks.get("golden_sqnr_db") is not None:
             samples = checks["golden_samples"]
             parts.append(f"SQNR {checks['golden_sqnr_db']:.1f} dB ({samples} golden inputs)")
     if "failed" in (checks.get("gate"), checks.get("sqnr_gate")):
