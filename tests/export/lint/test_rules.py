@@ -265,6 +265,13 @@ CASES = [
         "t",
     ),
     Case(
+        "W108",
+        "g (float[1,4] x) => (int64[1] y) { y = ArgMax<axis = 1, keepdims = 0>(x) }",
+        RELU,
+        "y",
+        {"runtime": "stm32h743", "version": "2026.8"},
+    ),
+    Case(
         "W208",
         DOUBLE + "  r = QuantizeLinear(d, s, z)  y = DequantizeLinear(r, s, z) }",
         DOUBLE + "  y = Relu(d) }",
