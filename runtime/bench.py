@@ -78,10 +78,10 @@ def bench_local(
         its outputs match the bundle's golden outputs.
     """
     runs = max(runs, MIN_RUNS)
-    feeds, golden = _golden(bundle)
+    feeds, golden = read_golden(bundle)
     runners = [open_runner(bundle, a, threads=threads, emulate=False) for a in artifacts]
     before = environment()
-    checks = [_check(runner.run(feeds), golden) for runner in runners]
+    checks = [output_check(runner.run(feeds), golden) for runner in runners]
     for runner in runners:
         for _ in range(warmup):
             runner.run(feeds)
@@ -137,7 +137,12 @@ def _step_times(artifact: Artifact, runner: Runner, feeds: dict[str, Any]) -> di
     return {"layers": sorted(steps, key=lambda step: -step["ms"])}
 
 
-def _golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first golden inputs and outputs of a bundle.
+
+    Raises:
+        InputError: EC794, missing or damaged.
+    """
     folder = bundle.path / "golden"
     try:
         feeds = dict(np.load(folder / "inputs_0.npz", allow_pickle=False))
@@ -153,7 +158,7 @@ def _golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
     return feeds, outputs
 
 
-def _check(outputs: dict[str, Any], golden: dict[str, Any]) -> dict[str, Any]:
+def output_check(outputs: dict[str, Any], golden: dict[str, Any]) -> dict[str, Any]:
     """Largest difference to the fp32 golden outputs, absolute and relative to their range."""
     worst = scale = 0.0
     finite = True

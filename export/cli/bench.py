@@ -27,7 +27,8 @@ def bench(
     device: Annotated[
         str,
         typer.Option(
-            "--device", help="local, ssh://USER@HOST:PORT (folder optional), or qemu:BOARD."
+            "--device",
+            help="local, ssh://USER@HOST:PORT (folder optional), serial:///dev/TTY, or qemu:BOARD.",
         ),
     ] = "local",
     artifact: Annotated[
@@ -141,6 +142,8 @@ def _conditions(record: dict[str, Any]) -> str:
     if record["runtime"] == "tensorrt":
         mode = machine["power_mode"] or "power mode unknown"
         return f"TensorRT {machine['tensorrt']} on {machine['device'] or 'this machine'}, {mode}"
+    if record["runtime"] == "edgec-c":
+        return f"C firmware {machine['model']} ({machine['device']}) on {record['device']}"
     return (
         f"onnxruntime {machine['onnxruntime']} on {machine['cpu'] or machine['machine']}, "
         f"{record['threads']} thread(s), load {machine['load_1min']}"
