@@ -38,6 +38,7 @@ class Task:
         features, merge: work terms.
         shrink: weight of the prior covariance between boards, in boards.
         fewest: networks that a board must have run.
+        threads: ``"one"`` or ``"several"`` of the runtime, ``"any"`` where the table does not tell.
     """
 
     id: str
@@ -47,17 +48,22 @@ class Task:
     merge: dict[str, str]
     shrink: int = 10
     fewest: int = 14
+    threads: str = "any"
 
     def table(self) -> Table:
         """Its measurements, boards with too few networks left out."""
         tables = {
-            "ncnn-fp32": lambda: ncnn_table("fp32"),
-            "ncnn-int8": lambda: ncnn_table("int8"),
-            "cube-int8": cortex_m_table,
-            "torch-x86-fp32": x86_table,
+            "ncnn": lambda: ncnn_table(self.precision),
+            "X-CUBE-AI": cortex_m_table,
+            "PyTorch (torch.compile)": x86_table,
         }
-        table = tables[self.id]()
-        keep = [i for i, row in enumerate(table.ms) if np.isfinite(row).sum() >= self.fewest]
+        table = tables[self.runtime]()
+        keep = [
+            i
+            for i, row in enumerate(table.ms)
+            if np.isfinite(row).sum() >= self.fewest
+            and self.threads in ("any", "one" if table.boards[i].threads == 1 else "several")
+        ]
         return Table(
             [table.boards[i] for i in keep],
             table.networks,
@@ -81,8 +87,20 @@ ATTENTION = ("transcendental", "normalization", "matmul")
 """Work that classic networks lack: their constants stay as uncertain as the prior has them."""
 
 TASKS = (
-    Task("ncnn-fp32", "ncnn", "fp32", (*CPU, *ATTENTION), IO_IN_MEMORY),
-    Task("ncnn-int8", "ncnn", "int8", (*CPU, *ATTENTION), IO_IN_MEMORY, fewest=7),
+    # many threads make kernels wait for each other: other constants, and more noise
+    *(
+        Task(
+            f"ncnn-{precision}-{threads}",
+            "ncnn",
+            precision,
+            (*CPU, *ATTENTION),
+            IO_IN_MEMORY,
+            fewest=fewest,
+            threads=threads,
+        )
+        for precision, fewest in (("fp32", 14), ("int8", 7))
+        for threads in ("one", "several")
+    ),
     Task(
         "cube-int8",
         "X-CUBE-AI",
@@ -124,6 +142,7 @@ def fit_task(
         "id": task.id,
         "runtime": task.runtime,
         "precision": task.precision,
+        "threads": task.threads,
         "features": list(task.features),
         "merge": task.merge,
         "tau": _round(found.tau),

@@ -64,6 +64,7 @@ class Fit:
     Attributes:
         id: e.g. ``"ncnn-fp32"``.
         runtime, precision: what executed the networks; for the basis of a prediction.
+        threads: ``"one"``, ``"several"``, or ``"any"`` where that was not told apart.
         features: names of work terms, in the order of the vectors.
         merge: work terms that share the constant of another.
         classes: by core and threads.
@@ -83,6 +84,7 @@ class Fit:
     id: str
     runtime: str
     precision: str
+    threads: str
     features: tuple[str, ...]
     merge: Mapping[str, str]
     classes: tuple[CoreClass, ...]
@@ -111,6 +113,7 @@ class Fit:
             id=data["id"],
             runtime=data["runtime"],
             precision=data["precision"],
+            threads=data["threads"],
             features=tuple(data["features"]),
             merge=data["merge"],
             classes=tuple(_core_class(entry) for entry in data["classes"]),
