@@ -398,6 +398,7 @@ NOTES = [
     "uncertainty; work terms: the anchors calibrate constants, which predict any network, instead "
     "of the networks that other boards ran.",
     "coverage 80: share inside the 80 % interval, whose width is set on the other folds.",
+    "ncnn: configurations of up to eight threads, one thread and several apart.",
     "cube is X-CUBE-AI on Cortex-M7; torch-x86 is torch.compile of two PyTorch versions on one "
     "Intel i9-10940X, families of networks left out together.",
 ]

@@ -115,7 +115,9 @@ def predict_for(
         f"{len(fit.networks)} networks"
     )
     if target.runtime.name.lower() != fit.runtime.lower():
-        basis += f"; {target.runtime.name} was not measured"
+        own = ["edgec's C"] if "c" in target.formats else []
+        unmeasured = " and ".join([target.runtime.name, *own])
+        basis += f"; {unmeasured} {'were' if own else 'was'} not measured"
     return predict(fit, known, layers, basis)
 
 
