@@ -110,7 +110,7 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"{a['path']:<{width}}  {a['scheme'] or a['precision']:<{kinds}} "
             f"{'' if a['bytes'] is None else mib(a['bytes']):>10}  {a['status']:<7} "
-            f"{a['why'] or _checks(a['checks'])}".rstrip()
+            f"{a['why'] or artifact_text(a['checks'])}".rstrip()
         )
         lines += _per_output(a["checks"])
         lines += _proxy(a["checks"])
@@ -200,7 +200,8 @@ def headline(model: str, target: str, weights: dict[str, Any], artifacts: list[A
     return line
 
 
-def _checks(checks: dict[str, Any]) -> str:
+def artifact_text(checks: dict[str, Any]) -> str:
+    """What was found when an artifact was run or planned, in a line."""
     parts = []
     if "not_run" in checks:
         parts.append(checks["not_run"])
@@ -230,7 +231,7 @@ def _checks(checks: dict[str, Any]) -> str:
         proof = "proved optimal" if checks["arena_proved"] else "not proved optimal"
         parts.append(f"arena {mib(checks['arena_bytes'])} ({proof})")
         parts.append(f"constants {mib(checks['constant_bytes'])}")
-        if checks["golden_sqnr_db"] is not None:
+        if checks.get("golden_sqnr_db") is not None:
             samples = checks["golden_samples"]
             parts.append(f"SQNR {checks['golden_sqnr_db']:.1f} dB ({samples} golden inputs)")
     if "failed" in (checks.get("gate"), checks.get("sqnr_gate")):

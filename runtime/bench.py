@@ -15,12 +15,14 @@ import numpy as np
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import InputError
 from edgec.runtime.environment import environment
+from edgec.runtime.host.runner import CArtifactRunner
 from edgec.runtime.onnx_runner import made_for_elsewhere
-from edgec.runtime.runners import open_runner
+from edgec.runtime.runners import Runner, open_runner
 
 SCHEMA = "edgec.bench/1"
 MIN_RUNS = 50
-RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert"}
+STEP_RUNS = 20
+RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert", "c": "C"}
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,26 @@ def bench_local(
                 and made_for_elsewhere(artifact.scheme),
                 "latency": Latency(tuple(slot)).to_json(),
                 "output_check": check,
+                **_step_times(artifact, runner, feeds),
             }
-            for artifact, slot, check in zip(artifacts, samples, checks, strict=True)
+            for artifact, slot, check, runner in zip(
+                artifacts, samples, checks, runners, strict=True
+            )
         ],
     }
+
+
+def _step_times(artifact: Artifact, runner: Runner, feeds: dict[str, Any]) -> dict[str, Any]:
+    """The steps of a C artifact, the slowest first; other runtimes do not tell."""
+    if not isinstance(runner, CArtifactRunner):
+        return {}
+    names = artifact.checks["step_names"]
+    times = runner.step_ms(feeds, STEP_RUNS)
+    steps = [
+        {"name": name, "module": "", "ms": round(ms, 5)}
+        for name, ms in zip(names, times, strict=True)
+    ]
+    return {"layers": sorted(steps, key=lambda step: -step["ms"])}
 
 
 def _golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
