@@ -115,9 +115,9 @@ def predict_for(
         f"{len(fit.networks)} networks"
     )
     if target.runtime.name.lower() != fit.runtime.lower():
-        own = ["edgec's C"] if "c" in target.formats else []
-        unmeasured = " and ".join([target.runtime.name, *own])
-        basis += f"; {unmeasured} {'were' if own else 'was'} not measured"
+        names = [target.runtime.name] if target.runtime.name != "edgec-c" else []
+        names += ["edgec's C"] if "c" in target.formats else []
+        basis += f"; {' and '.join(names)} {'were' if len(names) > 1 else 'was'} not measured"
     return predict(fit, known, layers, basis)
 
 
