@@ -151,6 +151,8 @@ def read_anchors(path: Path, stored: str, target: Target, reporter: Reporter) ->
         if work is None:
             profile = static_profile(model, target, {}, reporter)
             work = matrix(profile.layers, fit.features, fit.merge).sum(axis=0)
+        if not np.any(work):
+            raise wrong(f"{model}: the network has no layer that takes time")
         measured.append(Anchor(model, np.atleast_2d(work), latency))
     return Anchors(
         fit,
