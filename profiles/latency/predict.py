@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.profiles.latency.constants import Fit, Vector
+from edgec.profiles.latency.constants import CoreClass, Fit, Vector
 from edgec.profiles.latency.features import matrix
 from edgec.profiles.layers import Layer
 
@@ -82,15 +82,9 @@ class Constants:
     covariance: Vector
 
 
-def class_constants(fit: Fit, core: str, threads: int, clock_mhz: float) -> Constants | None:
-    """Constants of a board that is known by its core only; time goes with one over the clock.
-
-    None where no board with such a core and as many threads was fitted.
-    """
-    found = fit.core_class(core, threads)
-    if found is None:
-        return None
-    return Constants(found.mean + np.log(found.clock_mhz / clock_mhz), found.covariance)
+def class_constants(known: CoreClass, clock_mhz: float) -> Constants:
+    """Constants of a board that is known by its core; time goes with one over the clock."""
+    return Constants(known.mean + np.log(known.clock_mhz / clock_mhz), known.covariance)
 
 
 def any_board(fit: Fit) -> Constants:

@@ -86,39 +86,45 @@ def predict_for(
         anchors: measurements of the user's own board.
     """
     if anchors is not None:
-        fit = anchors.fit
-        basis = (
-            f"calibrated by {len(anchors.measured)} measurements on {anchors.device}, "
-            f"{anchors.runtime}, {_threads(anchors.threads)}; constants of {fit.runtime} "
-            f"{fit.precision} on {_boards(fit)} before"
-        )
-        constants = calibrate(fit, any_board(fit), anchors.measured)
-        return predict(fit, constants, layers, basis, scale=fit.calibrated_scale)
-    found_fit = fit_for(target, stored, threads)
-    if found_fit is None:
-        basis = f"{target.name}, {stored}"
-        return Prediction(basis, refused=_nothing_fitted(target, stored))
-    fit = found_fit
+        return _calibrated(layers, anchors)
+    fit = fit_for(target, stored, threads)
+    if fit is None:
+        return Prediction(f"{target.name}, {stored}", refused=_nothing_fitted(target, stored))
     core, clock = core_of(target)
     basis = f"{fit.runtime} {fit.precision}, {_threads(threads)}"
     if core is None or clock is None:
         return Prediction(basis, refused="the target's facts name no core with a clock")
-    known = class_constants(fit, core, threads, clock)
-    found = fit.core_class(core, threads)
-    if known is None or found is None:
+    known = fit.core_class(core, threads)
+    if known is None:
         have = _measured(fit, core)
         why = f"no {core} with {_threads(threads)} was measured"
         return Prediction(basis, refused=why + (f"; there are {', '.join(have)}" if have else ""))
     basis = (
         f"{fit.runtime} {fit.precision} on {core} at {clock:.0f} MHz, {_threads(threads)}; "
-        f"constants of {found.boards} {'chips' if found.boards > 1 else 'chip'} with this core, "
-        f"{len(fit.networks)} networks"
+        f"constants of {known.boards} {'chips' if known.boards > 1 else 'chip'} with this core, "
+        f"{len(fit.networks)} networks{_unmeasured(target, fit)}"
     )
-    if target.runtime.name.lower() != fit.runtime.lower():
-        names = [target.runtime.name] if target.runtime.name != "edgec-c" else []
-        names += ["edgec's C"] if "c" in target.formats else []
-        basis += f"; {' and '.join(names)} {'were' if len(names) > 1 else 'was'} not measured"
-    return predict(fit, known, layers, basis)
+    return predict(fit, class_constants(known, clock), layers, basis)
+
+
+def _calibrated(layers: Sequence[Layer], anchors: Anchors) -> Prediction:
+    """Latency on the board of the anchors."""
+    fit = anchors.fit
+    basis = (
+        f"calibrated by {len(anchors.measured)} measurements on {anchors.device}, "
+        f"{anchors.runtime}, {_threads(anchors.threads)}; constants of {fit.runtime} "
+        f"{fit.precision} on {_boards(fit)} before"
+    )
+    constants = calibrate(fit, any_board(fit), anchors.measured)
+    return predict(fit, constants, layers, basis, scale=fit.calibrated_scale)
+
+
+def _unmeasured(target: Target, fit: Fit) -> str:
+    """What the target runs artifacts with, and nobody measured for the constants."""
+    names = [target.runtime.name] if target.runtime.name not in ("edgec-c", fit.runtime) else []
+    names += ["edgec's C"] if "c" in target.formats else []
+    verb = "were" if len(names) > 1 else "was"
+    return f"; {' and '.join(names)} {verb} not measured" if names else ""
 
 
 def transfer(anchors: Anchors) -> dict[str, Prediction]:
