@@ -22,6 +22,7 @@ from hierarchy import Array, Hierarchy
 from rows import Board, Table, cortex_m_table, data_hash, ncnn_table, x86_table
 
 from edgec.profiles.latency.features import matrix
+from edgec.profiles.latency.similar import Similar
 
 TARGET = Path(__file__).parents[2] / "profiles" / "latency" / "constants.json"
 REFERENCE_MHZ = 1000.0
@@ -177,6 +178,7 @@ def fit_task(
             n: [_round(v) for v in w] for n, w in zip(table.networks, work, strict=True) if named
         },
         "mixture": _mixture(table, scale[2]) if len(table.boards) > 20 else None,
+        "similar": None if named else _similar(work, found.residual),
         "provenance": {
             "data_sha256": data_hash(),
             "rows": int(np.isfinite(table.ms).sum()),
@@ -197,6 +199,17 @@ def _mixture(table: Table, scale: float) -> dict[str, Any]:
         "weights": [_round(w) for w in found.weights],
         "means": [[_round(v) for v in mean] for mean in found.means],
         "covariances": [[_round(v) for v in c[lower]] for c in found.covariances],
+    }
+
+
+def _similar(work: Array, residual: Array) -> dict[str, Any]:
+    found = Similar.fit(work, residual)
+    return {
+        "centre": [_round(v) for v in found.centre],
+        "spread": [_round(v) for v in found.spread],
+        "floor": [_round(v) for v in found.floor],
+        "points": [[round(float(v), 2) for v in point] for point in found.points],
+        "weights": [_round(v) for v in found.weights],
     }
 
 

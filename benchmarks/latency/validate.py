@@ -24,6 +24,7 @@ from rows import Table
 
 from edgec.profiles.latency.constants import CoreClass, Fit, Hull
 from edgec.profiles.latency.predict import Anchor, Constants, calibrate
+from edgec.profiles.latency.similar import Similar
 
 if TYPE_CHECKING:
     from fit import Task
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 ANCHORS = 5
 FOLDS = 8
 INTERVAL = 0.8
+MANY = 100
+"""Networks from which on the unexplained rest is learned from similar ones."""
 
 
 @dataclass
@@ -123,6 +126,9 @@ def unseen_networks(
         keep = np.isfinite(train).sum(1) > 0
         found = hierarchy.fit(work, train[keep], names, shrink=task.shrink)
         mean, deviation = _posterior(found, work, found.boards, found.board_covariance)
+        if features is None and len(work) > MANY:
+            rest = np.isfinite(train).any(0)
+            mean = mean + Similar.fit(work[rest], found.residual[rest]).correction(work)
         cells = np.ix_(np.flatnonzero(keep), group)
         guess.put(cells, mean[:, group], deviation[:, group], number)
     return guess
@@ -281,7 +287,7 @@ def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, flo
     count = len(table.networks)
     singles: list[list[int]] = [[m] for m in range(count)]
     families = sorted(set(table.family.values()))
-    if count > 100:  # whole families leave together, in folds
+    if count > MANY:  # whole families leave together, in folds
         by = [families.index(table.family[n]) % 10 for n in table.networks]
         singles = [[m for m in range(count) if by[m] == fold] for fold in range(10)]
     scores: dict[str, Any] = {}
@@ -295,7 +301,7 @@ def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, flo
             task, table, singles, terms
         ).score()
     wide = calibrated.scale()
-    if table.family and count <= 100:
+    if table.family and count <= MANY:
         grouped = [
             [m for m, n in enumerate(table.networks) if table.family[n] == f] for f in families
         ]

@@ -103,7 +103,12 @@ def calibrate(fit: Fit, prior: Constants, anchors: Sequence[Anchor]) -> Constant
     work = np.array([anchor.work.sum(axis=0) for anchor in anchors])
     times = np.array([anchor.latency_ms for anchor in anchors])
     known = np.array([fit.residuals.get(anchor.name) is not None for anchor in anchors])
-    shift = np.array([fit.residuals.get(anchor.name) or 0.0 for anchor in anchors])
+    shift = np.array(
+        [
+            fit.residuals.get(anchor.name) or fit.unexplained(anchor.work.sum(axis=0))
+            for anchor in anchors
+        ]
+    )
     noise = np.where(known, fit.sigma**2, fit.sigma**2 + fit.tau**2)
     mean = prior.mean.copy()
     precision = np.linalg.inv(prior.covariance)
@@ -139,7 +144,7 @@ def predict(
     refused = outside(fit, constants, work)
     if refused is not None:
         return Prediction(basis, refused=refused)
-    times = work @ np.exp(constants.mean)
+    times = work @ np.exp(constants.mean + fit.unexplained(work.sum(axis=0)))
     jacobian, _ = _derivative(work.sum(axis=0)[None], constants.mean)
     variance = float((jacobian @ constants.covariance @ jacobian.T)[0, 0])
     variance += fit.sigma**2 + fit.tau**2
