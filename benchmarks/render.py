@@ -102,7 +102,18 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("title", "macs", "arena", "lower_bound", "proved", "flash", "stack", "instructions",
          "agreed", "tflm"),
     ),
+    "latency": (
+        "Predicted latency",
+        "Cross-validation of the constants that ship with edgec, on published measurements. Folds "
+        "keep networks of one name and boards of one chip together; figures in percent of single "
+        "measurements, τ by board.",
+        ("set", "test", "n", "within_10", "within_20", "median_error", "kendall_tau",
+         "coverage_80"),
+    ),
 }  # fmt: skip
+
+SCRIPTS = {"latency": "latency/validate"}
+"""Scripts that are not named like their results."""
 
 
 def render() -> str:
@@ -124,7 +135,7 @@ def render() -> str:
         environment = ", ".join(f"{k} {_cell(v)}" for k, v in facts.items())
         parts += [
             f"## {title}",
-            f"`benchmarks/{name}.py` ({environment})",
+            f"`benchmarks/{SCRIPTS.get(name, name)}.py` ({environment})",
             text,
             "\n".join(
                 [

@@ -19,13 +19,13 @@ from edgec.export.progress import Reporter
 from edgec.export.source import describe
 from edgec.profiles.from_graph import graph_layers, profile_graph
 from edgec.profiles.from_tflite import profile_tflite
-from edgec.profiles.latency.constants import Fit
 from edgec.profiles.latency.features import matrix
 from edgec.profiles.latency.predict import Anchor, Prediction
 from edgec.profiles.latency.target import (
     FEWEST_ANCHORS,
     MOST_ANCHORS,
     Anchors,
+    fit_for,
     predict_for,
 )
 from edgec.profiles.layers import Layer, StaticProfile
@@ -109,12 +109,18 @@ def predict_artifact(content: bytes, artifact: Artifact, target: Target) -> dict
     return {**data, "line": found.line(), "artifact": artifact.path, "layers": rows}
 
 
-def read_anchors(path: Path, fit: Fit, target: Target, reporter: Reporter) -> Anchors:
-    """Measurements of the user's own board.
+def read_anchors(path: Path, stored: str, target: Target, reporter: Reporter) -> Anchors | None:
+    """Measurements of the user's own board; None where no constants are fitted for such targets.
 
     The file is a JSON object: ``device``, ``runtime``, ``threads``, and ``measurements``, a list of
     ``{"model": …, "latency_ms": …}`` where a model is the name of a network that the constants were
     fitted to, or anything that ``edgec profile`` takes.
+
+    Args:
+        path: the file.
+        stored: precision of the network to predict, e.g. ``"int8"``.
+        target: the nearest one to the board.
+        reporter: progress of capturing networks.
 
     Raises:
         InputError: not such a file, or too few or too many measurements (EC732).
@@ -134,6 +140,9 @@ def read_anchors(path: Path, fit: Fit, target: Target, reporter: Reporter) -> An
         raise wrong(f"{len(entries)} measurements; {FEWEST_ANCHORS} to {MOST_ANCHORS} are used")
     if len({model for model, _ in entries}) != len(entries):
         raise wrong("a network is listed twice: keep the fastest of its measurements")
+    fit = fit_for(target, stored, threads)
+    if fit is None:
+        return None
     measured = []
     for model, latency in entries:
         if not (math.isfinite(latency) and latency > 0):
@@ -142,8 +151,11 @@ def read_anchors(path: Path, fit: Fit, target: Target, reporter: Reporter) -> An
         if work is None:
             profile = static_profile(model, target, {}, reporter)
             work = matrix(profile.layers, fit.features, fit.merge).sum(axis=0)
+        if not np.any(work):
+            raise wrong(f"{model}: the network has no layer that takes time")
         measured.append(Anchor(model, np.atleast_2d(work), latency))
     return Anchors(
+        fit,
         str(data.get("device", "your board")),
         str(data.get("runtime", "runtime not named")),
         threads,

@@ -22,9 +22,12 @@ from hierarchy import Array, Hierarchy
 from rows import Board, Table, cortex_m_table, data_hash, ncnn_table, x86_table
 
 from edgec.profiles.latency.features import matrix
+from edgec.profiles.latency.similar import Similar
 
 TARGET = Path(__file__).parents[2] / "profiles" / "latency" / "constants.json"
 REFERENCE_MHZ = 1000.0
+MOST_THREADS = 8
+"""Servers with more are left out: no target has as many, and their rows are mostly noise."""
 
 IO_IN_MEMORY = {"window_io": "memory", "pointwise_io": "memory", "depthwise_io": "memory"}
 
@@ -38,6 +41,7 @@ class Task:
         features, merge: work terms.
         shrink: weight of the prior covariance between boards, in boards.
         fewest: networks that a board must have run.
+        threads: ``"one"`` or ``"several"`` of the runtime, ``"any"`` where the table does not tell.
     """
 
     id: str
@@ -47,17 +51,23 @@ class Task:
     merge: dict[str, str]
     shrink: int = 10
     fewest: int = 14
+    threads: str = "any"
 
     def table(self) -> Table:
         """Its measurements, boards with too few networks left out."""
         tables = {
-            "ncnn-fp32": lambda: ncnn_table("fp32"),
-            "ncnn-int8": lambda: ncnn_table("int8"),
-            "cube-int8": cortex_m_table,
-            "torch-x86-fp32": x86_table,
+            "ncnn": lambda: ncnn_table(self.precision),
+            "X-CUBE-AI": cortex_m_table,
+            "PyTorch (torch.compile)": x86_table,
         }
-        table = tables[self.id]()
-        keep = [i for i, row in enumerate(table.ms) if np.isfinite(row).sum() >= self.fewest]
+        table = tables[self.runtime]()
+        keep = [
+            i
+            for i, row in enumerate(table.ms)
+            if np.isfinite(row).sum() >= self.fewest
+            and self.threads in ("any", "one" if table.boards[i].threads == 1 else "several")
+            and table.boards[i].threads <= MOST_THREADS
+        ]
         return Table(
             [table.boards[i] for i in keep],
             table.networks,
@@ -81,8 +91,20 @@ ATTENTION = ("transcendental", "normalization", "matmul")
 """Work that classic networks lack: their constants stay as uncertain as the prior has them."""
 
 TASKS = (
-    Task("ncnn-fp32", "ncnn", "fp32", (*CPU, *ATTENTION), IO_IN_MEMORY),
-    Task("ncnn-int8", "ncnn", "int8", (*CPU, *ATTENTION), IO_IN_MEMORY, fewest=7),
+    # many threads make kernels wait for each other: other constants, and more noise
+    *(
+        Task(
+            f"ncnn-{precision}-{threads}",
+            "ncnn",
+            precision,
+            (*CPU, *ATTENTION),
+            IO_IN_MEMORY,
+            fewest=fewest,
+            threads=threads,
+        )
+        for precision, fewest in (("fp32", 14), ("int8", 7))
+        for threads in ("one", "several")
+    ),
     Task(
         "cube-int8",
         "X-CUBE-AI",
@@ -96,8 +118,15 @@ TASKS = (
         "torch-x86-fp32",
         "PyTorch (torch.compile)",
         "fp32",
-        (*CPU[:-1], *ATTENTION),
-        {"local_norm": "normalization", **IO_IN_MEMORY},
+        (
+            *("conv", "pointwise", "depthwise", "linear", "weights", "memory", "kernels"),
+            *ATTENTION,
+        ),
+        {
+            **dict.fromkeys(("winograd", "stem", "unpacked"), "conv"),
+            "local_norm": "normalization",
+            **IO_IN_MEMORY,
+        },
         fewest=100,
     ),
 )
@@ -124,6 +153,7 @@ def fit_task(
         "id": task.id,
         "runtime": task.runtime,
         "precision": task.precision,
+        "threads": task.threads,
         "features": list(task.features),
         "merge": task.merge,
         "tau": _round(found.tau),
@@ -148,6 +178,7 @@ def fit_task(
             n: [_round(v) for v in w] for n, w in zip(table.networks, work, strict=True) if named
         },
         "mixture": _mixture(table, scale[2]) if len(table.boards) > 20 else None,
+        "similar": None if named else _similar(work, found.residual),
         "provenance": {
             "data_sha256": data_hash(),
             "rows": int(np.isfinite(table.ms).sum()),
@@ -168,6 +199,17 @@ def _mixture(table: Table, scale: float) -> dict[str, Any]:
         "weights": [_round(w) for w in found.weights],
         "means": [[_round(v) for v in mean] for mean in found.means],
         "covariances": [[_round(v) for v in c[lower]] for c in found.covariances],
+    }
+
+
+def _similar(work: Array, residual: Array) -> dict[str, Any]:
+    found = Similar.fit(work, residual)
+    return {
+        "centre": [_round(v) for v in found.centre],
+        "spread": [_round(v) for v in found.spread],
+        "floor": [_round(v) for v in found.floor],
+        "points": [[round(float(v), 2) for v in point] for point in found.points],
+        "weights": [_round(v) for v in found.weights],
     }
 
 

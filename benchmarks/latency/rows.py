@@ -238,7 +238,9 @@ def x86_table() -> Table:
             seen.setdefault(board, {})[key] = float(row["latency_ms"])
     layers = {name: torch_to_layers(rows) for name, rows in facts.items()}
     table = _table(seen, layers)
-    table.family = {name: re.split(r"[_\d@]", name)[0] for name in table.networks}
+    table.family = {
+        name: re.split(r"[_\d@]", name.removeprefix("tf_"))[0] for name in table.networks
+    }
     return table
 
 

@@ -66,7 +66,7 @@ def profile(
         static_profile,
     )
     from edgec.export.progress import Reporter
-    from edgec.profiles.latency.target import anchor_fit, predict_for, transfer
+    from edgec.profiles.latency.target import predict_for, transfer
     from edgec.profiles.waterline import own_balance, waterline, waterline_svg
     from edgec.targets.registry import get_target
 
@@ -82,10 +82,8 @@ def profile(
     if found is not None:
         calibration = None
         if anchors is not None:
-            fit = anchor_fit(found, facts.precision)
-            if fit is not None:
-                calibration = read_anchors(anchors, fit, found, reporter)
-                elsewhere = transfer(fit, calibration.measured)
+            calibration = read_anchors(anchors, facts.precision, found, reporter)
+            elsewhere = transfer(calibration) if calibration is not None else {}
         prediction = predict_for(
             facts.layers, facts.precision, found, threads=threads, anchors=calibration
         )

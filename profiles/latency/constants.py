@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.profiles.latency.similar import Similar
 from edgec.profiles.latency.transfer import Mixture
 
 Vector = NDArray[np.float64]
@@ -64,6 +65,7 @@ class Fit:
     Attributes:
         id: e.g. ``"ncnn-fp32"``.
         runtime, precision: what executed the networks; for the basis of a prediction.
+        threads: ``"one"``, ``"several"``, or ``"any"`` where that was not told apart.
         features: names of work terms, in the order of the vectors.
         merge: work terms that share the constant of another.
         classes: by core and threads.
@@ -77,12 +79,14 @@ class Fit:
         residuals: log latency over the terms' prediction, by network that was fitted.
         networks: amounts of work of these networks, so that they can serve as anchors by name.
         mixture: of boards, for transfer between these networks; None for too few boards.
+        similar: what networks of like composition leave unexplained; None for small sets.
         provenance: data hash, number of rows, networks and boards, error in cross-validation.
     """
 
     id: str
     runtime: str
     precision: str
+    threads: str
     features: tuple[str, ...]
     merge: Mapping[str, str]
     classes: tuple[CoreClass, ...]
@@ -96,6 +100,11 @@ class Fit:
     networks: Mapping[str, Vector]
     provenance: Mapping[str, Any]
     mixture: Mixture | None = None
+    similar: Similar | None = None
+
+    def unexplained(self, work: Vector) -> float:
+        """Log time beyond the work terms that networks of like composition showed; work (K,)."""
+        return 0.0 if self.similar is None else float(self.similar.correction(work[None])[0])
 
     def core_class(self, core: str, threads: int) -> CoreClass | None:
         """The class of a core with so many threads."""
@@ -111,6 +120,7 @@ class Fit:
             id=data["id"],
             runtime=data["runtime"],
             precision=data["precision"],
+            threads=data["threads"],
             features=tuple(data["features"]),
             merge=data["merge"],
             classes=tuple(_core_class(entry) for entry in data["classes"]),
@@ -124,6 +134,7 @@ class Fit:
             networks={name: np.array(work) for name, work in data["networks"].items()},
             provenance=data["provenance"],
             mixture=_mixture(data["mixture"]),
+            similar=_similar(data["similar"]),
         )
 
 
@@ -146,6 +157,13 @@ def _mixture(data: Mapping[str, Any] | None) -> Mixture | None:
         np.array([_symmetric(entry, len(names)) for entry in data["covariances"]]),
         data["scale"],
     )
+
+
+def _similar(data: Mapping[str, Any] | None) -> Similar | None:
+    if data is None:
+        return None
+    fields = ("centre", "spread", "floor", "points", "weights")
+    return Similar(*(np.array(data[name]) for name in fields))
 
 
 def _symmetric(lower: Sequence[float], width: int) -> Vector:

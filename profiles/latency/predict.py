@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.profiles.latency.constants import Fit, Vector
+from edgec.profiles.latency.constants import CoreClass, Fit, Vector
 from edgec.profiles.latency.features import matrix
 from edgec.profiles.layers import Layer
 
@@ -82,15 +82,9 @@ class Constants:
     covariance: Vector
 
 
-def class_constants(fit: Fit, core: str, threads: int, clock_mhz: float) -> Constants | None:
-    """Constants of a board that is known by its core only; time goes with one over the clock.
-
-    None where no board with such a core and as many threads was fitted.
-    """
-    found = fit.core_class(core, threads)
-    if found is None:
-        return None
-    return Constants(found.mean + np.log(found.clock_mhz / clock_mhz), found.covariance)
+def class_constants(known: CoreClass, clock_mhz: float) -> Constants:
+    """Constants of a board that is known by its core; time goes with one over the clock."""
+    return Constants(known.mean + np.log(known.clock_mhz / clock_mhz), known.covariance)
 
 
 def any_board(fit: Fit) -> Constants:
@@ -109,7 +103,12 @@ def calibrate(fit: Fit, prior: Constants, anchors: Sequence[Anchor]) -> Constant
     work = np.array([anchor.work.sum(axis=0) for anchor in anchors])
     times = np.array([anchor.latency_ms for anchor in anchors])
     known = np.array([fit.residuals.get(anchor.name) is not None for anchor in anchors])
-    shift = np.array([fit.residuals.get(anchor.name) or 0.0 for anchor in anchors])
+    shift = np.array(
+        [
+            fit.residuals.get(anchor.name) or fit.unexplained(anchor.work.sum(axis=0))
+            for anchor in anchors
+        ]
+    )
     noise = np.where(known, fit.sigma**2, fit.sigma**2 + fit.tau**2)
     mean = prior.mean.copy()
     precision = np.linalg.inv(prior.covariance)
@@ -145,7 +144,7 @@ def predict(
     refused = outside(fit, constants, work)
     if refused is not None:
         return Prediction(basis, refused=refused)
-    times = work @ np.exp(constants.mean)
+    times = work @ np.exp(constants.mean + fit.unexplained(work.sum(axis=0)))
     jacobian, _ = _derivative(work.sum(axis=0)[None], constants.mean)
     variance = float((jacobian @ constants.covariance @ jacobian.T)[0, 0])
     variance += fit.sigma**2 + fit.tau**2

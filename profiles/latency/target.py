@@ -30,8 +30,10 @@ class Anchors:
         device, runtime: as the user names them.
         threads: of the runtime.
         measured: `FEWEST_ANCHORS` to `MOST_ANCHORS` of them.
+        fit: the constants that they calibrate.
     """
 
+    fit: Fit
     device: str
     runtime: str
     threads: int
@@ -46,13 +48,22 @@ def core_of(target: Target) -> tuple[str | None, float | None]:
     return (match[0] if match else None), (None if clock is None else float(clock))
 
 
-def fit_for(target: Target, precision: str) -> Fit | None:
-    """The constants whose runtime resembles the target's most; None where there are none."""
+def fit_for(target: Target, stored: str, threads: int) -> Fit | None:
+    """The constants whose runtime resembles the target's most; None where there are none.
+
+    Args:
+        target: its kind and core decide.
+        stored: precision of activations, e.g. ``"int8"``.
+        threads: of the runtime.
+    """
+    precision = "int8" if stored == "int8" else "fp32"
+    count = "one" if threads == 1 else "several"
     wanted = {"mcu": "X-CUBE-AI", "cpu": "ncnn"}.get(target.kind)
     if target.kind == "cpu" and core_of(target)[0] is None:
         wanted = "PyTorch (torch.compile)"
     for fit in shipped_fits():
-        if fit.runtime == wanted and fit.precision == precision:
+        same = fit.runtime == wanted and fit.precision == precision
+        if same and fit.threads in ("any", count):
             return fit
     return None
 
@@ -74,62 +85,78 @@ def predict_for(
         threads: of the runtime.
         anchors: measurements of the user's own board.
     """
-    precision = "int8" if stored == "int8" else "fp32"
-    fit = fit_for(target, precision)
-    if fit is None:
-        basis = f"{target.name}, {stored}"
-        return Prediction(basis, refused=_nothing_fitted(target, precision))
     if anchors is not None:
-        basis = (
-            f"calibrated by {len(anchors.measured)} measurements on {anchors.device}, "
-            f"{anchors.runtime}, {_threads(anchors.threads)}; constants of {fit.runtime} "
-            f"{fit.precision} on {_boards(fit)} before"
-        )
-        constants = calibrate(fit, any_board(fit), anchors.measured)
-        return predict(fit, constants, layers, basis, scale=fit.calibrated_scale)
+        return _calibrated(layers, anchors)
+    fit = fit_for(target, stored, threads)
+    if fit is None:
+        return Prediction(f"{target.name}, {stored}", refused=_nothing_fitted(target, stored))
     core, clock = core_of(target)
     basis = f"{fit.runtime} {fit.precision}, {_threads(threads)}"
     if core is None or clock is None:
         return Prediction(basis, refused="the target's facts name no core with a clock")
-    known = class_constants(fit, core, threads, clock)
-    found = fit.core_class(core, threads)
-    if known is None or found is None:
-        have = sorted({f"{c.core} ({_threads(c.threads)})" for c in fit.classes if c.core == core})
+    known = fit.core_class(core, threads)
+    if known is None:
+        have = _measured(fit, core)
         why = f"no {core} with {_threads(threads)} was measured"
         return Prediction(basis, refused=why + (f"; there are {', '.join(have)}" if have else ""))
     basis = (
         f"{fit.runtime} {fit.precision} on {core} at {clock:.0f} MHz, {_threads(threads)}; "
-        f"constants of {found.boards} {'chips' if found.boards > 1 else 'chip'} with this core, "
-        f"{len(fit.networks)} networks"
+        f"constants of {known.boards} {'chips' if known.boards > 1 else 'chip'} with this core, "
+        f"{len(fit.networks)} networks{_unmeasured(target, fit)}"
     )
-    if target.runtime.name.lower() != fit.runtime.lower():
-        basis += f"; {target.runtime.name} was not measured"
-    return predict(fit, known, layers, basis)
+    return predict(fit, class_constants(known, clock), layers, basis)
 
 
-def anchor_fit(target: Target, precision: str) -> Fit | None:
-    """The constants that anchors calibrate, for their work terms and known networks."""
-    return fit_for(target, "int8" if precision == "int8" else "fp32")
+def _calibrated(layers: Sequence[Layer], anchors: Anchors) -> Prediction:
+    """Latency on the board of the anchors."""
+    fit = anchors.fit
+    basis = (
+        f"calibrated by {len(anchors.measured)} measurements on {anchors.device}, "
+        f"{anchors.runtime}, {_threads(anchors.threads)}; constants of {fit.runtime} "
+        f"{fit.precision} on {_boards(fit)} before"
+    )
+    constants = calibrate(fit, any_board(fit), anchors.measured)
+    return predict(fit, constants, layers, basis, scale=fit.calibrated_scale)
 
 
-def transfer(fit: Fit, anchors: Sequence[Anchor]) -> dict[str, Prediction]:
+def _unmeasured(target: Target, fit: Fit) -> str:
+    """What the target runs artifacts with, and nobody measured for the constants."""
+    names = [target.runtime.name] if target.runtime.name not in ("edgec-c", fit.runtime) else []
+    names += ["edgec's C"] if "c" in target.formats else []
+    verb = "were" if len(names) > 1 else "was"
+    return f"; {' and '.join(names)} {verb} not measured" if names else ""
+
+
+def transfer(anchors: Anchors) -> dict[str, Prediction]:
     """The public networks that other boards ran, predicted for the board of the anchors.
 
     Empty where no mixture was fitted, or where too few anchors are such networks.
     """
-    mixture = fit.mixture
+    mixture = anchors.fit.mixture
     if mixture is None:
         return {}
-    known = {a.name: a.latency_ms for a in anchors if a.name in mixture.networks}
+    known = {a.name: a.latency_ms for a in anchors.measured if a.name in mixture.networks}
     if len(known) < FEWEST_ANCHORS:
         return {}
-    basis = f"ran on {_boards(fit)}; {len(known)} networks measured on yours"
+    basis = f"ran on {_boards(anchors.fit)}; {len(known)} networks measured on yours"
     wide = mixture.scale
     return {
         name: Prediction(basis, exp(mean), exp(mean - wide * spread), exp(mean + wide * spread))
         for name, (mean, spread) in mixture.predict(known).items()
         if name not in known
     }
+
+
+def _measured(fit: Fit, core: str) -> list[str]:
+    """Which numbers of threads of a core are known, in all sets of the runtime."""
+    counts = {
+        entry.threads
+        for other in shipped_fits()
+        if (other.runtime, other.precision) == (fit.runtime, fit.precision)
+        for entry in other.classes
+        if entry.core == core
+    }
+    return [f"{core} ({_threads(count)})" for count in sorted(counts)]
 
 
 def _nothing_fitted(target: Target, precision: str) -> str:

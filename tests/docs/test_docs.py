@@ -20,6 +20,7 @@ DOCUMENTS = (
     "docs/quantization.md",
     "docs/tflite.md",
     "docs/memory.md",
+    "docs/profiling.md",
     "docs/cli.md",
     "docs/benchmarks.md",
 )

@@ -12,7 +12,6 @@ import edgec
 from edgec.export.errors import InputError, UsageError
 from edgec.export.profile import measured_by_module, need_target, read_anchors, side_by_side
 from edgec.export.progress import Reporter
-from edgec.profiles.latency.target import anchor_fit
 from edgec.profiles.layers import Layer, StaticProfile
 from edgec.targets import get_target
 
@@ -27,14 +26,14 @@ def anchor_file(path: Path, *entries: tuple[str, float]) -> Path:
 
 def test_anchors_by_name_and_by_file(tmp_path: Path, tiny_onnx: Path) -> None:
     target = get_target(TARGET)
-    fit = anchor_fit(target, "fp32")
-    assert fit is not None
     path = anchor_file(
         tmp_path / "a.json", ("mobilenet_v2", 30.0), ("resnet18", 80.0), (str(tiny_onnx), 0.1)
     )
-    anchors = read_anchors(path, fit, target, Reporter(quiet=True))
+    anchors = read_anchors(path, "fp32", target, Reporter(quiet=True))
+    assert anchors is not None
+    assert anchors.fit.threads == "several"
     assert [a.name for a in anchors.measured] == ["mobilenet_v2", "resnet18", str(tiny_onnx)]
-    assert all(a.work.shape == (1, len(fit.features)) for a in anchors.measured)
+    assert all(a.work.shape == (1, len(anchors.fit.features)) for a in anchors.measured)
     assert (anchors.device, anchors.threads) == ("d", 4)
 
 
@@ -58,13 +57,15 @@ def test_anchors_by_name_and_by_file(tmp_path: Path, tiny_onnx: Path) -> None:
 def test_broken_anchors_are_refused(tmp_path: Path, text: str, word: str) -> None:
     path = tmp_path / "anchors.json"
     path.write_text(text)
-    target = get_target(TARGET)
-    fit = anchor_fit(target, "fp32")
-    assert fit is not None
     with pytest.raises(InputError) as caught:
-        read_anchors(path, fit, target, Reporter(quiet=True))
+        read_anchors(path, "fp32", get_target(TARGET), Reporter(quiet=True))
     assert caught.value.code == "EC732"
     assert word in str(caught.value)
+
+
+def test_anchors_of_a_gpu_calibrate_nothing(tmp_path: Path) -> None:
+    path = anchor_file(tmp_path / "a.json", ("a", 1.0), ("b", 2.0), ("c", 3.0))
+    assert read_anchors(path, "fp16", get_target("jetson"), Reporter(quiet=True)) is None
 
 
 def test_predicted_and_measured_meet_at_the_measured_module(tmp_path: Path) -> None:

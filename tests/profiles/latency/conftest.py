@@ -41,6 +41,7 @@ def fit(layers: list[Layer]) -> Fit:
         id="test",
         runtime="ncnn",
         precision="fp32",
+        threads="any",
         features=FEATURES,
         merge=MERGE,
         classes=(CoreClass("Cortex-A72", 1, 1000.0, MEAN, covariance, 3),),

@@ -40,10 +40,8 @@ def test_work_without_a_constant_is_merged_or_dropped(layers: list[Layer]) -> No
 
 
 def test_time_is_the_sum_over_layers_and_goes_with_the_clock(fit: Fit, layers: list[Layer]) -> None:
-    slow = class_constants(fit, "Cortex-A72", 1, 1000.0)
-    fast = class_constants(fit, "Cortex-A72", 1, 2000.0)
-    assert slow is not None
-    assert fast is not None
+    slow = class_constants(fit.classes[0], 1000.0)
+    fast = class_constants(fit.classes[0], 2000.0)
     found = predict(fit, slow, layers, "by hand")
     expected = (matrix(layers, fit.features, fit.merge) @ np.exp(fit.population.mean)).sum()
     assert found.latency_ms == pytest.approx(expected)
@@ -57,8 +55,7 @@ def test_time_is_the_sum_over_layers_and_goes_with_the_clock(fit: Fit, layers: l
 
 def test_the_interval_holds_four_of_five_boards(fit: Fit, layers: list[Layer]) -> None:
     fit = replace(fit, scale=1.2816)
-    constants = class_constants(fit, "Cortex-A72", 1, 1000.0)
-    assert constants is not None
+    constants = class_constants(fit.classes[0], 1000.0)
     found = predict(fit, constants, layers, "")
     rng = np.random.default_rng(0)
     work = matrix(layers, fit.features, fit.merge).sum(0)
@@ -71,9 +68,10 @@ def test_the_interval_holds_four_of_five_boards(fit: Fit, layers: list[Layer]) -
     assert 0.77 < inside < 0.83
 
 
-def test_an_unknown_core_has_no_constants(fit: Fit) -> None:
-    assert class_constants(fit, "Cortex-A9", 1, 1000.0) is None
-    assert class_constants(fit, "Cortex-A72", 4, 1000.0) is None
+def test_a_core_is_found_with_its_threads(fit: Fit) -> None:
+    assert fit.core_class("Cortex-A72", 1) is fit.classes[0]
+    assert fit.core_class("Cortex-A9", 1) is None
+    assert fit.core_class("Cortex-A72", 4) is None
 
 
 def test_what_was_not_fitted_is_refused(fit: Fit, layers: list[Layer]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from edgec.profiles.latency.constants import shipped_fits
 from edgec.profiles.latency.features import WORK, matrix
 from edgec.profiles.latency.predict import Anchor
-from edgec.profiles.latency.target import Anchors, anchor_fit, core_of, predict_for, transfer
+from edgec.profiles.latency.target import Anchors, core_of, fit_for, predict_for, transfer
 from edgec.profiles.layers import Layer
 from edgec.targets import get_target
 
@@ -55,7 +55,7 @@ def test_a_microcontroller_and_a_board() -> None:
     chip = predict_for(network(), "int8", get_target("stm32h743"))
     assert chip.latency_ms is not None
     assert "X-CUBE-AI int8 on Cortex-M7 at 480 MHz" in chip.basis
-    assert "tflm was not measured" in chip.basis
+    assert "tflm and edgec's C were not measured" in chip.basis
     slower = predict_for(network(), "int8", get_target("stm32f746"))
     assert slower.latency_ms == pytest.approx(chip.latency_ms * 480 / 216, rel=1e-6)
     board = predict_for(network(), "fp32", get_target("raspberry-pi-4"))
@@ -86,39 +86,39 @@ def test_where_nothing_was_measured_there_is_no_number(
 def test_threads_that_were_not_measured_name_those_that_were() -> None:
     found = predict_for(network(), "fp32", get_target("raspberry-pi-4"), threads=3)
     assert found.refused is not None
-    assert "there are Cortex-A72 (1 thread)" in found.refused
+    assert "there are Cortex-A72 (1 thread), Cortex-A72 (2 threads)" in found.refused
 
 
 def test_anchors_give_a_number_where_the_core_is_unknown() -> None:
     target = get_target("generic-x86-64")
-    fit = anchor_fit(target, "fp32")
+    fit = fit_for(target, "fp32", 2)
     assert fit is not None
     work = [matrix(network(s), fit.features, fit.merge).sum(0)[None] for s in (1, 2, 3)]
     times = [math.exp(2.0) * float((w @ np.exp(fit.population.mean)).sum()) for w in work]
     measured = tuple(
         Anchor(f"n{i}", w, t) for i, (w, t) in enumerate(zip(work, times, strict=True))
     )
-    anchors = Anchors("mine", "onnxruntime", 2, measured)
+    anchors = Anchors(fit, "mine", "onnxruntime", 2, measured)
     found = predict_for(network(2), "fp32", target, anchors=anchors)
     assert found.latency_ms == pytest.approx(times[1], rel=0.1)
     assert "calibrated by 3 measurements on mine, onnxruntime, 2 threads" in found.basis
 
 
 def test_known_networks_are_transferred() -> None:
-    fit = anchor_fit(get_target("raspberry-pi-5"), "fp32")
+    fit = fit_for(get_target("raspberry-pi-5"), "fp32", 1)
     assert fit is not None
     assert fit.mixture is not None
     names = fit.mixture.best_anchors(3)
     middle = dict(zip(fit.mixture.networks, fit.mixture.means[0], strict=True))
     anchors = [Anchor(n, fit.networks[n][None], math.exp(3 + middle[n])) for n in names]
-    found = transfer(fit, anchors)
+    found = transfer(Anchors(fit, "mine", "ncnn", 1, tuple(anchors)))
     assert set(found) == set(fit.mixture.networks) - set(names)
     for prediction in found.values():
         assert prediction.low_ms is not None
         assert prediction.latency_ms is not None
         assert prediction.high_ms is not None
         assert prediction.low_ms < prediction.latency_ms < prediction.high_ms
-    assert transfer(fit, anchors[:2]) == {}
+    assert transfer(Anchors(fit, "mine", "ncnn", 1, tuple(anchors[:2]))) == {}
 
 
 def test_cores_are_read_from_facts() -> None:
