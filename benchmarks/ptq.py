@@ -42,12 +42,12 @@ from numpy.typing import NDArray
 
 from edgec.export.quantize.recipes.choose import choose_recipe
 from edgec.export.quantize.recipes.recipe import builtin_recipes
-from edgec.export.quantize.scheme import ORT_X86, ORT_X86_VNNI, TENSORRT, QuantScheme
+from edgec.export.quantize.scheme import ORT_X86, ORT_X86_U8, ORT_X86_VNNI, TENSORRT, QuantScheme
 
 PER_TENSOR = replace(ORT_X86_VNNI, name="per-tensor weights", per_channel=False)
 SCHEMES: dict[str, QuantScheme] = {
     "x86": ORT_X86,
-    "x86, u8 weights": replace(ORT_X86_VNNI, weight="uint8"),
+    "x86, u8 weights": ORT_X86_U8,
     "TensorRT": TENSORRT,
     "per-tensor": PER_TENSOR,
     "W6A6": ORT_X86_VNNI.with_bits(6, 6),

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from edgec.export.quantize.recipes.features import GraphFeatures, graph_features
 from edgec.export.quantize.recipes.recipe import Recipe, get_recipe
-from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.quantize.scheme import ORT_X86, ORT_X86_U8, QuantScheme
 
 AUTO = "auto"
 SPREAD = 2.0
@@ -100,6 +100,11 @@ def family_recipes() -> dict[str, str]:
     text = resources.files(__package__).joinpath("recipes.toml").read_text("utf-8")
     families: dict[str, str] = tomllib.loads(text).get("families", {})
     return families
+
+
+def scheme_for(recipe: Recipe, scheme: QuantScheme) -> QuantScheme:
+    """The scheme of a target as the recipe wants it."""
+    return ORT_X86_U8 if recipe.wide_weights and scheme == ORT_X86 else scheme
 
 
 def with_options(recipe: Recipe, options: Mapping[str, tuple[Any, str]]) -> Recipe:

@@ -14,11 +14,12 @@ from edgec.export.quantize.recipes.choose import (
     automatic_recipe,
     choose_recipe,
     family_recipes,
+    scheme_for,
     with_options,
 )
 from edgec.export.quantize.recipes.features import GraphFeatures
 from edgec.export.quantize.recipes.recipe import Recipe, builtin_recipes, get_recipe
-from edgec.export.quantize.scheme import ORT_X86
+from edgec.export.quantize.scheme import ORT_ARM, ORT_X86, ORT_X86_U8
 from edgec.models import get_spec, list_models
 
 
@@ -55,6 +56,7 @@ def test_a_file_is_a_recipe(tmp_path: Path) -> None:
         ("search = 'all'", "search is 'all'"),
         ("rounding = 4", "rounding is 4"),
         ("bias_correction = 'no'", "true or false"),
+        ("wide_weights = 1", "true or false"),
         ("steps = 3", "unknown field 'steps'"),
         ("iterations = -1", "whole number"),
         ("iterations = true", "whole number"),
@@ -82,6 +84,13 @@ def test_the_choice_and_its_origin(hybrid) -> None:
     recipe, origin = choose_recipe(None, None, ORT_X86, hybrid)
     assert recipe == replace(Recipe("auto"), title=recipe.title)
     assert origin.startswith("bias correction: 8 bits and one scale per channel of 6 layers")
+
+
+def test_wide_weights_are_a_matter_of_x86() -> None:
+    wide = get_recipe("wide")
+    assert scheme_for(wide, ORT_X86) == ORT_X86_U8
+    assert scheme_for(wide, ORT_ARM) == ORT_ARM
+    assert scheme_for(get_recipe("default"), ORT_X86) == ORT_X86
 
 
 def test_what_was_measured_on_a_family_holds_for_its_grids_only(hybrid) -> None:
