@@ -181,7 +181,6 @@ def keep(network: Network, rows: list[Row], failed: dict[str, str], path: Path |
     for measured in rows:
         records[network.name, measured.name] = {"model": network.name, **asdict(measured)}
     facts = {**old["facts"], **machine()}
-    facts["samples"] = {**facts.get("samples", {}), network.name: len(network.samples)}
     broken = {**facts.get("did not run", {})}
     broken |= {f"{network.name}: {name}": why for name, why in failed.items()}
     facts["did not run"] = {k: v for k, v in broken.items() if tuple(k.split(": ")) not in records}

@@ -41,7 +41,6 @@ def choose_recipe(
 
     Raises:
         UsageError, InputError: as `get_recipe`.
-        UnsupportedError: shapes of the graph are not static.
     """
     if asked is not None and asked != AUTO:
         return get_recipe(asked), "asked for"
@@ -76,15 +75,17 @@ def automatic_recipe(features: GraphFeatures, scheme: QuantScheme) -> tuple[Reci
             steps.append("flexround")
             reasons.append(f"{what}: rounding decides")
         else:
-            reasons.append(f"{what}, but learned rounding takes over {SECONDS:.0f} s")
+            reasons.append(f"{what}, but learned rounding may take over {SECONDS:.0f} s")
     steps.append("bias correction")
     if not reasons:
         reasons.append(f"8 bits and one scale per channel of {features.layers} layers suffice")
     return recipe, f"{' + '.join(steps)}: {'; '.join(reasons)}"
 
 
-def affordable_iterations(macs: int) -> int:
-    """Training steps per block that `SECONDS` allow; 0 if too few to be worth it."""
+def affordable_iterations(macs: int | None) -> int:
+    """Training steps per block that `SECONDS` allow; 0 if too few to be worth it, or unknown."""
+    if macs is None:
+        return 0
     least, most = ITERATIONS
     possible = int(SECONDS * MACS_PER_SECOND / max(macs * BATCH, 1))
     return min(possible, most) if possible >= least else 0
