@@ -45,7 +45,7 @@ def mixed_step(bundle: Bundle) -> dict[str, Any]:
 def test_the_report_says_which_recipe_was_chosen_and_why(export: Any) -> None:
     made = export(precision="int8", max_drop=100.0)
     text = (made.path / "report.txt").read_text("utf-8")
-    assert "recipe auto (bias correction: 8 bits and one scale per channel" in text
+    assert "recipe auto (bias correction: 8 bits, and channels of" in text
 
 
 def test_wide_weights_keep_the_bits_that_could_saturate(export: Any) -> None:

@@ -83,7 +83,7 @@ def test_the_choice_and_its_origin(hybrid) -> None:
     assert choose_recipe("plain", "emov2", ORT_X86, hybrid) == (get_recipe("plain"), "asked for")
     recipe, origin = choose_recipe(None, None, ORT_X86, hybrid)
     assert recipe == replace(Recipe("auto"), title=recipe.title)
-    assert origin.startswith("bias correction: 8 bits and one scale per channel of 6 layers")
+    assert origin.startswith("bias correction: 8 bits, and channels of 6 layers")
 
 
 def test_wide_weights_are_a_matter_of_x86() -> None:
@@ -116,7 +116,7 @@ SPREAD = GraphFeatures(
 def test_the_automatic_recipe_says_what_it_saw() -> None:
     coarse = replace(ORT_X86, per_channel=False)
     recipe, why = automatic_recipe(SPREAD, coarse)
-    assert (recipe.transforms, recipe.rounding) == (("equalize",), "flexround")
+    assert (recipe.transforms, recipe.rounding) == (("equalize",), "nearest")
     assert "channels of depthwise weights differ up to 41x" in why
     even, _ = automatic_recipe(replace(SPREAD, spread=1.2), coarse)
     assert even.transforms == ()
