@@ -2,7 +2,7 @@
 
     EDGEC_BENCH_DATA=/data PYTHONPATH=.src python benchmarks/calibration_size.py --json size.json
 
-Networks and data as in cifar_ptq.py. Each number is calibrated with several draws of training
+Networks and data as in ptq.py. Each number is calibrated with several draws of training
 images; the spread between draws says as much as the mean. `peak MiB` is what calibration itself
 allocates beyond the loaded network (tracemalloc), which must not grow with the images.
 """
@@ -15,8 +15,9 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-from _ptq import Feed, data_folder, machine, save, serialize
-from cifar_ptq import ARCHIVE, NETWORKS, load, logits, pixels
+from _ptq import Feed, machine, runner, save, serialize
+from _ptq_networks import CIFAR, MissingError, cifar_graph, cifar_images
+from numpy.typing import NDArray
 
 from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.recipes.apply import quantize_by
@@ -26,31 +27,37 @@ from edgec.export.quantize.scheme import ORT_X86
 SIZES = (4, 8, 16, 32, 64, 128, 256)
 
 
+def classes(data: bytes, feeds: list[Feed]) -> NDArray[np.int64]:
+    """Best class of every sample."""
+    session = runner(data)
+    return np.array([session.run(None, dict(feed))[0].argmax() for feed in feeds])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--networks", default=",".join(CIFAR))
     parser.add_argument("--limit", type=int, default=2000, help="images to score on")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    folder = data_folder()
-    if folder is None or not (folder / ARCHIVE).exists():
-        print(f"skipped: EDGEC_BENCH_DATA with {ARCHIVE} is not there", file=sys.stderr)
-        return 0
     recipe = get_recipe(arguments.recipe)
-    scored, labels = pixels(folder / ARCHIVE, train=False, limit=arguments.limit)
-    seen, _ = pixels(folder / ARCHIVE, train=True, limit=max(SIZES) * arguments.draws)
+    try:
+        scored, labels = cifar_images(train=False, limit=arguments.limit)
+        seen, _ = cifar_images(train=True, limit=max(SIZES) * arguments.draws)
+    except MissingError as error:
+        print(f"skipped: {error}", file=sys.stderr)
+        return 0
     records: list[dict[str, object]] = []
     facts = {"images": len(scored), "draws": arguments.draws, "recipe": recipe.name, **machine()}
     print(f"{'model':24} {'images':>6} {'top-1 drop':>16} {'agreement %':>18} {'peak MiB':>9}")
     for network in arguments.networks.split(","):
         name = f"{network}_cifar10"
-        model, preprocess = load(name)
+        model, preprocess = cifar_graph(name)
         key = str(model.graph.inputs[0].name)
         known: list[Feed] = [{key: preprocess(image)[None]} for image in seen]
         feeds: list[Feed] = [{key: preprocess(image)[None]} for image in scored]
-        best = logits(serialize(model), feeds).argmax(axis=1)
+        best = classes(serialize(model), feeds)
         for size in SIZES:
             drops, agreements, peaks = [], [], []
             for draw in range(arguments.draws):
@@ -60,7 +67,7 @@ def main() -> int:
                 peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
                 tracemalloc.stop()
                 graph = quantize_by(recipe, model, ranges, lambda: chosen, ORT_X86).graph  # noqa: B023
-                found = logits(serialize(graph), feeds).argmax(axis=1)
+                found = classes(serialize(graph), feeds)
                 drops.append(100 * float((best == labels).mean() - (found == labels).mean()))
                 agreements.append(100 * float((found == best).mean()))
             records.append(

@@ -42,25 +42,18 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "and rewritten; latency is the median of per-round ratios, one thread.",
         ("model", "form", "captured", "nodes", "mmacs", "params", "relative_diff", "ratio_1t"),
     ),
-    "imagenet_ptq": (
-        "Static int8 on ImageNet images",
-        "EfficientNet-Lite0 with its published weights on 500 labelled images, two halves: each is "
-        "scored with ranges calibrated on the other one.",
-        (),
-    ),
-    "cifar_ptq": (
-        "Static int8 of small networks trained on CIFAR-10",
-        "The networks that ship with edgec, calibrated on 128 images that they were trained on, "
-        "scored on 5,000 others. `±` is the standard error of the drop (McNemar); emulated schemes "
-        "run as written, without latency.",
+    "ptq": (
+        "Post-training quantization",
+        "The networks that ship with edgec, trained on CIFAR-10 (5,000 images that they were not "
+        "trained on), EfficientNet-Lite0 with its published weights (500 ImageNet images in two "
+        "halves, each scored with ranges calibrated on the other one), and two networks of PP-OCR "
+        "(rendered lines; calibration lines are not scored). `±` is the standard error of the drop "
+        "(McNemar), agreement the share of samples or time steps with the float network's class, "
+        "calibration the number of samples. Convolutions are counted after ONNX Runtime's "
+        "optimization, latency is the ratio to float32 in it, seconds are CPU time. Schemes for "
+        "other processors and fewer bits run as written, without latency.",
         ("model", "name", "metric", "drop", "standard_error", "agreement", "latency_ratio",
-         "megabytes", "integer_convs", "convs", "seconds"),
-    ),
-    "low_bits": (
-        "Fewer than eight bits",
-        "The same networks with emulated grids: rounding to nearest beside learned rounding. No "
-        "kernel computes with these widths.",
-        (),
+         "megabytes", "integer_convs", "convs", "seconds", "calibration"),
     ),
     "tflite_reader": (
         "TFLite files read",
@@ -108,12 +101,6 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Lite Micro of 2026-08-20 with CMSIS-NN, built and counted once in the same way.",
         ("title", "macs", "arena", "lower_bound", "proved", "flash", "stack", "instructions",
          "agreed", "tflm"),
-    ),
-    "ocr_ptq": (
-        "Static int8 of a text recogniser",
-        "PP-OCRv6_rec_small (convolutions and self-attention) on rendered text lines; calibration "
-        "lines are not scored.",
-        (),
     ),
 }  # fmt: skip
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from _ptq import data_folder, machine, save
+from _ptq_networks import CIFAR, CIFAR_ARCHIVE, cifar_graph, cifar_images
 from _timing import median_ratio
-from cifar_ptq import ARCHIVE, NETWORKS, load, pixels
 from numpy.typing import NDArray
 
 from edgec import models
@@ -171,12 +171,12 @@ def _relative(reference: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     return float(f"{worst / scale:.2g}")
 
 
-def accuracy(name: str, archive: Path, limit: int, images: int) -> list[dict[str, Any]]:
+def accuracy(name: str, limit: int, images: int) -> list[dict[str, Any]]:
     """Top-1 of a CIFAR-10 network: ONNX float, and each .tflite file in LiteRT."""
-    graph, preprocess = load(f"{name}_cifar10")
+    graph, preprocess = cifar_graph(f"{name}_cifar10")
     key = str(graph.graph.inputs[0].name)
-    seen, _ = pixels(archive, train=True, limit=images)
-    scored, labels = pixels(archive, train=False, limit=limit)
+    seen, _ = cifar_images(train=True, limit=images)
+    scored, labels = cifar_images(train=False, limit=limit)
     known: list[Feed] = [{key: preprocess(image)[None]} for image in seen]
     feeds: list[Feed] = [{key: preprocess(image)[None]} for image in scored]
     calibration = calibrate(graph, known)
@@ -250,18 +250,17 @@ def main() -> int:
         convert_here(Path(source), Path(target), precision, scheme)
         return 0
     rows: list[dict[str, Any]] = []
-    names = arguments.networks or ",".join(ZOO if arguments.part == "structure" else NETWORKS)
+    names = arguments.networks or ",".join(ZOO if arguments.part == "structure" else CIFAR)
     folder = data_folder()
-    if arguments.part == "accuracy" and (folder is None or not (folder / ARCHIVE).exists()):
-        print(f"skipped: EDGEC_BENCH_DATA with {ARCHIVE} is not there", file=sys.stderr)
+    if arguments.part == "accuracy" and (folder is None or not (folder / CIFAR_ARCHIVE).exists()):
+        print(f"skipped: EDGEC_BENCH_DATA with {CIFAR_ARCHIVE} is not there", file=sys.stderr)
         return 0
     for name in names.split(","):
         if arguments.part == "structure":
             threads = tuple(int(t) for t in arguments.threads.split(","))
             rows += structure(name, threads, arguments.rounds)
         else:
-            assert folder is not None
-            rows += accuracy(name, folder / ARCHIVE, arguments.limit, arguments.calibration_images)
+            rows += accuracy(name, arguments.limit, arguments.calibration_images)
         if arguments.json is not None:
             facts = {"part": arguments.part, **machine()}
             save("TFLite files", rows, facts, arguments.json)

@@ -167,19 +167,17 @@ class Bundle:
 
         Args:
             name: its path, file name or precision (``"int8"``, of several formats the ONNX one);
-                by default the fp32 master.
+                by default the master: fp32, or int8 of a network that came quantized.
 
         Raises:
             UsageError: there is no such artifact.
         """
-        runnable = [
+        runnable = [  # the master is the first
             a for a in self.manifest.artifacts if a.format in RUNNABLE and a.status == "built"
         ]
         for artifact in runnable:
             stem = PurePosixPath(artifact.path).name
-            if name in (artifact.path, stem, artifact.precision) or (
-                name is None and artifact.precision == "fp32"
-            ):
+            if name in (None, artifact.path, stem, artifact.precision):
                 return artifact
         raise UsageError(
             "EC205",

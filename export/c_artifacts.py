@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 
+from edgec.export import as_in_file
 from edgec.export.bundle import Artifact
 from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import Lowered, lower
@@ -59,7 +61,8 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         BudgetError: EC550, the target's memories are too small.
         InternalError: EC151, the plan does not compute what the integer reference does.
     """
-    precision = "fp32" if source.quantization is None else "int8"
+    integers = source.job.quantized or source.quantization is not None
+    precision = "int8" if integers else "fp32"
     try:
         model = _float_model(source) if precision == "fp32" else _integer_model(source, tick)
         lowered = lower(model, name=source.job.name)
@@ -94,7 +97,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         format="c",
         precision=precision,
         status="built",
-        scheme=f"int8 ({SCHEME})" if precision == "int8" else None,
+        scheme=_scheme(source, precision),
         bytes=sources.weight_bytes,
         checks=_facts(model, planned, sources, len(golden))
         | (_agreement(source, model, golden) if precision == "int8" else {}),
@@ -103,15 +106,25 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
 
 
 def _integer_model(source: Source, tick: Callable[[int, int], None]) -> Model:
+    graph = source.master if source.job.quantized else _quantized(source, tick)
+    read = normalise(read_graph(graph, C))
+    integer_ends(read)
+    return emit(read, C).model
+
+
+def _scheme(source: Source, precision: str) -> str | None:
+    if source.job.quantized:
+        return as_in_file.SCHEME
+    return f"int8 ({SCHEME})" if precision == "int8" else None
+
+
+def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
     quantization, data = source.quantization, source.data
     assert quantization is not None
     assert source.calibration is not None
     assert data is not None
     own = replace(quantization, scheme=get_scheme(SCHEME), notes=[])
-    graph = own.quantize(source.master, source.calibration, data, tick)
-    read = normalise(read_graph(graph, C))
-    integer_ends(read)
-    return emit(read, C).model
+    return own.quantize(source.master, source.calibration, data, tick)
 
 
 def _float_model(source: Source) -> Model:
@@ -172,8 +185,8 @@ def _float_golden(
 def _agreement(
     source: Source, model: Model, golden: list[tuple[dict[str, Tensor], dict[str, Tensor]]]
 ) -> dict[str, Any]:
-    """How far the integers are from the float master on the golden inputs."""
-    master = OnnxRunner(source.built[0].data)
+    """How far the integers are from the master on the golden inputs."""
+    master = OnnxRunner(source.built[0].data, emulate=source.job.quantized)
     tensors = [model.main.tensors[i] for i in model.main.outputs]
     signal = noise = 0.0
     for feed, (_, outputs) in zip(source.golden, golden, strict=True):

@@ -9,6 +9,8 @@ import typer
 
 from edgec.export.bundle import Bundle
 from edgec.export.cli.output import Json, Quiet, print_json, print_table
+from edgec.export.cli.stored import Store, keep, show_stored
+from edgec.export.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +21,9 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="Folder that edgec export wrote.")],
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Folder that edgec export wrote.", show_default=False)
+    ] = None,
     device: Annotated[
         str,
         typer.Option(
@@ -33,6 +37,13 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, help="Samples per artifact (at least 50).")] = 100,
     warmup: Annotated[int, typer.Option(min=0, help="Uncounted runs before.")] = 10,
     save: Annotated[Path | None, typer.Option(help="Write the JSON record to this file.")] = None,
+    store: Store = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show what was measured and exported, and stop.")
+    ] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="With --list: every figure as CSV on stdout.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -42,6 +53,13 @@ def bench(
     and .tflite artifacts in turn. Over ssh:// the device needs python3 and the runtime, nothing of
     edgec.
     """
+    if list_:
+        show_stored(store, as_json=json, as_csv=csv)
+        return
+    if bundle is None:
+        raise UsageError(
+            "EC236", "nothing to measure", fix="give the folder of a bundle, or --list"
+        )
     import edgec
     from edgec.export.files import atomic_write, dump_json
     from edgec.export.progress import Reporter
@@ -49,7 +67,7 @@ def bench(
 
     opened = edgec.load(bundle)
     if device.startswith("qemu:"):
-        _count(opened, device.removeprefix("qemu:"), save, json, quiet)
+        _count(opened, device.removeprefix("qemu:"), save, store, json, quiet)
         return
     chosen = chosen_artifacts(opened, artifact or [])
     reporter = Reporter(1, quiet=quiet)
@@ -59,6 +77,7 @@ def bench(
         )
     if save is not None:
         atomic_write(save, dump_json(record).encode())
+    keep(store, record)
     if json:
         print_json("edgec.bench/1", record)
         return
@@ -86,7 +105,9 @@ def bench(
     _slowest(record)
 
 
-def _count(bundle: Bundle, board: str, save: Path | None, json: bool, quiet: bool) -> None:
+def _count(
+    bundle: Bundle, board: str, save: Path | None, store: str | None, json: bool, quiet: bool
+) -> None:
     """The C artifact on a simulated board: exact instructions, never called latency."""
     from edgec.export.files import atomic_write, dump_json
     from edgec.export.progress import Reporter
@@ -96,6 +117,7 @@ def _count(bundle: Bundle, board: str, save: Path | None, json: bool, quiet: boo
         record = count_bundle(bundle, board)
     if save is not None:
         atomic_write(save, dump_json(record).encode())
+    keep(store, record)
     if json:
         print_json("edgec.count/1", record)
         return

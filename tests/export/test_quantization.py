@@ -41,6 +41,12 @@ def mixed_step(bundle: Bundle) -> dict[str, Any]:
     return step
 
 
+def test_the_report_says_which_recipe_was_chosen_and_why(export: Any) -> None:
+    made = export(precision="int8", max_drop=100.0)
+    text = (made.path / "report.txt").read_text("utf-8")
+    assert "recipe auto (bias correction: 8 bits and one scale per channel" in text
+
+
 def test_a_budget_of_bytes_is_kept(export: Any) -> None:
     made = export(max_bytes=1000)
     step = mixed_step(made)

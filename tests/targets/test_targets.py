@@ -12,6 +12,7 @@ from edgec.targets import get_target, list_targets
 from edgec.targets.registry import target_toml
 
 SHIPPED = list_targets()
+UNITS = ("_bytes", "_mhz", "_gb_s", "_sm", "_cores", "_bytes_per_core", "_tops")
 
 
 def test_the_promised_targets_are_there() -> None:
@@ -39,7 +40,7 @@ def test_every_fact_has_a_source_and_a_unit(name: str) -> None:
     for key, fact in target.facts.items():
         assert len(fact.source) > 10, key
         if isinstance(fact.value, (int, float)) and not isinstance(fact.value, bool):
-            assert key.endswith(("_bytes", "_mhz", "_gb_s", "_sm", "_cores", "_bytes_per_core"))
+            assert key.endswith(UNITS)
             assert fact.value > 0
     assert target.fact("no such fact") is None
 

@@ -189,7 +189,7 @@ def _rounded(
 ) -> tuple[Learned, dict[str, Any]]:
     from edgec.export.quantize.rounding.adaround import AdaRound
     from edgec.export.quantize.rounding.flexround import FlexRound
-    from edgec.export.quantize.rounding.reconstruct import learn_rounding
+    from edgec.export.quantize.rounding.reconstruct import Reconstruction, learn_rounding
 
     result = learn_rounding(
         model,
@@ -197,6 +197,7 @@ def _rounded(
         scheme,
         feeds(),
         method=AdaRound() if recipe.rounding == "adaround" else FlexRound(),
+        options=Reconstruction(iterations=recipe.iterations) if recipe.iterations else None,
         exclude=exclude,
         on_progress=None
         if on_progress is None

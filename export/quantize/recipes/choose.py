@@ -8,33 +8,91 @@ from dataclasses import replace
 from importlib import resources
 from typing import Any
 
+import onnx_ir as ir
+
+from edgec.export.quantize.recipes.features import GraphFeatures, graph_features
 from edgec.export.quantize.recipes.recipe import Recipe, get_recipe
 from edgec.export.quantize.scheme import QuantScheme
 
-DEFAULT = "default"
-PER_TENSOR = "equalized"
+AUTO = "auto"
+SPREAD = 2.0
+"""Quotient of channel ranges, in the median layer, from which equalization pays: one bit."""
+SECONDS = 90.0
+"""CPU time that the automatic recipe may spend on learned rounding."""
+MACS_PER_SECOND = 0.4e9
+"""How fast a training step goes, the MACs of its forward pass counted alone, as measured on the
+networks of the zoo; small feature maps cost more than their MACs."""
+BATCH = 32
+ITERATIONS = (15, 60)
+"""Training steps per block: fewer are not worth it, more are not needed."""
 
 
-def choose_recipe(asked: str | None, family: str | None, scheme: QuantScheme) -> tuple[Recipe, str]:
-    """The recipe, and where the choice came from.
+def choose_recipe(
+    asked: str | None, family: str | None, scheme: QuantScheme, model: ir.Model
+) -> tuple[Recipe, str]:
+    """The recipe, and where the choice came from, in one line.
 
     Args:
         asked: name or ``.toml`` file; None leaves the choice to what was measured on the family,
-            else to the scheme.
+            and ``auto``, or a family on which nothing was, to the graph.
         family: of the zoo; None for other networks.
-        scheme: weights with one scale per tensor need their channels equalized first.
+        scheme: of the target.
+        model: the float graph, rewritten.
 
     Raises:
         UsageError, InputError: as `get_recipe`.
+        UnsupportedError: shapes of the graph are not static.
     """
-    if asked is not None:
+    if asked is not None and asked != AUTO:
         return get_recipe(asked), "asked for"
-    if not scheme.per_channel:
-        return get_recipe(PER_TENSOR), f"weights of {scheme.name} have one scale per tensor"
     measured = family_recipes().get(family or "")
-    if measured is not None:
+    # measured on eight bits and one scale per channel: other grids have other troubles
+    if asked is None and measured is not None and scheme.per_channel and not _few_bits(scheme):
         return get_recipe(measured), f"measured on the family {family}"
-    return get_recipe(DEFAULT), "default"
+    return automatic_recipe(graph_features(model), scheme)
+
+
+def automatic_recipe(features: GraphFeatures, scheme: QuantScheme) -> tuple[Recipe, str]:
+    """A recipe from what the graph looks like, and why, in one line.
+
+    Args:
+        features: of the float graph.
+        scheme: says which grids the weights get.
+    """
+    recipe = Recipe(AUTO, "from the features of the graph")
+    steps, reasons = [], []
+    if not scheme.per_channel and features.spread >= SPREAD:
+        recipe = replace(recipe, transforms=("equalize",))
+        steps.append("equalization")
+        reasons.append(
+            f"channels of {features.worst} weights differ up to {features.worst_spread:.0f}x and "
+            "share one scale"
+        )
+    if _few_bits(scheme) or not scheme.per_channel:
+        what = "one scale per tensor" if not _few_bits(scheme) else "few bits"
+        iterations = affordable_iterations(features.macs)
+        if iterations:
+            recipe = replace(recipe, rounding="flexround", iterations=iterations)
+            steps.append("flexround")
+            reasons.append(f"{what}: rounding decides")
+        else:
+            reasons.append(f"{what}, but learned rounding takes over {SECONDS:.0f} s")
+    steps.append("bias correction")
+    if not reasons:
+        reasons.append(f"8 bits and one scale per channel of {features.layers} layers suffice")
+    return recipe, f"{' + '.join(steps)}: {'; '.join(reasons)}"
+
+
+def affordable_iterations(macs: int) -> int:
+    """Training steps per block that `SECONDS` allow; 0 if too few to be worth it."""
+    least, most = ITERATIONS
+    possible = int(SECONDS * MACS_PER_SECOND / max(macs * BATCH, 1))
+    return min(possible, most) if possible >= least else 0
+
+
+def _few_bits(scheme: QuantScheme) -> bool:
+    widths = (scheme.weight_bits, *scheme.weight_bits_of.values(), scheme.activation_bits)
+    return min(widths) < 8
 
 
 def family_recipes() -> dict[str, str]:

@@ -28,6 +28,7 @@ class Recipe:
         transforms: equivalent transforms of the float graph, in this order.
         search: search of ranges and weight scales after calibration.
         rounding: how weights are rounded.
+        iterations: training steps per block of learned rounding; 0 for its own default.
         bias_correction: correct biases for the mean error of the weights.
         keep_float: module paths, nodes or operator types left in float.
     """
@@ -38,6 +39,7 @@ class Recipe:
     transforms: tuple[Transform, ...] = ()
     search: Search = "none"
     rounding: Rounding = "nearest"
+    iterations: int = 0
     bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
 
@@ -69,6 +71,9 @@ class Recipe:
             _one_of({"transforms": item}, "transforms", get_args(Transform))
         if not isinstance(values.get("bias_correction", True), bool):
             raise ValueError("bias_correction is true or false")
+        iterations = values.get("iterations", 0)
+        if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+            raise ValueError("iterations is a whole number, 0 or more")
         if not isinstance(values.get("title", ""), str):
             raise ValueError("title is a string")
         return cls(name, **values)
@@ -110,6 +115,6 @@ def get_recipe(name: str) -> Recipe:
         raise UsageError(
             "EC270",
             f"unknown recipe {name!r}",
-            fix=f"one of {', '.join(known)}, or a .toml file",
+            fix=f"auto, one of {', '.join(known)}, or a .toml file",
         )
     return known[name]

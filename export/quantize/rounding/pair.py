@@ -94,7 +94,7 @@ class GraphPair:
         offset = zeros.astype(np.int16).reshape(-1)[:1]
         integers = (grid.astype(np.int16) - offset).astype(np.int8)
         room = rooms.get((weight.tensor, weight.axis))
-        least = np.zeros(scales.shape) if room is None else scales * room
+        least = np.zeros(scales.shape) if room is None else np.asarray(scales * room)
         return RoundingTarget(
             weight=number,
             axis=weight.axis,

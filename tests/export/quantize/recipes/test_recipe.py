@@ -10,10 +10,13 @@ import pytest
 
 from edgec.export.errors import InputError, UsageError
 from edgec.export.quantize.recipes.choose import (
+    ITERATIONS,
+    automatic_recipe,
     choose_recipe,
     family_recipes,
     with_options,
 )
+from edgec.export.quantize.recipes.features import GraphFeatures
 from edgec.export.quantize.recipes.recipe import Recipe, builtin_recipes, get_recipe
 from edgec.export.quantize.scheme import ORT_X86
 from edgec.models import get_spec, list_models
@@ -53,6 +56,8 @@ def test_a_file_is_a_recipe(tmp_path: Path) -> None:
         ("rounding = 4", "rounding is 4"),
         ("bias_correction = 'no'", "true or false"),
         ("steps = 3", "unknown field 'steps'"),
+        ("iterations = -1", "whole number"),
+        ("iterations = true", "whole number"),
         ("= 3", "Invalid"),
     ],
 )
@@ -72,13 +77,54 @@ def test_unknown_names_and_files_are_refused(tmp_path: Path) -> None:
         get_recipe(str(tmp_path / "none.toml"))
 
 
-def test_the_choice_and_its_origin() -> None:
-    assert choose_recipe("plain", "emov2", ORT_X86)[0].name == "plain"
-    assert choose_recipe(None, None, ORT_X86) == (get_recipe("default"), "default")
+def test_the_choice_and_its_origin(hybrid) -> None:
+    assert choose_recipe("plain", "emov2", ORT_X86, hybrid) == (get_recipe("plain"), "asked for")
+    recipe, origin = choose_recipe(None, None, ORT_X86, hybrid)
+    assert recipe == replace(Recipe("auto"), title=recipe.title)
+    assert origin.startswith("bias correction: 8 bits and one scale per channel of 6 layers")
+
+
+def test_what_was_measured_on_a_family_holds_for_its_grids_only(hybrid) -> None:
+    family, name = next(iter(family_recipes().items()))
+    assert choose_recipe(None, family, ORT_X86, hybrid)[0].name == name
+    assert choose_recipe("auto", family, ORT_X86, hybrid)[0].name == "auto"
+    assert choose_recipe(None, family, ORT_X86.with_bits(4, 8), hybrid)[0].name == "auto"
+
+
+SPREAD = GraphFeatures(
+    parameters=5_000_000,
+    macs=30_000_000,
+    layers=50,
+    depthwise=16,
+    products=0,
+    norms=0,
+    spread=6.0,
+    worst_spread=41.0,
+    worst="depthwise",
+)
+
+
+def test_the_automatic_recipe_says_what_it_saw() -> None:
     coarse = replace(ORT_X86, per_channel=False)
-    recipe, origin = choose_recipe(None, None, coarse)
-    assert recipe.transforms == ("equalize",)
-    assert "one scale per tensor" in origin
+    recipe, why = automatic_recipe(SPREAD, coarse)
+    assert (recipe.transforms, recipe.rounding) == (("equalize",), "flexround")
+    assert "channels of depthwise weights differ up to 41x" in why
+    even, _ = automatic_recipe(replace(SPREAD, spread=1.2), coarse)
+    assert even.transforms == ()
+    per_channel, _ = automatic_recipe(SPREAD, ORT_X86)
+    assert (per_channel.transforms, per_channel.rounding) == ((), "nearest")
+
+
+@pytest.mark.parametrize("bits", [(4, 8), (6, 6)])
+def test_few_bits_learn_their_rounding_as_long_as_time_allows(bits: tuple[int, int]) -> None:
+    few = ORT_X86.with_bits(*bits)
+    small, _ = automatic_recipe(replace(SPREAD, macs=10_000_000), few)
+    assert (small.rounding, small.iterations) == ("flexround", ITERATIONS[1])
+    medium, _ = automatic_recipe(SPREAD, few)
+    assert ITERATIONS[0] <= medium.iterations < ITERATIONS[1]
+    large, why = automatic_recipe(replace(SPREAD, macs=10**12), few)
+    assert large.rounding == "nearest"
+    assert "learned rounding takes over" in why
 
 
 def test_explicit_options_take_precedence_and_defaults_do_not() -> None:

@@ -19,7 +19,7 @@ from edgec.export.quantize.rounding.flexround import FlexRound
 from edgec.export.quantize.rounding.pair import GraphPair
 from edgec.export.quantize.rounding.reconstruct import Reconstruction, learn_rounding
 from edgec.export.quantize.scheme import ORT_ARM, ORT_X86, ORT_X86_VNNI, TENSORRT
-from edgec.export.quantize.weights import is_pair_safe
+from edgec.export.quantize.weights import is_pair_safe, per_channel
 
 FOUR = ORT_X86_VNNI.with_bits(weights=4)
 QUICK = Reconstruction(iterations=80, batch=16, max_layers=3)
@@ -63,7 +63,10 @@ def test_four_bit_weights_on_samples_never_seen(hybrid, samples, method, options
     assert error(hybrid, learned, test) < 0.7 * error(hybrid, nearest, test)
 
 
-@pytest.mark.parametrize("scheme", [ORT_X86, ORT_ARM, TENSORRT], ids=lambda s: s.name)
+PER_TENSOR = replace(ORT_X86, name="per-tensor", per_channel=False)
+
+
+@pytest.mark.parametrize("scheme", [ORT_X86, ORT_ARM, TENSORRT, PER_TENSOR], ids=lambda s: s.name)
 @pytest.mark.parametrize("method", [AdaRound(), FlexRound()], ids=lambda m: m.name)
 def test_every_scheme_takes_what_was_learned(hybrid, samples, scheme, method):
     calibration = calibrate(hybrid, samples[:16])
@@ -81,7 +84,7 @@ def test_every_scheme_takes_what_was_learned(hybrid, samples, scheme, method):
     if scheme.pair_safe:
         for (_, axis), weight in result.learned.items():
             if weight.integers is not None and weight.integers.shape[1] > 1:
-                assert is_pair_safe(np.moveaxis(weight.integers, axis, 0).reshape(len(weight.scales), -1))  # fmt: skip  # noqa: E501
+                assert is_pair_safe(per_channel(weight.integers, axis))
 
 
 def test_equal_seeds_give_equal_integers_and_the_callers_state_is_left_alone(hybrid, samples):

@@ -1,0 +1,193 @@
+"""Post-training quantization of trained networks, beside its peers: one table.
+
+    EDGEC_BENCH_DATA=/data PYTHONPATH=.src python benchmarks/ptq.py --json ptq.json
+    ... --networks ppocr_rec --only "edgec x86|nncf"
+    ... --nncf nncf/bin/python --modelopt modelopt/bin/python --aimet aimet/bin/python
+
+Networks and data: see _ptq_networks.py; what is not on the machine is skipped. Peers that pin other
+versions run by interpreters of their own (nncf==3.4.0, nvidia-modelopt[onnx]==0.47.0,
+aimet-onnx==2.42.0). All start from the graph that edgec rewrote, are calibrated and scored on the
+same samples. `±` is the standard error of the drop, from the samples on which the two differ.
+Schemes for other processors and other widths run as written, without latency. With --json, rows of
+this run replace those of the same network and name in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from _ptq import (
+    Row,
+    Variant,
+    by_recipe,
+    heading,
+    line,
+    machine,
+    row,
+    runner,
+    save,
+    serialize,
+    timed,
+)
+from _ptq_networks import NETWORKS, MissingError, Network, load
+from _ptq_peers import elsewhere, onnxruntime_static
+from _timing import interleaved, median_ratio
+from numpy.typing import NDArray
+
+from edgec.export.quantize.recipes.choose import choose_recipe
+from edgec.export.quantize.recipes.recipe import builtin_recipes
+from edgec.export.quantize.scheme import ORT_X86, ORT_X86_VNNI, TENSORRT, QuantScheme
+
+PER_TENSOR = replace(ORT_X86_VNNI, name="per-tensor weights", per_channel=False)
+SCHEMES: dict[str, QuantScheme] = {
+    "x86": ORT_X86,
+    "x86, u8 weights": replace(ORT_X86_VNNI, weight="uint8"),
+    "TensorRT": TENSORRT,
+    "per-tensor": PER_TENSOR,
+    "W6A6": ORT_X86_VNNI.with_bits(6, 6),
+    "W4A8": ORT_X86_VNNI.with_bits(4, 8),
+}
+EMULATED = ("TensorRT", "per-tensor")
+
+
+def variants(network: Network, recipes: list[str], arguments: argparse.Namespace) -> list[Variant]:
+    """What is compared."""
+    model, known = network.model, builtin_recipes()
+    found = []
+    for title, scheme in SCHEMES.items():
+        for name in recipes:
+            chosen = known[name] if name in known else choose_recipe(name, None, scheme, model)[0]
+            label = f"edgec {title}, {name}"
+            found.append(by_recipe(label, model, chosen, scheme, emulated=title in EMULATED))
+    for method in ("minmax", "percentile", "entropy"):
+        found.append(onnxruntime_static(f"onnxruntime {method}", model, method))
+    found.append(
+        onnxruntime_static("onnxruntime per-tensor, minmax", model, "minmax", per_channel=False)
+    )
+    if arguments.nncf:
+        found += [
+            elsewhere("nncf", model, arguments.nncf, "nncf"),
+            elsewhere("nncf transformer, mixed", model, arguments.nncf, "nncf", "transformer"),
+        ]
+    if arguments.modelopt:
+        for method in ("max", "entropy"):
+            python, name = arguments.modelopt, f"modelopt {method}"
+            found.append(elsewhere(name, model, python, "modelopt", method, emulated=True))
+    if arguments.aimet:
+        found += [
+            elsewhere("aimet", model, arguments.aimet, "aimet", emulated=True),
+            elsewhere("aimet, cle", model, arguments.aimet, "aimet", "cle", emulated=True),
+        ]
+    wanted = arguments.only.split("|")
+    return [variant for variant in found if any(part in variant.name for part in wanted)]
+
+
+def outputs(
+    network: Network, data: bytes, numbers: NDArray[np.int64], *, emulated: bool = False
+) -> tuple[list[bool], list[NDArray[np.int64]]]:
+    """Per sample: right or wrong, and the best classes."""
+    session = runner(data, emulated=emulated)
+    name = session.get_inputs()[0].name
+    right, best = [], []
+    for number in numbers:
+        (value,) = network.samples[number].values()
+        output = session.run(None, {name: value})[0]
+        right.append(network.correct(int(number), output))
+        best.append(output.argmax(axis=-1))
+    return right, best
+
+
+def measure(
+    network: Network,
+    variant: Variant,
+    reference: NDArray[np.bool_],
+    best: list[NDArray[np.int64]],
+    rounds: int,
+) -> Row:
+    """Quantize for every fold, score, time."""
+    correct = np.zeros(len(reference), bool)
+    agreed, steps, seconds, data = 0, 0, 0.0, b""
+    for fold in network.folds:
+        data, seconds = timed(lambda: variant.make(fold.calibration))  # noqa: B023
+        right, found = outputs(network, data, fold.scored, emulated=variant.emulated)
+        correct[fold.scored] = right
+        for number, classes in zip(fold.scored, found, strict=True):
+            agreed += int((classes == best[number]).sum())
+            steps += classes.size
+    ratio, count = None, len(network.folds[0].calibration)
+    if not variant.emulated:
+        graphs = {"float": serialize(network.model), "int8": data}
+        samples = interleaved(
+            graphs, network.samples[0], threads=1, rounds=rounds, clock=time.thread_time
+        )
+        ratio = median_ratio(samples["int8"], samples["float"])
+    return row(variant.name, data, correct, reference, agreed / steps, ratio, seconds, count)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--recipes", default="auto,default,plain", help="of edgec")
+    parser.add_argument(
+        "--only", default="", help="variants with this in the name; a|b for several"
+    )
+    parser.add_argument("--limit", type=int, help="samples to score on")
+    parser.add_argument("--calibration", type=int, help="calibration samples")
+    parser.add_argument("--rounds", type=int, default=30, help="latency rounds")
+    parser.add_argument("--nncf", help="Python interpreter that has nncf")
+    parser.add_argument("--modelopt", help="Python interpreter that has nvidia-modelopt")
+    parser.add_argument("--aimet", help="Python interpreter that has aimet-onnx")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    for name in arguments.networks.split(","):
+        try:
+            network = load(name, limit=arguments.limit, calibration=arguments.calibration)
+        except MissingError as error:
+            print(f"{name}: skipped: {error}", file=sys.stderr)
+            continue
+        data = serialize(network.model)
+        right, best = outputs(network, data, np.arange(len(network.samples)))
+        reference = np.array(right)
+        rows = [row("float32", data, reference, reference, 1.0, 1.0, 0.0, 0)]
+        heading(f"{name}: {network.metric}")
+        line(rows[0])
+        failed = {}
+        for variant in variants(network, arguments.recipes.split(","), arguments):
+            try:
+                rows.append(measure(network, variant, reference, best, arguments.rounds))
+            except Exception as error:
+                if variant.name.startswith("edgec"):
+                    raise
+                failed[variant.name] = str(error).strip().splitlines()[0][:100]
+                print(f"{variant.name}: does not run: {failed[variant.name]}", flush=True)
+                continue
+            line(rows[-1])
+            keep(network, rows, failed, arguments.json)
+    return 0
+
+
+def keep(network: Network, rows: list[Row], failed: dict[str, str], path: Path | None) -> None:
+    """Write the rows into the file, in place of those with the same name."""
+    if path is None:
+        return
+    old = json.loads(path.read_text("utf-8")) if path.exists() else {"facts": {}, "rows": []}
+    records = {(r["model"], r["name"]): r for r in old["rows"]}
+    for measured in rows:
+        records[network.name, measured.name] = {"model": network.name, **asdict(measured)}
+    facts = {**old["facts"], **machine()}
+    facts["samples"] = {**facts.get("samples", {}), network.name: len(network.samples)}
+    broken = {**facts.get("did not run", {})}
+    broken |= {f"{network.name}: {name}": why for name, why in failed.items()}
+    facts["did not run"] = {k: v for k, v in broken.items() if tuple(k.split(": ")) not in records}
+    ordered = sorted(records.values(), key=lambda r: NETWORKS.index(r["model"]))
+    save("Post-training quantization", ordered, facts, path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
