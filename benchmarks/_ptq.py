@@ -45,8 +45,8 @@ class Variant:
 class Row:
     """One line of the result.
 
-    Percentages and points; `seconds` of CPU time to quantize, with `calibration` samples;
-    `latency_ratio` to float.
+    Percentages and points over `samples`; `seconds` of CPU time to quantize, with `calibration`
+    samples; `latency_ratio` to float.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Row:
     convs: int | None
     seconds: float
     calibration: int
+    samples: int
 
 
 def by_recipe(
@@ -122,6 +123,7 @@ def row(
         convs=None if convs is None else convs["integer"] + convs["float"],
         seconds=seconds,
         calibration=calibration,
+        samples=n,
     )
 
 

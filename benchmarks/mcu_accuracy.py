@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from _ptq import data_folder
-from cifar_ptq import ARCHIVE, NETWORKS, pixels
+from _ptq_networks import CIFAR, CIFAR_ARCHIVE, cifar_images
 
 import edgec
 from edgec.export import c_artifacts
@@ -61,7 +61,7 @@ def compare(name: str, archive: Path, folder: Path, limit: int) -> dict[str, Any
     assert isinstance(runner, CArtifactRunner)
     preprocess = bundle.manifest.preprocess
     assert preprocess is not None
-    images, labels = pixels(archive, train=False, limit=limit)
+    images, labels = cifar_images(train=False, limit=limit)
     (given,) = input_names(model)
     grid = model.main.tensors[model.main.inputs[0]]
     scale = artifact.checks["ports"]["outputs"][0]
@@ -91,7 +91,7 @@ def compare(name: str, archive: Path, folder: Path, limit: int) -> dict[str, Any
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--networks", default=",".join(CIFAR))
     parser.add_argument("--limit", type=int, default=5000)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -101,7 +101,7 @@ def main() -> int:
     rows = []
     for name in arguments.networks.split(","):
         with tempfile.TemporaryDirectory() as temporary:
-            row = compare(name, root / ARCHIVE, Path(temporary) / "bundle", arguments.limit)
+            row = compare(name, root / CIFAR_ARCHIVE, Path(temporary) / "bundle", arguments.limit)
         rows.append(row)
         print(
             f"{row['network']:26} top-1 {row['top1']:5.2f} % of {row['images']} images, "

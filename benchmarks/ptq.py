@@ -2,11 +2,10 @@
 
     EDGEC_BENCH_DATA=/data PYTHONPATH=.src python benchmarks/ptq.py --json ptq.json
     ... --networks ppocr_rec --only "edgec x86|nncf"
-    ... --nncf nncf/bin/python --modelopt modelopt/bin/python --aimet aimet/bin/python
+    ... --nncf nncf/bin/python --modelopt modelopt/bin/python
 
 Networks and data: see _ptq_networks.py; what is not on the machine is skipped. Peers that pin other
-versions run by interpreters of their own (nncf==3.4.0, nvidia-modelopt[onnx]==0.47.0,
-aimet-onnx==2.42.0). All start from the graph that edgec rewrote, are calibrated and scored on the
+versions run by interpreters of their own (nncf==3.4.0, nvidia-modelopt[onnx]==0.47.0). All start from the graph that edgec rewrote, are calibrated and scored on the
 same samples. `±` is the standard error of the drop, from the samples on which the two differ.
 Schemes for other processors and other widths run as written, without latency. With --json, rows of
 this run replace those of the same network and name in the file.
@@ -42,12 +41,12 @@ from numpy.typing import NDArray
 
 from edgec.export.quantize.recipes.choose import choose_recipe
 from edgec.export.quantize.recipes.recipe import builtin_recipes
-from edgec.export.quantize.scheme import ORT_X86, ORT_X86_VNNI, TENSORRT, QuantScheme
+from edgec.export.quantize.scheme import ORT_X86, ORT_X86_U8, ORT_X86_VNNI, TENSORRT, QuantScheme
 
 PER_TENSOR = replace(ORT_X86_VNNI, name="per-tensor weights", per_channel=False)
 SCHEMES: dict[str, QuantScheme] = {
     "x86": ORT_X86,
-    "x86, u8 weights": replace(ORT_X86_VNNI, weight="uint8"),
+    "x86, u8 weights": ORT_X86_U8,
     "TensorRT": TENSORRT,
     "per-tensor": PER_TENSOR,
     "W6A6": ORT_X86_VNNI.with_bits(6, 6),
@@ -79,11 +78,6 @@ def variants(network: Network, recipes: list[str], arguments: argparse.Namespace
         for method in ("max", "entropy"):
             python, name = arguments.modelopt, f"modelopt {method}"
             found.append(elsewhere(name, model, python, "modelopt", method, emulated=True))
-    if arguments.aimet:
-        found += [
-            elsewhere("aimet", model, arguments.aimet, "aimet", emulated=True),
-            elsewhere("aimet, cle", model, arguments.aimet, "aimet", "cle", emulated=True),
-        ]
     wanted = arguments.only.split("|")
     return [variant for variant in found if any(part in variant.name for part in wanted)]
 
@@ -142,7 +136,6 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30, help="latency rounds")
     parser.add_argument("--nncf", help="Python interpreter that has nncf")
     parser.add_argument("--modelopt", help="Python interpreter that has nvidia-modelopt")
-    parser.add_argument("--aimet", help="Python interpreter that has aimet-onnx")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     for name in arguments.networks.split(","):
@@ -181,7 +174,6 @@ def keep(network: Network, rows: list[Row], failed: dict[str, str], path: Path |
     for measured in rows:
         records[network.name, measured.name] = {"model": network.name, **asdict(measured)}
     facts = {**old["facts"], **machine()}
-    facts["samples"] = {**facts.get("samples", {}), network.name: len(network.samples)}
     broken = {**facts.get("did not run", {})}
     broken |= {f"{network.name}: {name}": why for name, why in failed.items()}
     facts["did not run"] = {k: v for k, v in broken.items() if tuple(k.split(": ")) not in records}

@@ -53,7 +53,7 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "optimization, latency is the ratio to float32 in it, seconds are CPU time. Schemes for "
         "other processors and fewer bits run as written, without latency.",
         ("model", "name", "metric", "drop", "standard_error", "agreement", "latency_ratio",
-         "megabytes", "integer_convs", "convs", "seconds", "calibration"),
+         "megabytes", "integer_convs", "convs", "seconds", "calibration", "samples"),
     ),
     "tflite_reader": (
         "TFLite files read",

@@ -16,7 +16,7 @@ from edgec.export.plan import Job
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.mixed.choice import Precision, executable_precisions
 from edgec.export.quantize.recipes.apply import Budget, Notes, quantize_by, transform
-from edgec.export.quantize.recipes.choose import choose_recipe, with_options
+from edgec.export.quantize.recipes.choose import choose_recipe, scheme_for, with_options
 from edgec.export.quantize.recipes.recipe import Recipe
 from edgec.export.quantize.scheme import QuantScheme, get_scheme
 from edgec.export.rewrite import numerics
@@ -131,4 +131,5 @@ def choose_quantization(job: Job, captured: Captured, master: ir.Model) -> Quant
         name: (getattr(job.options, name), job.resolved.origin[name])
         for name in ("calib_method", "bias_correction", "keep_float")
     }
-    return Quantization(job, with_options(recipe, explicit), chosen, scheme)
+    recipe = with_options(recipe, explicit)
+    return Quantization(job, recipe, chosen, scheme_for(recipe, scheme))

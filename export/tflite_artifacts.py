@@ -104,6 +104,7 @@ def _artifacts(
             flavour=flavour_for(scheme_for(source.job).name, source.job.target.runtime.name),
             table=_table(source.job),
             metadata=_metadata(source),
+            offline=source.job.target.runtime.name == "tflm",
         )
         artifact = _artifact(precision, file)
         found.append((_judged_float(artifact, file, source), file.content))
@@ -253,6 +254,7 @@ def _integer(
         flavour=flavour_for(scheme.name, source.job.target.runtime.name),
         table=_table(source.job),
         metadata=_metadata(source),
+        offline=source.job.target.runtime.name == "tflm",
     )
     artifact = _artifact("int8", file, f"int8 ({scheme.name})")
     runners = _runners(file)

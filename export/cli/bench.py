@@ -12,6 +12,11 @@ from edgec.export.cli.output import Json, Quiet, print_json, print_table
 from edgec.export.cli.stored import Store, keep, show_stored
 from edgec.export.errors import UsageError
 
+MOST_DETAILED = 2
+"""Artifacts of which the slowest layers are printed; the record has them all."""
+SLOW = 1.15
+"""Drift of the samples from which the machine is said to have slowed down."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb to `app`."""
@@ -27,7 +32,8 @@ def bench(
     device: Annotated[
         str,
         typer.Option(
-            "--device", help="local, ssh://USER@HOST:PORT (folder optional), or qemu:BOARD."
+            "--device",
+            help="local, ssh://USER@HOST:PORT (folder optional), serial:///dev/TTY, or qemu:BOARD.",
         ),
     ] = "local",
     artifact: Annotated[
@@ -87,6 +93,10 @@ def bench(
     elsewhere = [r["artifact"] for r in record["results"] if r["made_for_elsewhere"]]
     if elsewhere:
         print(f"{', '.join(elsewhere)}: quantized for other hardware: times mean little")
+    slowed = [r for r in record["results"] if r["latency"].get("drift", 1.0) > SLOW]
+    if slowed:
+        worst = max(r["latency"]["drift"] for r in slowed)
+        print(f"the machine slowed down by {worst:.2f}x meanwhile: heat, or other work on it")
     base = record["results"][0]["latency"]["median_ms"]
     print_table(
         ("artifact", "min ms", "median ms", "p90 ms", "vs first", "max |Δ| to golden"),
@@ -141,6 +151,8 @@ def _conditions(record: dict[str, Any]) -> str:
     if record["runtime"] == "tensorrt":
         mode = machine["power_mode"] or "power mode unknown"
         return f"TensorRT {machine['tensorrt']} on {machine['device'] or 'this machine'}, {mode}"
+    if record["runtime"] == "edgec-c":
+        return f"C firmware {machine['model']} ({machine['device']}) on {record['device']}"
     return (
         f"onnxruntime {machine['onnxruntime']} on {machine['cpu'] or machine['machine']}, "
         f"{record['threads']} thread(s), load {machine['load_1min']}"
@@ -148,8 +160,9 @@ def _conditions(record: dict[str, Any]) -> str:
 
 
 def _slowest(record: dict[str, Any]) -> None:
-    """The five slowest layers of each engine, in the user's module names."""
-    for result in record["results"]:
+    """The five slowest layers of each artifact, where few were measured, in module names."""
+    results = record["results"] if len(record["results"]) <= MOST_DETAILED else []
+    for result in results:
         layers = result.get("layers") or []
         if layers:
             print(f"{result['artifact']}: slowest of {len(layers)} kernels")

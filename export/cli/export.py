@@ -65,8 +65,8 @@ def export(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Quantization recipe: auto, plain, default, equalized, qhyvit, smooth, rounding, "
-            "or a .toml file. [default: the network family's, else auto]"
+            help="Quantization recipe: auto, plain, default, equalized, wide, qhyvit, smooth, "
+            "rounding, or a .toml file. [default: the network family's, else auto]"
         ),
     ] = None,
     calib_method: Annotated[

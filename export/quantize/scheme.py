@@ -220,6 +220,10 @@ ORT_X86 = QuantScheme(
     bounds=_BOUNDS,
 )
 
+# The same with all eight bits of the weights: products of two unsigned integers do not saturate,
+# but their kernels are slower.
+ORT_X86_U8 = replace(ORT_X86, name="ort-x86-u8", weight="uint8", pair_safe=False)
+
 # For machines known to have AVX512-VNNI or AVX-VNNI, whose products are exact.
 ORT_X86_VNNI = replace(ORT_X86, name="ort-x86-vnni", pair_safe=False)
 
@@ -306,7 +310,7 @@ def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
 
 
 SCHEMES: Mapping[str, QuantScheme] = {
-    s.name: s for s in (ORT_X86, ORT_X86_VNNI, ORT_ARM, TENSORRT, TFLITE, TFLITE_FULL)
+    s.name: s for s in (ORT_X86, ORT_X86_U8, ORT_X86_VNNI, ORT_ARM, TENSORRT, TFLITE, TFLITE_FULL)
 }
 
 

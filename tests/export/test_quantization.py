@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
@@ -44,7 +45,16 @@ def mixed_step(bundle: Bundle) -> dict[str, Any]:
 def test_the_report_says_which_recipe_was_chosen_and_why(export: Any) -> None:
     made = export(precision="int8", max_drop=100.0)
     text = (made.path / "report.txt").read_text("utf-8")
-    assert "recipe auto (bias correction: 8 bits and one scale per channel" in text
+    assert "recipe auto (bias correction: 8 bits, and channels of" in text
+
+
+def test_wide_weights_keep_the_bits_that_could_saturate(export: Any) -> None:
+    made = export(precision="int8", max_drop=100.0, recipe="wide")
+    artifact = made.artifact("int8")
+    assert artifact.scheme == "int8 (ort-x86-u8)"
+    graph = ir.load(made.path / artifact.path).graph
+    weights = [v for v in graph.initializers.values() if v.shape.rank() == 4]
+    assert {v.dtype for v in weights} == {ir.DataType.UINT8}
 
 
 def test_a_budget_of_bytes_is_kept(export: Any) -> None:

@@ -144,11 +144,11 @@ class _Search:
         return folds
 
     def _pads(self, op: Operator) -> bool:
-        if op.options["padding"] != "SAME":
-            return False
+        """Whether windows reach out of the image."""
         sizes, _ = geometry(self._frame(op), op)
         return any(
-            (sizes[f"out_{a}"] - 1) * sizes[f"stride_{a}"]
+            sizes[f"pad_{a}"] > 0
+            or (sizes[f"out_{a}"] - 1) * sizes[f"stride_{a}"]
             + (sizes[f"k_{a}"] - 1) * sizes[f"dilation_{a}"]
             + 1
             > sizes[f"in_{a}"]

@@ -248,12 +248,7 @@ def resize_bilinear(frame: Frame, op: Operator) -> list[Call]:
         Call(
             "edgec_resize_bilinear_f32",
             {
-                "batch": x.shape[0],
-                "in_h": x.shape[1],
-                "in_w": x.shape[2],
-                "out_h": y.shape[1],
-                "out_w": y.shape[2],
-                "channels": x.shape[3],
+                **moves.image_sizes(x, y),
                 "start_h": places[0][0],
                 "start_w": places[1][0],
                 "scale_h": places[0][1],

@@ -12,6 +12,7 @@ from edgec.export.emit.c.constant_channels import without_constant_channels
 from edgec.export.emit.c.frame import Frame, bytes_of, unsupported
 from edgec.export.emit.c.fuse import NORMS, fuse
 from edgec.export.emit.c.lookup import lookup, region_from
+from edgec.export.emit.c.pads import with_folded_pads
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.model import ABSENT, Model, Operator, Subgraph
 from edgec.profiles.memory.program import Buffer, Overlap, Program, Step
@@ -68,7 +69,7 @@ def lower(model: Model, *, name: str = "model") -> Lowered:
     Raises:
         UnsupportedError: an operator, a type or a form of it that no kernel computes.
     """
-    graph = without_constant_channels(fuse(model).main)
+    graph = without_constant_channels(with_folded_pads(fuse(model).main))
     roots = _roots(graph)
     consumers: dict[int, list[int]] = {}
     for position, op in enumerate(graph.operators):

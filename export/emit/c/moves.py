@@ -319,12 +319,7 @@ def resize_bilinear(frame: Frame, op: Operator) -> list[Call]:
         Call(
             "edgec_resize_bilinear_s8",
             {
-                "batch": x.shape[0],
-                "in_h": x.shape[1],
-                "in_w": x.shape[2],
-                "out_h": y.shape[1],
-                "out_w": y.shape[2],
-                "channels": x.shape[3],
+                **image_sizes(x, y),
                 "start_h": places[0][0],
                 "start_w": places[1][0],
                 "scale_h": places[0][1],
@@ -334,6 +329,18 @@ def resize_bilinear(frame: Frame, op: Operator) -> list[Call]:
             frame.output_index,
         )
     ]
+
+
+def image_sizes(x: Tensor, y: Tensor) -> dict[str, int]:
+    """Sizes of an image and of what is made of it, with the same channels."""
+    return {
+        "batch": x.shape[0],
+        "in_h": x.shape[1],
+        "in_w": x.shape[2],
+        "out_h": y.shape[1],
+        "out_w": y.shape[2],
+        "channels": x.shape[3],
+    }
 
 
 def _interpolation(op: Operator, x: Tensor, y: Tensor, axis: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from edgec.export.emit.c.frame import (
     same_padding,
     unsupported,
 )
+from edgec.export.emit.c.pads import OPTION as PADDING
 from edgec.export.tflite.model import Operator
 from edgec.export.tflite.reference.fixed_point import (
     Integers,
@@ -43,9 +44,10 @@ def geometry(frame: Frame, op: Operator) -> tuple[dict[str, int], overlap.Window
     _, out_h, out_w, out_c = y.shape
     stride = (op.options["stride_h"], op.options["stride_w"])
     dilation = (op.options["dilation_h_factor"], op.options["dilation_w_factor"])
-    same = op.options["padding"] == "SAME"
-    pad_h = same_padding(in_h, out_h, k_h, stride[0], dilation[0]) if same else 0
-    pad_w = same_padding(in_w, out_w, k_w, stride[1], dilation[1]) if same else 0
+    pad_h, pad_w = op.options.get(PADDING, (0, 0))
+    if op.options["padding"] == "SAME":
+        pad_h = same_padding(in_h, out_h, k_h, stride[0], dilation[0])
+        pad_w = same_padding(in_w, out_w, k_w, stride[1], dilation[1])
     window = overlap.Window(
         (in_h, in_w),
         (out_h, out_w),

@@ -30,6 +30,8 @@ from edgec.profiles.memory.plan import Plan
 
 HEADERS = ("edgec_kernels.h", "edgec_fixed_point.h", "edgec_dot_s8.h", "edgec_rows_s8.h")
 FLOAT_HEADERS = ("edgec_kernels_f32.h",)
+FIRMWARE = "mlperf_tiny/firmware.c"
+"""Serial protocol around a network with one input and one output."""
 TOLERANCE = 1e-4
 """Difference of floats, relative to the largest of an output, that the order of sums explains."""
 
@@ -168,6 +170,7 @@ def write_sources(
         "on_floats": any(on_floats(call.kernel) for call in lowered.calls),
         "float_outputs": any(port.type == "float" for port in outputs),
         "tolerance": float_literal(TOLERANCE),
+        "one_to_one": len(inputs) == len(outputs) == 1,
         "quantized": any(port.type != "float" for port in (*inputs, *outputs)),
     }
     names = {
@@ -179,6 +182,8 @@ def write_sources(
         "CMakeLists.txt": "CMakeLists.txt.j2",
         "README.md": "README.md.j2",
     }
+    if facts["one_to_one"]:
+        names[FIRMWARE] = "mlperf_tiny.c.j2"
     files = {path: environment.get_template(name).render(facts) for path, name in names.items()}
     folder = resources.files("edgec.runtime").joinpath("kernels")
     headers: tuple[str, ...] = HEADERS if facts["on_integers"] else ()

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from edgec.export.quantize.recipes.features import GraphFeatures, graph_features
 from edgec.export.quantize.recipes.recipe import Recipe, get_recipe
-from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.quantize.scheme import ORT_X86, ORT_X86_U8, QuantScheme
 
 AUTO = "auto"
 SPREAD = 2.0
@@ -41,7 +41,6 @@ def choose_recipe(
 
     Raises:
         UsageError, InputError: as `get_recipe`.
-        UnsupportedError: shapes of the graph are not static.
     """
     if asked is not None and asked != AUTO:
         return get_recipe(asked), "asked for"
@@ -68,23 +67,25 @@ def automatic_recipe(features: GraphFeatures, scheme: QuantScheme) -> tuple[Reci
             f"channels of {features.worst} weights differ up to {features.worst_spread:.0f}x and "
             "share one scale"
         )
-    if _few_bits(scheme) or not scheme.per_channel:
-        what = "one scale per tensor" if not _few_bits(scheme) else "few bits"
+    # at eight bits learned rounding gained nothing on the networks measured
+    if _few_bits(scheme):
         iterations = affordable_iterations(features.macs)
         if iterations:
             recipe = replace(recipe, rounding="flexround", iterations=iterations)
             steps.append("flexround")
-            reasons.append(f"{what}: rounding decides")
+            reasons.append("fewer than 8 bits: rounding decides")
         else:
-            reasons.append(f"{what}, but learned rounding takes over {SECONDS:.0f} s")
+            reasons.append(f"fewer than 8 bits, but learned rounding may take over {SECONDS:.0f} s")
     steps.append("bias correction")
     if not reasons:
-        reasons.append(f"8 bits and one scale per channel of {features.layers} layers suffice")
+        reasons.append(f"8 bits, and channels of {features.layers} layers fit their scales")
     return recipe, f"{' + '.join(steps)}: {'; '.join(reasons)}"
 
 
-def affordable_iterations(macs: int) -> int:
-    """Training steps per block that `SECONDS` allow; 0 if too few to be worth it."""
+def affordable_iterations(macs: int | None) -> int:
+    """Training steps per block that `SECONDS` allow; 0 if too few to be worth it, or unknown."""
+    if macs is None:
+        return 0
     least, most = ITERATIONS
     possible = int(SECONDS * MACS_PER_SECOND / max(macs * BATCH, 1))
     return min(possible, most) if possible >= least else 0
@@ -100,6 +101,11 @@ def family_recipes() -> dict[str, str]:
     text = resources.files(__package__).joinpath("recipes.toml").read_text("utf-8")
     families: dict[str, str] = tomllib.loads(text).get("families", {})
     return families
+
+
+def scheme_for(recipe: Recipe, scheme: QuantScheme) -> QuantScheme:
+    """The scheme of a target as the recipe wants it."""
+    return ORT_X86_U8 if recipe.wide_weights and scheme == ORT_X86 else scheme
 
 
 def with_options(recipe: Recipe, options: Mapping[str, tuple[Any, str]]) -> Recipe:

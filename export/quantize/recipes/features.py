@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
+from edgec.export.errors import UnsupportedError
 from edgec.export.quantize.graph import constant_of
 from edgec.export.quantize.weights import per_channel
 from edgec.export.rewrite.graph import is_op, shape_of
@@ -21,7 +22,7 @@ class GraphFeatures:
 
     Attributes:
         parameters: weights of the linear operators.
-        macs: of one run.
+        macs: of one run; None where a shape is unknown.
         layers: linear operators with constant weights.
         depthwise: convolutions among them with one filter per channel.
         products: matrix products of two activations: attention.
@@ -33,7 +34,7 @@ class GraphFeatures:
     """
 
     parameters: int
-    macs: int
+    macs: int | None
     layers: int
     depthwise: int
     products: int
@@ -44,18 +45,14 @@ class GraphFeatures:
 
 
 def graph_features(model: ir.Model) -> GraphFeatures:
-    """Read the features of a float graph with static shapes.
-
-    Raises:
-        UnsupportedError: a convolution or matrix product has an unknown or symbolic shape.
-    """
+    """Read the features of a float graph."""
     layers = [found for node in model.graph if (found := match_linear(node)) is not None]
     depthwise = [layer for layer in layers if _is_depthwise(layer)]
     spreads = [(_spread(layer), layer) for layer in layers]
     worst, of = max(spreads, key=lambda pair: pair[0], default=(1.0, None))
     return GraphFeatures(
         parameters=sum(layer.weight.size for layer in layers),
-        macs=count_graph_macs(model).total,
+        macs=_macs(model),
         layers=len(layers),
         depthwise=len(depthwise),
         products=sum(_is_product(node) for node in model.graph),
@@ -64,6 +61,13 @@ def graph_features(model: ir.Model) -> GraphFeatures:
         worst_spread=worst,
         worst="depthwise" if of is not None and _is_depthwise(of) else "dense",
     )
+
+
+def _macs(model: ir.Model) -> int | None:
+    try:
+        return count_graph_macs(model).total
+    except UnsupportedError:
+        return None
 
 
 def _is_depthwise(layer: Linear) -> bool:

@@ -30,6 +30,8 @@ class Recipe:
         rounding: how weights are rounded.
         iterations: training steps per block of learned rounding; 0 for its own default.
         bias_correction: correct biases for the mean error of the weights.
+        wide_weights: on x86 without VNNI, keep all eight bits of the weights by slower kernels
+            instead of the seven that cannot saturate; nothing elsewhere.
         keep_float: module paths, nodes or operator types left in float.
     """
 
@@ -41,6 +43,7 @@ class Recipe:
     rounding: Rounding = "nearest"
     iterations: int = 0
     bias_correction: bool = True
+    wide_weights: bool = False
     keep_float: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -69,8 +72,9 @@ class Recipe:
             values[key] = tuple(items)
         for item in values["transforms"]:
             _one_of({"transforms": item}, "transforms", get_args(Transform))
-        if not isinstance(values.get("bias_correction", True), bool):
-            raise ValueError("bias_correction is true or false")
+        for key in ("bias_correction", "wide_weights"):
+            if not isinstance(values.get(key, True), bool):
+                raise ValueError(f"{key} is true or false")
         iterations = values.get("iterations", 0)
         if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
             raise ValueError("iterations is a whole number, 0 or more")

@@ -364,6 +364,38 @@ CASES: dict[str, Model] = {
 }
 
 
+PADDED = {
+    f"{code} after a pad": Model(
+        [
+            Subgraph(
+                [
+                    act("x", 1, 6, 7, 4),
+                    ints("amounts", 0, 0, 1, 2, 0, 1, 0, 0, shape=(4, 2)),
+                    act("p", 1, 9, 8, 4),
+                    channels("w", *shape, axis=axis),
+                    bias(4),
+                    act("y", 1, 4, 3, 4, scale=0.08, zero=3),
+                ],
+                [0],
+                [5],
+                [
+                    Operator("PAD", [0, 1], [2]),
+                    Operator(
+                        code,
+                        [2, 3, 4],
+                        [5],
+                        {"padding": "VALID", "stride_w": 2, "stride_h": 2},
+                    ),
+                ],
+            )
+        ]
+    )
+    for code, shape, axis in (
+        ("CONV_2D", (4, 3, 3, 4), 0),
+        ("DEPTHWISE_CONV_2D", (1, 3, 3, 4), 3),
+    )
+}
+CASES |= PADDED
 # exponents that the fast requantization does not take
 CASES["conv of large scales"].main.tensors[3].quantization = Quantization.per_tensor(2e-5, 3)
 
@@ -371,6 +403,17 @@ CASES["conv of large scales"].main.tensors[3].quantization = Quantization.per_te
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_compute_what_the_reference_does(case: str, self_test: Callable[..., str]) -> None:
     assert self_test(CASES[case]) == AGREE
+
+
+@pytest.mark.parametrize("case", PADDED)
+def test_no_padded_copy_exists(case: str) -> None:
+    model = PADDED[case]
+    (call,) = lower(model).calls
+    assert (call.parameters["pad_h"], call.parameters["pad_w"]) == (1, 0)
+    # nor is it left out where another operator reads it
+    model.main.outputs.append(2)
+    assert len(lower(model).calls) == 2
+    model.main.outputs.pop()
 
 
 @pytest.mark.parametrize("depthwise", [False, True])

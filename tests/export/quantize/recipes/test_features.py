@@ -40,6 +40,15 @@ def test_the_spread_of_channels_is_that_of_the_weights(build, node, dense, deep,
     assert found.spread == (dense + deep) / 2
 
 
+def test_unknown_shapes_leave_the_macs_unknown(build, node) -> None:
+    constants = {"w": np.ones((4, 3, 1, 1), np.float32)}
+    model = build(
+        [node("Conv", ["x", "w"], ["y"])], {"x": [1, 3, 8, "width"]}, {"y": [1, 4, 8, "width"]},
+        constants,
+    )  # fmt: skip
+    assert graph_features(model).macs is None
+
+
 def test_a_graph_without_layers_has_no_spread(build, node) -> None:
     found = graph_features(build([node("Relu", ["x"], ["y"])], {"x": [1, 3]}, {"y": [1, 3]}, {}))
     assert (found.layers, found.spread, found.worst_spread) == (0, 1.0, 1.0)

@@ -14,11 +14,12 @@ from edgec.export.quantize.recipes.choose import (
     automatic_recipe,
     choose_recipe,
     family_recipes,
+    scheme_for,
     with_options,
 )
 from edgec.export.quantize.recipes.features import GraphFeatures
 from edgec.export.quantize.recipes.recipe import Recipe, builtin_recipes, get_recipe
-from edgec.export.quantize.scheme import ORT_X86
+from edgec.export.quantize.scheme import ORT_ARM, ORT_X86, ORT_X86_U8
 from edgec.models import get_spec, list_models
 
 
@@ -55,6 +56,7 @@ def test_a_file_is_a_recipe(tmp_path: Path) -> None:
         ("search = 'all'", "search is 'all'"),
         ("rounding = 4", "rounding is 4"),
         ("bias_correction = 'no'", "true or false"),
+        ("wide_weights = 1", "true or false"),
         ("steps = 3", "unknown field 'steps'"),
         ("iterations = -1", "whole number"),
         ("iterations = true", "whole number"),
@@ -81,7 +83,14 @@ def test_the_choice_and_its_origin(hybrid) -> None:
     assert choose_recipe("plain", "emov2", ORT_X86, hybrid) == (get_recipe("plain"), "asked for")
     recipe, origin = choose_recipe(None, None, ORT_X86, hybrid)
     assert recipe == replace(Recipe("auto"), title=recipe.title)
-    assert origin.startswith("bias correction: 8 bits and one scale per channel of 6 layers")
+    assert origin.startswith("bias correction: 8 bits, and channels of 6 layers")
+
+
+def test_wide_weights_are_a_matter_of_x86() -> None:
+    wide = get_recipe("wide")
+    assert scheme_for(wide, ORT_X86) == ORT_X86_U8
+    assert scheme_for(wide, ORT_ARM) == ORT_ARM
+    assert scheme_for(get_recipe("default"), ORT_X86) == ORT_X86
 
 
 def test_what_was_measured_on_a_family_holds_for_its_grids_only(hybrid) -> None:
@@ -107,7 +116,7 @@ SPREAD = GraphFeatures(
 def test_the_automatic_recipe_says_what_it_saw() -> None:
     coarse = replace(ORT_X86, per_channel=False)
     recipe, why = automatic_recipe(SPREAD, coarse)
-    assert (recipe.transforms, recipe.rounding) == (("equalize",), "flexround")
+    assert (recipe.transforms, recipe.rounding) == (("equalize",), "nearest")
     assert "channels of depthwise weights differ up to 41x" in why
     even, _ = automatic_recipe(replace(SPREAD, spread=1.2), coarse)
     assert even.transforms == ()
@@ -122,9 +131,11 @@ def test_few_bits_learn_their_rounding_as_long_as_time_allows(bits: tuple[int, i
     assert (small.rounding, small.iterations) == ("flexround", ITERATIONS[1])
     medium, _ = automatic_recipe(SPREAD, few)
     assert ITERATIONS[0] <= medium.iterations < ITERATIONS[1]
+    unknown, _ = automatic_recipe(replace(SPREAD, macs=None), few)
+    assert unknown.rounding == "nearest"
     large, why = automatic_recipe(replace(SPREAD, macs=10**12), few)
     assert large.rounding == "nearest"
-    assert "learned rounding takes over" in why
+    assert "learned rounding may take over" in why
 
 
 def test_explicit_options_take_precedence_and_defaults_do_not() -> None:
