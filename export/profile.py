@@ -72,6 +72,12 @@ def _with_shapes(graph: ir.Model) -> ir.Model:
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
 
 
+def profiled_artifact(model: str, name: str | None) -> str | None:
+    """Path of the artifact that `static_profile` takes from a bundle; None for anything else."""
+    path = Path(model)
+    return _artifact(Bundle.open(path), name).path if path.is_dir() else None
+
+
 def _artifact(bundle: Bundle, name: str | None) -> Artifact:
     if name is not None:
         return bundle.artifact(name)
@@ -163,11 +169,11 @@ def read_anchors(path: Path, stored: str, target: Target, reporter: Reporter) ->
     )
 
 
-def measured_by_module(path: Path) -> tuple[str, dict[str, float]]:
+def measured_by_module(path: Path, artifact: str | None = None) -> tuple[str, dict[str, float]]:
     """What a record measured for each module: unit and sums.
 
-    Reads the records of ``edgec bench``: the first result that has ``layers``, each with ``module``
-    and ``ms`` (or ``instructions``).
+    Reads the records of ``edgec bench``: the result of `artifact` where there is one, else the
+    first that has ``layers``, each with ``module`` and ``ms`` (or ``instructions``).
 
     Raises:
         InputError: no record, or none with times by layer (EC733).
@@ -175,9 +181,11 @@ def measured_by_module(path: Path) -> tuple[str, dict[str, float]]:
     try:
         record = json.loads(path.read_text("utf-8"))
         results = [record, *record.get("results", [])]
-        layers = next((r["layers"] for r in results if r.get("layers")), None)
-        if layers is None:
+        tables = [r for r in results if r.get("layers")]
+        if not tables:
             raise ValueError("no result has a table of layers")
+        same = [r for r in tables if r.get("artifact") == artifact]
+        layers = (same or tables)[0]["layers"]
         unit = "ms" if "ms" in layers[0] else "instructions"
         sums: dict[str, float] = {}
         for layer in layers:

@@ -61,6 +61,7 @@ def profile(
     from edgec.export.profile import (
         measured_by_module,
         need_target,
+        profiled_artifact,
         read_anchors,
         side_by_side,
         static_profile,
@@ -92,7 +93,7 @@ def profile(
         atomic_write(svg, waterline_svg(facts, line).encode())
     comparison = None
     if measured is not None:
-        unit, sums = measured_by_module(measured)
+        unit, sums = measured_by_module(measured, profiled_artifact(model, artifact))
         rows = side_by_side(facts, prediction.layer_ms if prediction else (), sums)
         comparison = {"unit": unit, "modules": rows}
     if json:

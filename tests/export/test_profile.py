@@ -75,12 +75,17 @@ def test_predicted_and_measured_meet_at_the_measured_module(tmp_path: Path) -> N
         Layer("c", "Conv", "1x1", "stage.0.v", macs=30),
         Layer("d", "Gemm", "linear", "head", macs=5),
     )
-    record = {"results": [{}, {"layers": [
-        {"module": "stage.0", "ms": 2.0}, {"module": "stage.0", "ms": 1.0},
-        {"module": "stem", "ms": 0.5}, {"module": None, "ms": 0.25}]}]}  # fmt: skip
+    mine = [("stage.0", 2.0), ("stage.0", 1.0), ("stem", 0.5), (None, 0.25)]
+    results = [
+        {"artifact": "other", "layers": [{"module": "x", "ms": 9}]},
+        {"artifact": "whole", "latency": {}},
+        {"artifact": "mine", "layers": [{"module": m, "ms": ms} for m, ms in mine]},
+    ]
+    record = {"results": results}
     path = tmp_path / "record.json"
     path.write_text(json.dumps(record))
-    unit, measured = measured_by_module(path)
+    assert measured_by_module(path, "whole") == ("ms", {"x": 9.0})
+    unit, measured = measured_by_module(path, "mine")
     assert (unit, measured) == ("ms", {"stage.0": 3.0, "stem": 0.5, "": 0.25})
     profile = StaticProfile("net", layers, 0, "", "fp32")
     rows = {r["module"]: r for r in side_by_side(profile, (0.1, 0.2, 0.3, 0.4), measured)}
