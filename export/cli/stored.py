@@ -35,9 +35,9 @@ def show_stored(store: str | None, *, as_json: bool, as_csv: bool) -> None:
         InputError: EC711, EC712, no results file there.
     """
     from edgec.runtime.results.store import Store as Results
-    from edgec.runtime.results.store import chosen_path, default_path
+    from edgec.runtime.results.store import stored_path
 
-    path = chosen_path(store) or default_path()
+    path = stored_path(store)
     with Results.open(path, create=False) as results:
         entries = results.entries()
     if as_json:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgec.export.errors import InputError, UsageError
 from edgec.runtime.results.figures import summarize
-from edgec.runtime.results.store import Store, chosen_path, default_path
+from edgec.runtime.results.store import Store, stored_path
 
 REPORT = "report.json"
 
@@ -23,7 +23,7 @@ def find_record(text: str, store: str | None) -> dict[str, Any]:
     """
     path = Path(text)
     if text.isdecimal() and not path.exists():
-        with Store.open(chosen_path(store) or default_path(), create=False) as opened:
+        with Store.open(stored_path(store), create=False) as opened:
             return opened.record(int(text))
     file = path / REPORT if path.is_dir() else path
     try:

@@ -91,6 +91,23 @@ def chosen_path(option: str | None) -> Path | None:
     return Path(wanted) if wanted else default_path()
 
 
+def stored_path(option: str | None) -> Path:
+    """The file to read from, chosen as `chosen_path` does.
+
+    Raises:
+        InputError: EC712, storing is switched off.
+    """
+    path = chosen_path(option)
+    if path is None:
+        raise InputError(
+            "EC712",
+            "nothing is stored",
+            why=f"--store or {VARIABLE} is {OFF!r}",
+            fix="name a file with --store",
+        )
+    return path
+
+
 def remember(option: str | None, record: Mapping[str, Any], warn: Callable[[str], None]) -> None:
     """Store `record`; where that fails the result itself is not lost, so it is a warning."""
     path = chosen_path(option)

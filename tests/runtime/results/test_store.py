@@ -15,7 +15,7 @@ import pytest
 
 from edgec.export.errors import InputError, MissingToolError, UsageError
 from edgec.runtime.results import store as module
-from edgec.runtime.results.store import Store, chosen_path, default_path, remember
+from edgec.runtime.results.store import Store, chosen_path, default_path, remember, stored_path
 
 Record = dict[str, Any]
 ADD = """
@@ -181,3 +181,5 @@ def test_where_results_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert chosen_path("mine") == Path("mine")
     monkeypatch.setenv(module.VARIABLE, "none")
     assert chosen_path(None) is None
+    with pytest.raises(InputError, match="EC712"):
+        stored_path(None)
