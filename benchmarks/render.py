@@ -102,6 +102,12 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("title", "macs", "arena", "lower_bound", "proved", "flash", "stack", "instructions",
          "agreed", "tflm"),
     ),
+    "mcu_accuracy": (
+        "Embedded C on CIFAR-10",
+        "The C of networks trained on CIFAR-10, compiled for the host, on images that they were "
+        "not trained on; an image differs when any output byte is not the integer reference's.",
+        ("network", "images", "top1", "images_that_differ", "arena", "constants", "macs"),
+    ),
     "latency": (
         "Predicted latency",
         "Cross-validation of the constants that ship with edgec, on published measurements. Folds "
