@@ -227,6 +227,11 @@ def artifact_text(checks: dict[str, Any]) -> str:
         inside = sum(kind["integer"] for kind in weighted)
         outside = sum(kind["float"] for kind in weighted)
         parts.append(f"{inside} of {inside + outside} weighted operators on integer kernels")
+    floats = checks.get("float_operators")
+    if floats:
+        most = sorted(floats.items(), key=lambda item: (-item[1], item[0]))[:3]
+        named = ", ".join(f"{count} {code}" for code, count in most)
+        parts.append(f"{sum(floats.values())} operators stay in float ({named})")
     if "arena_bytes" in checks:
         proof = "proved optimal" if checks["arena_proved"] else "not proved optimal"
         parts.append(f"arena {mib(checks['arena_bytes'])} ({proof})")

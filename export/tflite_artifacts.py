@@ -147,6 +147,7 @@ def _artifact(precision: str, file: TfliteFile, scheme: str | None = None) -> Ar
             "transposes": operators.get("TRANSPOSE", 0),
             "reshapes": operators.get("RESHAPE", 0),
             "requantizations": file.lowered.requantizations,
+            **({"float_operators": file.lowered.float_operators()} if precision == "int8" else {}),
         },
     )
 

@@ -50,9 +50,27 @@ def test_artifacts_and_their_checks(bundle: Path) -> None:
     assert max(found["fp32"].checks["relative"].values()) < 1e-5
     assert found["int8"].checks["vs_qdq"]["xnnpack"]["max_steps"] <= 2
     assert found["int8"].scheme == "int8 (tflite)"
+    assert found["int8"].checks["float_operators"] == {}
     entry = json.loads(load(bundle / "tflite/model_int8.tflite").metadata["edgec"])
     assert entry["preprocess"]["resize"] == "stretch"
     assert entry["producer"].startswith("edgec ")
+
+
+def test_what_stays_in_float_is_named(tmp_path: Path) -> None:
+    bundle = edgec.compile(
+        "edgenext_cifar10",
+        target="raspberry-pi-5",
+        precision="int8",
+        calib="random",
+        calib_limit=8,
+        formats="tflite",
+        out=str(tmp_path / "bundle"),
+    )
+    artifact = next(a for a in bundle.manifest.artifacts if a.path.endswith("model_int8.tflite"))
+    floats = artifact.checks["float_operators"]
+    assert floats["GELU"] == 9
+    assert not {"CONV_2D", "FULLY_CONNECTED", "DEQUANTIZE"} & set(floats)
+    assert "operators stay in float" in (bundle.path / "report.txt").read_text("utf-8")
 
 
 def test_equal_exports_give_equal_files(

@@ -37,6 +37,17 @@ class Lowered:
     operators: dict[str, int]
     requantizations: int
 
+    def float_operators(self) -> dict[str, int]:
+        """Number of operators that compute in float, by code: what keeps a quantized network from
+        integer kernels, together with the conversions around it."""
+        graph = self.model.main
+        codes = [
+            op.code
+            for op in graph.operators
+            if op.code != "DEQUANTIZE" and graph.tensors[op.outputs[0]].dtype == "FLOAT32"
+        ]
+        return {code: codes.count(code) for code in sorted(set(codes))}
+
 
 def lower(graph: ir.Model, flavour: Flavour = LITERT) -> Lowered:
     """Lower a float or Q/DQ graph.
