@@ -63,7 +63,7 @@ def variants(network: Network, recipes: list[str], arguments: argparse.Namespace
     for title, scheme in SCHEMES.items():
         for name in recipes:
             chosen = known[name] if name in known else choose_recipe(name, None, scheme, model)[0]
-            label = f"edgec {title}, {name}"
+            label = f"edgec {title}, {Path(name).stem}"
             found.append(by_recipe(label, model, chosen, scheme, emulated=title in EMULATED))
     for method in ("minmax", "percentile", "entropy"):
         found.append(onnxruntime_static(f"onnxruntime {method}", model, method))
