@@ -102,7 +102,24 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("title", "macs", "arena", "lower_bound", "proved", "flash", "stack", "instructions",
          "agreed", "tflm"),
     ),
+    "mcu_accuracy": (
+        "Embedded C on CIFAR-10",
+        "The C of networks trained on CIFAR-10, compiled for the host, on images that they were "
+        "not trained on; an image differs when any output byte is not the integer reference's.",
+        ("network", "images", "top1", "images_that_differ", "arena", "constants", "macs"),
+    ),
+    "latency": (
+        "Predicted latency",
+        "Cross-validation of the constants that ship with edgec, on published measurements. Folds "
+        "keep networks of one name and boards of one chip together; figures in percent of single "
+        "measurements, τ by board.",
+        ("set", "test", "n", "within_10", "within_20", "median_error", "kendall_tau",
+         "coverage_80"),
+    ),
 }  # fmt: skip
+
+SCRIPTS = {"latency": "latency/validate"}
+"""Scripts that are not named like their results."""
 
 
 def render() -> str:
@@ -124,7 +141,7 @@ def render() -> str:
         environment = ", ".join(f"{k} {_cell(v)}" for k, v in facts.items())
         parts += [
             f"## {title}",
-            f"`benchmarks/{name}.py` ({environment})",
+            f"`benchmarks/{SCRIPTS.get(name, name)}.py` ({environment})",
             text,
             "\n".join(
                 [

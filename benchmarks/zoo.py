@@ -8,7 +8,8 @@ the artifact (with the signal-to-noise ratio of the latter), CPU seconds and pea
 export`, which runs as a process of its own. The first target of a network starts from
 nothing; the others find the captured graph in the cache, as they do for a user. Weights are random
 where no checkpoint ships (zero biases and unit scales would hide errors). Rows already in the file
-are kept, so that a run can be stopped and goes on; small networks come first.
+are kept, so that a run can be stopped and goes on (--again measures those of --models anew); small
+networks come first.
 """
 
 from __future__ import annotations
@@ -116,11 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Export every registered network.")
     parser.add_argument("--models", nargs="*", default=list_models())
     parser.add_argument("--json", type=Path, default=Path("zoo.json"))
-    parser.add_argument("--again", action="store_true", help="measure rows that the file has")
+    parser.add_argument("--again", action="store_true", help="measure those anew that the file has")
     options = parser.parse_args(argv)
     records: list[dict[str, Any]] = []
-    if options.json.is_file() and not options.again:
+    if options.json.is_file():
         records = json.loads(options.json.read_text("utf-8"))["records"]
+    if options.again:
+        records = [record for record in records if record["model"] not in options.models]
     done = {record["model"] for record in records}
     environment = {
         "python": platform.python_version(),

@@ -8,7 +8,7 @@ function of inputs, options and versions: the same ones give the same bytes.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgec.runtime.inference import Result
 
 SCHEMA = "edgec.bundle/1"
-RUNNABLE = ("onnx", "tflite")
+RUNNABLE = ("onnx", "tflite", "c")
 """Formats of artifacts that can be run on this machine (`edgec.runtime.runners`)."""
 
 Status = Literal["built", "bundle", "skipped"]
@@ -167,19 +167,17 @@ class Bundle:
 
         Args:
             name: its path, file name or precision (``"int8"``, of several formats the ONNX one);
-                by default the fp32 master.
+                by default the master: fp32, or int8 of a network that came quantized.
 
         Raises:
             UsageError: there is no such artifact.
         """
-        runnable = [
+        runnable = [  # the master is the first
             a for a in self.manifest.artifacts if a.format in RUNNABLE and a.status == "built"
         ]
         for artifact in runnable:
             stem = PurePosixPath(artifact.path).name
-            if name in (artifact.path, stem, artifact.precision) or (
-                name is None and artifact.precision == "fp32"
-            ):
+            if name in (None, artifact.path, stem, artifact.precision):
                 return artifact
         raise UsageError(
             "EC205",
@@ -191,10 +189,17 @@ class Bundle:
     def file(self, artifact: Artifact) -> Path:
         """Path of an artifact, after its hash was compared with the manifest's.
 
+        The C artifact is a folder, whose files are compared.
+
         Raises:
             InputError: missing, or changed since it was written.
         """
         path = self.path / artifact.path
+        if artifact.format == "c":
+            for name, sha256 in self.manifest.files.items():
+                if name.startswith(f"{artifact.path}/"):
+                    self.file(replace(artifact, path=name, format="file", sha256=sha256))
+            return path
         if not path.is_file():
             raise InputError(
                 "EC784",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 
+from edgec.export import as_in_file
 from edgec.export.bundle import Artifact
+from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
-from edgec.export.emit.c.source import Sources, write_sources
+from edgec.export.emit.c.source import Port, Sources, write_sources
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import C
 from edgec.export.emit.tflite.lower import emit
@@ -56,9 +59,12 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
     Raises:
         UnsupportedError: EC330 no kernel, EC390, EC391 no integer form of an operator.
         BudgetError: EC550, the target's memories are too small.
+        InternalError: EC151, the plan does not compute what the integer reference does.
     """
+    integers = source.job.quantized or source.quantization is not None
+    precision = "int8" if integers else "fp32"
     try:
-        model = _integer_model(source, tick)
+        model = _float_model(source) if precision == "fp32" else _integer_model(source, tick)
         lowered = lower(model, name=source.job.name)
     except UnsupportedError as error:
         asked = not source.job.resolved.origin["formats"].startswith("target")
@@ -66,10 +72,14 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
             raise
         reporter.warn(f"no C: {error.where or 'network'}: {error.why or error.what}")
         why = f"{error.code} {error.what}: {error.where or ''}"
-        return CArtifact(Artifact(FOLDER, "c", "int8", "skipped", why=why), {})
+        return CArtifact(Artifact(FOLDER, "c", precision, "skipped", why=why), {})
     target = source.job.target
     planned = _plan(lowered, target)
-    golden = [_golden(model, feed) for feed in source.golden]
+    if precision == "fp32":
+        golden = _float_golden(source, model)
+    else:
+        golden = [_golden(model, feed) for feed in source.golden]
+        execute.check(model, lowered, planned, golden)
     ram, flash = _largest(target, "ram"), _largest(target, "flash")
     sources = write_sources(
         model,
@@ -85,25 +95,40 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
     artifact = Artifact(
         path=FOLDER,
         format="c",
-        precision="int8",
+        precision=precision,
         status="built",
-        scheme=f"int8 ({SCHEME})",
+        scheme=_scheme(source, precision),
         bytes=sources.weight_bytes,
-        checks=_checks(source, model, golden, planned, sources),
+        checks=_facts(model, planned, sources, len(golden))
+        | (_agreement(source, model, golden) if precision == "int8" else {}),
     )
     return CArtifact(artifact, sources.files)
 
 
 def _integer_model(source: Source, tick: Callable[[int, int], None]) -> Model:
+    graph = source.master if source.job.quantized else _quantized(source, tick)
+    read = normalise(read_graph(graph, C))
+    integer_ends(read)
+    return emit(read, C).model
+
+
+def _scheme(source: Source, precision: str) -> str | None:
+    if source.job.quantized:
+        return as_in_file.SCHEME
+    return f"int8 ({SCHEME})" if precision == "int8" else None
+
+
+def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
     quantization, data = source.quantization, source.data
     assert quantization is not None
     assert source.calibration is not None
     assert data is not None
     own = replace(quantization, scheme=get_scheme(SCHEME), notes=[])
-    graph = own.quantize(source.master, source.calibration, data, tick)
-    read = normalise(read_graph(graph, C))
-    integer_ends(read)
-    return emit(read, C).model
+    return own.quantize(source.master, source.calibration, data, tick)
+
+
+def _float_model(source: Source) -> Model:
+    return emit(normalise(read_graph(source.master, C)), C).model
 
 
 def _plan(lowered: Lowered, target: Target) -> Plan:
@@ -141,15 +166,27 @@ def _golden(
     return integers, reference(model, integers)
 
 
-def _checks(
-    source: Source,
-    model: Model,
-    golden: list[tuple[dict[str, Tensor], dict[str, Tensor]]],
-    planned: Plan,
-    sources: Sources,
-) -> dict[str, Any]:
-    """Sizes, and how far the integers are from the float master on the golden inputs."""
+def _float_golden(
+    source: Source, model: Model
+) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Golden inputs, channels last, and what ONNX Runtime computes."""
     master = OnnxRunner(source.built[0].data)
+
+    def stored(arrays: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+        found = {name: np.asarray(arrays[name]) for name in names}
+        return {n: a.transpose(0, 2, 3, 1) if a.ndim == 4 else a for n, a in found.items()}
+
+    return [
+        (stored(feed, input_names(model)), stored(master.run(feed), output_names(model)))
+        for feed in source.golden
+    ]
+
+
+def _agreement(
+    source: Source, model: Model, golden: list[tuple[dict[str, Tensor], dict[str, Tensor]]]
+) -> dict[str, Any]:
+    """How far the integers are from the master on the golden inputs."""
+    master = OnnxRunner(source.built[0].data, emulate=source.job.quantized)
     tensors = [model.main.tensors[i] for i in model.main.outputs]
     signal = noise = 0.0
     for feed, (_, outputs) in zip(source.golden, golden, strict=True):
@@ -160,13 +197,40 @@ def _checks(
             signal += float((wanted[name].astype(np.float64) ** 2).sum())
             noise += float(((value - wanted[name]) ** 2).sum())
     return {
+        "golden_sqnr_db": round(10 * float(np.log10(signal / noise)), 2) if noise else None,
+        "executed": "byte by byte in its arena, equal to the integer reference",
+    }
+
+
+def _facts(model: Model, planned: Plan, sources: Sources, samples: int) -> dict[str, Any]:
+    """What programs that run the artifact have to know, and what it costs."""
+
+    def described(ports: Sequence[Port], names: Sequence[str]) -> list[dict[str, Any]]:
+        found = []
+        for port, name in zip(ports, names, strict=True):
+            entry: dict[str, Any] = {
+                "name": name,
+                "identifier": port.name,
+                "shape": list(port.shape),
+                "dtype": port.dtype,
+            }
+            if port.type != "float":
+                entry |= {"scale": port.scale, "zero_point": port.zero_point}
+            found.append(entry)
+        return found
+
+    return {
         "arena_bytes": planned.peak,
         "arena_lower_bound": planned.lower_bound,
         "arena_proved": planned.proved,
         "constant_bytes": sources.weight_bytes,
         "macs": sources.macs,
         "steps": len(sources.steps),
-        "golden_samples": len(golden),
-        "golden_sqnr_db": round(10 * float(np.log10(signal / noise)), 2) if noise else None,
+        "step_names": list(sources.steps),
+        "golden_samples": samples,
         "prefix": sources.prefix,
+        "ports": {
+            "inputs": described(sources.inputs, input_names(model)),
+            "outputs": described(sources.outputs, output_names(model)),
+        },
     }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgec.export.quantize.calibrate import Calibration
+    from edgec.profiles.layers import Layer
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 """Bytes of one weight or activation."""
@@ -49,6 +50,8 @@ class Fit:
         errors, warnings: findings of these rules.
         codes: of the errors, or of what kept the graph from being built.
         measured: whether a graph was looked at.
+        latency: predicted for one thread, ``12 (9.5 to 15) ms``, or ``refused``; None where no
+            graph was looked at.
     """
 
     target: str
@@ -62,6 +65,7 @@ class Fit:
     warnings: int = 0
     codes: tuple[str, ...] = ()
     measured: bool = False
+    latency: str | None = None
 
     @property
     def needed_bytes(self) -> int:
@@ -171,6 +175,7 @@ class _Graphs:
         self._inputs = tensor_infos(self.master)[0]
         self._calibration: Calibration | None = None
         self._built: dict[tuple[str, str | None], ir.Model] = {}
+        self._layers: dict[tuple[str, str | None], tuple[Layer, ...]] = {}
 
     def get(self, precision: str, scheme: str | None) -> ir.Model:
         """The graph in one precision; int8 by the quantization scheme called `scheme`."""
@@ -178,6 +183,15 @@ class _Graphs:
         if key not in self._built:
             self._built[key] = self._build(precision, scheme)
         return self._built[key]
+
+    def layers(self, precision: str, scheme: str | None) -> tuple[Layer, ...]:
+        """The kernels of a graph, profiled once."""
+        from edgec.profiles.from_graph import graph_layers
+
+        key = (precision, scheme if precision == "int8" else None)
+        if key not in self._layers:
+            self._layers[key] = graph_layers(self.get(precision, scheme))
+        return self._layers[key]
 
     def _build(self, precision: str, scheme: str | None) -> ir.Model:
         from edgec.export.quantize.float16 import to_float16
@@ -236,7 +250,17 @@ def _fit(target: Target, precision: str, graphs: _Graphs) -> Fit:
         warnings=counts["warnings"],
         codes=tuple(dict.fromkeys(finding.code for finding in errors)),
         measured=True,
+        latency=_latency(graphs.layers(precision, target.int8_scheme), precision, target),
     )
+
+
+def _latency(layers: Sequence[Layer], precision: str, target: Target) -> str:
+    from edgec.profiles.latency.target import predict_for
+
+    found = predict_for(layers, precision, target)
+    if found.latency_ms is None or found.low_ms is None or found.high_ms is None:
+        return "refused"
+    return f"{found.latency_ms:.3g} ({found.low_ms:.3g} to {found.high_ms:.3g}) ms"
 
 
 def _initializer_bytes(graph: ir.Model) -> int:
@@ -262,7 +286,12 @@ def _key(spec: ModelSpec, target: Target) -> str:
 def _rules_hash() -> str:
     """Hash of what decides besides the sources that every key holds: tables, rules, profiles."""
     digest = hashlib.sha256()
-    folders = ("edgec.targets.operators", "edgec.export.lint", "edgec.profiles")
+    folders = (
+        "edgec.targets.operators",
+        "edgec.export.lint",
+        "edgec.profiles",
+        "edgec.profiles.latency",
+    )
     for file in _files(folders):
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -271,5 +300,5 @@ def _rules_hash() -> str:
 def _files(packages: Sequence[str]) -> Iterator[resources.abc.Traversable]:
     for package in packages:
         entries = resources.files(package).iterdir()
-        files = [e for e in entries if e.name.endswith((".py", ".toml"))]
+        files = [e for e in entries if e.name.endswith((".py", ".toml", ".json"))]
         yield from sorted(files, key=lambda entry: entry.name)

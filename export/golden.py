@@ -31,10 +31,15 @@ def golden_feeds(
     return feeds
 
 
-def write_golden(folder: Path, golden: list[Feeds], master: bytes) -> None:
-    """Write inputs and the master's outputs as ``inputs_N.npz`` and ``outputs_N.npz``."""
+def write_golden(
+    folder: Path, golden: list[Feeds], master: bytes, *, quantized: bool = False
+) -> None:
+    """Write inputs and the master's outputs as ``inputs_N.npz`` and ``outputs_N.npz``.
+
+    A `quantized` master is computed as written, not with this CPU's integer kernels.
+    """
     folder.mkdir()
-    runner = OnnxRunner(master)
+    runner = OnnxRunner(master, emulate=quantized)
     for index, feed in enumerate(golden):
         np.savez(folder / f"inputs_{index}.npz", allow_pickle=False, **feed)
         np.savez(folder / f"outputs_{index}.npz", allow_pickle=False, **runner.run(feed))

@@ -17,6 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 import edgec
+from edgec.export import as_in_file
 from edgec.export.budget import check_budgets
 from edgec.export.bundle import Artifact, Bundle, Manifest, TensorInfo
 from edgec.export.c_artifacts import CArtifact, c_artifact
@@ -28,6 +29,7 @@ from edgec.export.data import (
     load_preprocess,
 )
 from edgec.export.datasets.tensors import NO_DATA
+from edgec.export.diagnose.diagnose import export_command
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tensorrt.proxy import ask_proxy, proxy_python
 from edgec.export.emit.tensorrt.recipe import is_strongly_typed, write_build_bundle
@@ -38,7 +40,10 @@ from edgec.export.judge import Built, gate, judged
 from edgec.export.labels import read_labels, shipped_labels
 from edgec.export.lint.engine import lint, refuse_errors
 from edgec.export.options import MIXED, CalibrationMethod
+from edgec.export.page.describe import page
+from edgec.export.page.render import render
 from edgec.export.plan import Job, prepare
+from edgec.export.profile import predict_artifact
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization, choose_quantization
 from edgec.export.quantize.calibrate import Calibration, calibrate
@@ -133,7 +138,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
     golden = golden_feeds(inputs, data, options.seed)
     # float16 needs to know which values overflow, if only from two inputs
     ranges = calibration
-    if ranges is None and "fp16" in job.precisions:
+    if ranges is None and ("fp16" in job.precisions or job.quantized):
         ranges = calibrate(master, golden)
     built: list[Built] = []
     for precision in job.precisions:
@@ -158,9 +163,9 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         with reporter.stage("build tflite") as tick:
             lowered = tflite_artifacts(source, reporter, tick)
     embedded: list[CArtifact] = []
-    if "c" in (options.formats or ()) and quantization is not None:
+    if "c" in (options.formats or ()):
         with reporter.stage("build c") as tick:
-            embedded.append(c_artifact(source, reporter, tick))
+            embedded.append(c_artifact(_for_c(source, captured), reporter, tick))
     facts = graph_facts(before, master, rewriting)
     facts["capture_max_abs"] = None if difference is None else float(difference)
     artifacts = [b.artifact for b in built] + [artifact for artifact, _ in lowered]
@@ -178,7 +183,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             for name, text in c.files.items():
                 (folder / c.artifact.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / c.artifact.path / name).write_text(text, "utf-8")
-        write_golden(folder / "golden", golden, built[0].data)
+        write_golden(folder / "golden", golden, built[0].data, quantized=job.quantized)
         if "tensorrt" in (options.formats or ()):
             write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs)
             artifacts.append(_tensorrt_artifact(job, _ask_proxy(job, folder, facts, reporter)))
@@ -199,10 +204,12 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             files={},
         )
         # the manifest travels: no local paths, so equal inputs give equal bytes anywhere
-        report = make_report(manifest, facts, reporter.warnings)
+        report = make_report(manifest, facts, reporter.warnings, _predicted(job, built))
         (folder / "lint.json").write_text(dump_json(lint_record(job, built)), "utf-8")
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
+        html = render(page([(report, export_command(manifest), None)]))
+        (folder / "report.html").write_text(html, "utf-8")
         files = {
             path.relative_to(folder).as_posix(): sha256_file(path)
             for path in sorted(folder.rglob("*"))
@@ -258,11 +265,40 @@ def _statistics(
     return calibrate(master, data.fit_feeds(), method=method, on_progress=on_progress)
 
 
+def _for_c(source: Source, captured: Captured) -> Source:
+    """The source with operators whole that the runtime lacks: the C kernels have them."""
+    job = source.job
+    lacking = operators_lacking(job.target.runtime)
+    if not lacking:
+        return source
+    master = _copy(captured.graph)
+    run_stages(
+        master,
+        target_opset=job.target.runtime.opset,
+        max_rank=view_rank(job.target.runtime.name, job.target.runtime.version),
+        skip=job.options.skip_passes,
+    )
+    if not any(node.op_type in lacking for node in master.graph):
+        return source
+    if source.data is None or source.quantization is None:
+        return replace(source, master=master)
+    master = replace(source.quantization, notes=[]).prepare(master, source.data)
+    method = source.quantization.recipe.calib_method
+    calibration = _statistics(master, source.data, method, lambda done: None)
+    return replace(source, master=master, calibration=calibration)
+
+
 def _provenance(data: CalibrationData, quantization: Quantization | None) -> dict[str, Any]:
     """Data, ranges and recipe, for the manifest."""
     assert quantization is not None
     found = data.to_json(quantization.recipe.calib_method)
     return found | {"recipe": quantization.to_json()}
+
+
+def _predicted(job: Job, built: list[Built]) -> dict[str, Any]:
+    """Predicted latency of the int8 artifact, or of the master where there is none."""
+    chosen = next((b for b in built if b.artifact.precision == "int8"), built[0])
+    return predict_artifact(chosen.data, chosen.artifact, job.target)
 
 
 def graph_facts(before: GraphStats, master: ir.Model, rewriting: RewriteReport) -> dict[str, Any]:
@@ -325,16 +361,18 @@ def _build(
     tick: Callable[[int, int], None],
 ) -> Built:
     """The ONNX artifact of one precision, checked against the rules of the target's runtime."""
-    graph, scheme, kept = master, None, 0
+    graph, kept = master, 0
+    scheme = as_in_file.SCHEME if job.quantized else None
     if precision == "fp16":
         graph = to_float16(master, calibration=calibration)
         kept = len(float32_islands(graph))
     elif precision == "int8":
-        assert calibration is not None
-        assert quantization is not None
-        assert data is not None
-        scheme = quantization.scheme
-        graph = quantization.quantize(master, calibration, data, tick)
+        if not job.quantized:
+            assert calibration is not None
+            assert quantization is not None
+            assert data is not None
+            scheme = f"int8{_mixed(job)} ({quantization.scheme.name})"
+            graph = quantization.quantize(master, calibration, data, tick)
         if is_strongly_typed(job.target):  # what is not int8 is to be float16 there
             graph = to_float16(graph, calibration=calibration)
             kept = len(float32_islands(graph))
@@ -351,7 +389,7 @@ def _build(
         format="onnx",
         precision=precision,
         status="built",
-        scheme=None if scheme is None else f"int8{_mixed(job)} ({scheme.name})",
+        scheme=scheme,
         bytes=len(content),
         sha256=sha256_bytes(content),
         checks={"lint": report.counts()},

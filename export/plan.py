@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgec.export.as_in_file import as_in_file, is_quantized_file
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.files import refuse_existing
 from edgec.export.options import MIXED, ExportOptions, Resolved, resolve
@@ -30,6 +31,8 @@ class Job:
         precisions: what will be built, fp32 master first.
         stages: what ``--features`` asks for, as far as it is known without loading the network.
         out: the bundle's folder.
+        quantized: the network comes quantized, so int8 is its only precision and its graph the
+            master.
     """
 
     model: Any
@@ -40,6 +43,7 @@ class Job:
     precisions: tuple[str, ...]
     out: Path
     stages: tuple[Stage, ...] = ()
+    quantized: bool = False
 
     @property
     def options(self) -> ExportOptions:
@@ -59,6 +63,9 @@ def prepare(
     """
     found = get_target(target)
     resolved = resolve(flags, found, config=config)
+    quantized = is_quantized_file(model)
+    if quantized:
+        resolved = as_in_file(resolved)
     options = resolved.options
     name = describe(model)[1] if isinstance(model, str) else type(model).__name__
     stages = wanted_stages(model, options)
@@ -96,16 +103,19 @@ def prepare(
             fix="leave --format out, or choose a Jetson target",
         )
     formats = options.formats
-    if "c" in formats and (wanted != "int8" or options.calib is None):
-        if not resolved.origin["formats"].startswith("target") and wanted != "int8":
+    if "c" in formats and not (wanted == "int8" and (quantized or options.calib is not None)):
+        asked = not resolved.origin["formats"].startswith("target")
+        if asked and wanted == "fp16":
             raise UsageError(
                 "EC282",
                 f"no C is written in {options.precision}",
-                why="the C kernels compute on integers",
-                fix="--precision int8 with --calib, or leave c out of --format",
+                why="the C kernels compute on int8 or on float32",
+                fix="--precision int8 with --calib, or --precision fp32",
             )
-        formats = tuple(f for f in formats if f != "c")
-    if wanted == "int8" and options.calib is None:
+        # floats are several times larger and slower: only for those who ask
+        if not asked or wanted != "fp32":
+            formats = tuple(f for f in formats if f != "c")
+    if wanted == "int8" and options.calib is None and not quantized:
         raise UsageError(
             "EC214",
             f"{options.precision} needs calibration images",
@@ -129,8 +139,8 @@ def prepare(
         )
     if options.recipe is not None:
         get_recipe(options.recipe)  # a wrong name is told now, not after the capture
-    precisions = ["fp32"]
-    if "fp16" in found.precisions and options.precision != "fp32":
+    precisions = ["int8" if quantized else "fp32"]
+    if "fp16" in found.precisions and options.precision != "fp32" and not quantized:
         precisions.append("fp16")
     if options.calib is not None:
         if found.int8_scheme is None:
@@ -145,15 +155,17 @@ def prepare(
     refuse_existing(out, overwrite=options.overwrite)
     formats = tuple(dict.fromkeys(("onnx", *formats)))
     resolved = replace(resolved, options=replace(options, out=str(out), formats=formats))
-    return Job(model, name, target, found, resolved, tuple(precisions), out, stages)
+    return Job(model, name, target, found, resolved, tuple(precisions), out, stages, quantized)
 
 
-def float_tflite(target: Target) -> tuple[Literal["fp32", "fp16", "dyn8"], ...]:
+def float_tflite(job: Job) -> tuple[Literal["fp32", "fp16", "dyn8"], ...]:
     """Precisions of .tflite files that need no calibration.
 
     TensorFlow Lite Micro has neither float16 constants nor products of float32 and int8.
     """
-    return ("fp32",) if target.kind == "mcu" else ("fp32", "fp16", "dyn8")
+    if job.quantized:
+        return ()
+    return ("fp32",) if job.target.kind == "mcu" else ("fp32", "fp16", "dyn8")
 
 
 def dry_run(job: Job) -> dict[str, Any]:
@@ -163,7 +175,8 @@ def dry_run(job: Job) -> dict[str, Any]:
     steps = [
         f"target: {job.target.name}{alias}, {job.target.title}",
         f"weights: {options.weights or 'published ones, if they can be had'}",
-        "capture: float ONNX graph, checked against its source",
+        f"capture: {'quantized' if job.quantized else 'float'} ONNX graph, checked against its "
+        "source",
         f"outputs: {_outputs(job)}",
         f"rewrite: lean graph, lowered to opset {job.target.runtime.opset}, each pass checked",
     ]
@@ -178,7 +191,7 @@ def dry_run(job: Job) -> dict[str, Any]:
     if "tensorrt" in (options.formats or ()):
         files += ["tensorrt/recipe.json", "tensorrt/build_engine.py", "tensorrt/run_bench.py"]
     if "tflite" in (options.formats or ()):
-        kinds = (*float_tflite(job.target), *(("int8",) if options.calib is not None else ()))
+        kinds = (*float_tflite(job), *(("int8",) if "int8" in job.precisions else ()))
         files += [f"tflite/model_{kind}.tflite" for kind in kinds]
     if "c" in (options.formats or ()):
         steps.append("emit: C kernels on one arena, planned for the target's memories")

@@ -10,13 +10,19 @@ from edgec.export.bundle import Artifact, Manifest
 SCHEMA = "edgec.report/1"
 
 
-def make_report(manifest: Manifest, graph: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+def make_report(
+    manifest: Manifest,
+    graph: dict[str, Any],
+    warnings: list[str],
+    prediction: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Join what the manifest and the stages know.
 
     Args:
         manifest: the bundle's manifest.
         graph: statistics of the float graph (nodes, MACs, activation peak) before and after.
         warnings: what the user should know, in the order it came up.
+        prediction: of the latency on the target, or why there is none (`predict_artifact`).
     """
     return {
         "schema": SCHEMA,
@@ -38,6 +44,7 @@ def make_report(manifest: Manifest, graph: dict[str, Any], warnings: list[str]) 
             "value_ms": None,
             "basis": "not measured on this device; `edgec bench BUNDLE --device local` measures "
             "the machine it runs on",
+            "predicted": prediction,
         },
         "warnings": warnings,
     }
@@ -63,6 +70,7 @@ def text_report(report: dict[str, Any]) -> str:
         f"memory    activations peak at {mib(graph['activation_peak_bytes'])} in fp32 "
         "(liveness bound in graph order, without the runtime's own buffers)",
         f"latency   {report['latency']['basis']}",
+        *_predicted(report["latency"].get("predicted")),
     ]
     calibration = report["calibration"]
     if calibration:
@@ -83,6 +91,13 @@ def text_report(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _predicted(prediction: dict[str, Any] | None) -> list[str]:
+    """The line of the prediction, or of the reason for refusing one."""
+    if prediction is None:
+        return []
+    return [f"          {prediction['line']}"]
+
+
 def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
     """One line per artifact: path, precision, size, and how it compares with fp32.
 
@@ -95,7 +110,7 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"{a['path']:<{width}}  {a['scheme'] or a['precision']:<{kinds}} "
             f"{'' if a['bytes'] is None else mib(a['bytes']):>10}  {a['status']:<7} "
-            f"{a['why'] or _checks(a['checks'])}".rstrip()
+            f"{a['why'] or artifact_text(a['checks'])}".rstrip()
         )
         lines += _per_output(a["checks"])
         lines += _proxy(a["checks"])
@@ -185,7 +200,8 @@ def headline(model: str, target: str, weights: dict[str, Any], artifacts: list[A
     return line
 
 
-def _checks(checks: dict[str, Any]) -> str:
+def artifact_text(checks: dict[str, Any]) -> str:
+    """What was found when an artifact was run or planned, in a line."""
     parts = []
     if "not_run" in checks:
         parts.append(checks["not_run"])
@@ -215,7 +231,7 @@ def _checks(checks: dict[str, Any]) -> str:
         proof = "proved optimal" if checks["arena_proved"] else "not proved optimal"
         parts.append(f"arena {mib(checks['arena_bytes'])} ({proof})")
         parts.append(f"constants {mib(checks['constant_bytes'])}")
-        if checks["golden_sqnr_db"] is not None:
+        if checks.get("golden_sqnr_db") is not None:
             samples = checks["golden_samples"]
             parts.append(f"SQNR {checks['golden_sqnr_db']:.1f} dB ({samples} golden inputs)")
     if "failed" in (checks.get("gate"), checks.get("sqnr_gate")):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
 
 import edgec
+from edgec.export import as_in_file
 from edgec.export.bundle import Artifact
 from edgec.export.data import CalibrationData
 from edgec.export.emit.onnx_file import serialize
@@ -94,7 +95,7 @@ def tflite_artifacts(
 def _artifacts(
     source: Source, reporter: Reporter, tick: Callable[[int, int], None]
 ) -> list[tuple[Artifact, bytes]]:
-    floats = float_tflite(source.job.target)
+    floats = float_tflite(source.job)
     found = []
     for number, precision in enumerate(floats):
         file = convert(
@@ -103,11 +104,14 @@ def _artifacts(
             flavour=flavour_for(scheme_for(source.job).name, source.job.target.runtime.name),
             table=_table(source.job),
             metadata=_metadata(source),
+            offline=source.job.target.runtime.name == "tflm",
         )
         artifact = _artifact(precision, file)
         found.append((_judged_float(artifact, file, source), file.content))
         tick(number + 1, len(floats) + 1)
-    if source.quantization is not None:
+    if source.job.quantized:
+        found.append(_as_in_file(source))
+    elif source.quantization is not None:
         found.append(_integer(source, reporter, tick))
     if any("not_run" in artifact.checks for artifact, _ in found):
         reporter.warn(f".tflite files were {NOT_RUN}")
@@ -161,17 +165,64 @@ def _judged_float(artifact: Artifact, file: TfliteFile, source: Source) -> Artif
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN)
+    master = OnnxRunner(source.built[0].data)
+    results, relative = _compared(master, runners, source.golden)
+    if artifact.precision == "fp32":
+        _refuse_wrong(artifact, relative, WRONG)
+    return _with(
+        artifact,
+        vs_fp32=results["xnnpack"].to_json(),
+        data="golden inputs",
+        relative=relative,
+        partitions=runners["xnnpack"].partitions,
+        runtime=_runtime(),
+    )
+
+
+def _as_in_file(source: Source) -> tuple[Artifact, bytes]:
+    """The one file of a network that came quantized, with the integers it came with."""
+    file = convert(
+        source.master,
+        precision="int8",
+        ends=_ends(source.job),
+        flavour=flavour_for(scheme_for(source.job).name, source.job.target.runtime.name),
+        table=_table(source.job),
+        metadata=_metadata(source),
+    )
+    artifact = _artifact("int8", file, as_in_file.SCHEME)
+    runners = _runners(file)
+    if runners is None:
+        return _with(artifact, not_run=NOT_RUN), file.content
     # integer kernels of this CPU may saturate where the file's do not
-    quantized = any(node.op_type == "QuantizeLinear" for node in source.master.graph)
-    master = OnnxRunner(source.built[0].data, emulate=quantized)
+    master = OnnxRunner(source.built[0].data, emulate=True)
+    results, relative = _compared(master, runners, source.golden)
+    _refuse_wrong(artifact, relative, STEPS_WRONG)
+    artifact = _with(
+        artifact,
+        vs_source=results["xnnpack"].to_json(),
+        data="golden inputs",
+        relative=relative,
+        vs_qdq={kernels: _steps(found, runners[kernels]) for kernels, found in results.items()},
+        partitions=runners["xnnpack"].partitions,
+        runtime=_runtime(),
+    )
+    return artifact, file.content
+
+
+def _compared(
+    master: OnnxRunner, runners: Mapping[str, TfliteArtifactRunner], golden: list[Feeds]
+) -> tuple[dict[str, Agreement], dict[str, float]]:
+    """Agreement with the ONNX master by kernels, and the difference by its largest output."""
     results = {
-        kernels: compare(master.run, runner.run, [(feed, None) for feed in source.golden])
+        kernels: compare(master.run, runner.run, [(feed, None) for feed in golden])
         for kernels, runner in runners.items()
     }
-    size = max(abs(v).max() for feed in source.golden for v in master.run(feed).values())
-    relative = {k: float(found.max_abs / (size or 1.0)) for k, found in results.items()}
-    most = STEPS_WRONG if quantized else WRONG
-    if artifact.precision == "fp32" and max(relative.values()) > most:
+    size = max(abs(v).max() for feed in golden for v in master.run(feed).values()) or 1.0
+    return results, {k: float(f"{found.max_abs / size:.3g}") for k, found in results.items()}
+
+
+def _refuse_wrong(artifact: Artifact, relative: Mapping[str, float], most: float) -> None:
+    if max(relative.values()) > most:
         raise InternalError(
             "EC182",
             "the .tflite file computes something else than the ONNX graph",
@@ -179,14 +230,11 @@ def _judged_float(artifact: Artifact, file: TfliteFile, source: Source) -> Artif
             why=f"relative to the largest output it differs by {max(relative.values()):.2g}",
             fix="leave TFLite out (--format onnx), and please report this with the model",
         )
-    return _with(
-        artifact,
-        vs_fp32=results["xnnpack"].to_json(),
-        data="golden inputs",
-        relative={kernels: float(f"{value:.3g}") for kernels, value in relative.items()},
-        partitions=runners["xnnpack"].partitions,
-        runtime=_runtime(),
-    )
+
+
+def _ends(job: Job) -> Literal["float", "integer"]:
+    """Microcontrollers have no float at the ends of an integer network."""
+    return "integer" if job.target.kind == "mcu" else "float"
 
 
 def _integer(
@@ -202,11 +250,11 @@ def _integer(
     file = convert(
         graph,
         precision="int8",
-        # microcontrollers have no float at the ends of an integer network
-        ends="integer" if source.job.target.kind == "mcu" else "float",
+        ends=_ends(source.job),
         flavour=flavour_for(scheme.name, source.job.target.runtime.name),
         table=_table(source.job),
         metadata=_metadata(source),
+        offline=source.job.target.runtime.name == "tflm",
     )
     artifact = _artifact("int8", file, f"int8 ({scheme.name})")
     runners = _runners(file)

@@ -59,11 +59,21 @@ def count_graph_macs(model: ir.Model) -> MacCount:
     """
     count = MacCount()
     for node in model.graph.all_nodes():
-        rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if rule is not None:
+        macs = node_macs(node)
+        if macs:
             module = node.metadata_props.get(MODULE_KEY, "")
-            count.add(module, node.op_type, rule(node))
+            count.add(module, node.op_type, macs)
     return count
+
+
+def node_macs(node: ir.Node) -> int:
+    """MACs of one node; 0 for operators that are not counted.
+
+    Raises:
+        UnsupportedError: its shapes are unknown or symbolic.
+    """
+    rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    return 0 if rule is None else rule(node)
 
 
 def _conv(weight: int) -> Callable[[ir.Node], int]:

@@ -15,12 +15,15 @@ import numpy as np
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import InputError
 from edgec.runtime.environment import environment
+from edgec.runtime.host.runner import CArtifactRunner
+from edgec.runtime.onnx_layers import time_layers
 from edgec.runtime.onnx_runner import made_for_elsewhere
-from edgec.runtime.runners import open_runner
+from edgec.runtime.runners import Runner, open_runner
 
 SCHEMA = "edgec.bench/1"
 MIN_RUNS = 50
-RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert"}
+STEP_RUNS = 20
+RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert", "c": "C"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class Latency:
         return statistics.median(self.samples)
 
     @property
+    def drift(self) -> float:
+        """Median of the last fifth of the samples by that of the first: above 1 where the machine
+        slowed down, by heat or by other work."""
+        part = max(1, len(self.samples) // 5)
+        first, last = self.samples[:part], self.samples[-part:]
+        return statistics.median(last) / max(statistics.median(first), 1e-9)
+
+    @property
     def p90(self) -> float:
         """Nine in ten samples are faster."""
         return float(np.percentile(self.samples, 90))
@@ -50,6 +61,7 @@ class Latency:
             "min_ms": round(self.min, 4),
             "median_ms": round(self.median, 4),
             "p90_ms": round(self.p90, 4),
+            "drift": round(self.drift, 3),
             "runs": len(self.samples),
             "samples_ms": [round(s, 4) for s in self.samples],
         }
@@ -76,10 +88,10 @@ def bench_local(
         its outputs match the bundle's golden outputs.
     """
     runs = max(runs, MIN_RUNS)
-    feeds, golden = _golden(bundle)
+    feeds, golden = read_golden(bundle)
     runners = [open_runner(bundle, a, threads=threads, emulate=False) for a in artifacts]
     before = environment()
-    checks = [_check(runner.run(feeds), golden) for runner in runners]
+    checks = [output_check(runner.run(feeds), golden) for runner in runners]
     for runner in runners:
         for _ in range(warmup):
             runner.run(feeds)
@@ -113,13 +125,42 @@ def bench_local(
                 and made_for_elsewhere(artifact.scheme),
                 "latency": Latency(tuple(slot)).to_json(),
                 "output_check": check,
+                **_layers(bundle, artifact, runner, feeds, threads),
             }
-            for artifact, slot, check in zip(artifacts, samples, checks, strict=True)
+            for artifact, slot, check, runner in zip(
+                artifacts, samples, checks, runners, strict=True
+            )
         ],
     }
 
 
-def _golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
+def _layers(
+    bundle: Bundle, artifact: Artifact, runner: Runner, feeds: dict[str, Any], threads: int
+) -> dict[str, Any]:
+    """Nodes of an ONNX artifact or steps of a C artifact, the slowest first; LiteRT does not tell.
+
+    Measured apart, because looking costs time.
+    """
+    if artifact.format == "onnx":
+        path = bundle.file(artifact)
+        return {"layers": time_layers(path, feeds, runs=STEP_RUNS, threads=threads)}
+    if not isinstance(runner, CArtifactRunner):
+        return {}
+    names = artifact.checks["step_names"]
+    times = runner.step_ms(feeds, STEP_RUNS)
+    steps = [
+        {"name": name, "module": "", "ms": round(ms, 5)}
+        for name, ms in zip(names, times, strict=True)
+    ]
+    return {"layers": sorted(steps, key=lambda step: -step["ms"])}
+
+
+def read_golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first golden inputs and outputs of a bundle.
+
+    Raises:
+        InputError: EC794, missing or damaged.
+    """
     folder = bundle.path / "golden"
     try:
         feeds = dict(np.load(folder / "inputs_0.npz", allow_pickle=False))
@@ -135,7 +176,7 @@ def _golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:
     return feeds, outputs
 
 
-def _check(outputs: dict[str, Any], golden: dict[str, Any]) -> dict[str, Any]:
+def output_check(outputs: dict[str, Any], golden: dict[str, Any]) -> dict[str, Any]:
     """Largest difference to the fp32 golden outputs, absolute and relative to their range."""
     worst = scale = 0.0
     finite = True

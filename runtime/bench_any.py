@@ -9,7 +9,9 @@ from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import UsageError
 from edgec.runtime.bench import bench_local
 from edgec.runtime.bench_remote import bench_remote
+from edgec.runtime.qemu.artifact import c_artifact_of
 from edgec.runtime.runners import runnable_here
+from edgec.runtime.serial.measure import bench_serial
 from edgec.runtime.tensorrt.measure import measure_engines
 from edgec.runtime.transports.machine import open_device
 
@@ -52,6 +54,8 @@ def bench_any(
     if engines:
         with open_device(device) as machine:
             return measure_engines(bundle, machine, engines, runs=runs, warmup=warmup)
+    if device.startswith("serial:"):
+        return bench_serial(bundle, c_artifact_of(bundle), device, warmup=warmup, tick=tick)
     if device == "local":
         return bench_local(bundle, artifacts, threads=threads, runs=runs, warmup=warmup, tick=tick)
     elsewhere = [a for a in artifacts if a.format == "onnx"]

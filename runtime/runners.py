@@ -8,6 +8,7 @@ from typing import Protocol
 
 from edgec.export.bundle import RUNNABLE, Artifact, Bundle
 from edgec.runtime.feeds import Tensor
+from edgec.runtime.host.runner import CArtifactRunner, compiler_installed
 from edgec.runtime.onnx_runner import OnnxRunner, made_for_elsewhere
 from edgec.runtime.tflite_artifact import TfliteArtifactRunner, litert_installed
 
@@ -36,9 +37,14 @@ def _tflite(path: Path, artifact: Artifact, threads: int, emulate: bool) -> Runn
     return TfliteArtifactRunner(path, threads=threads)
 
 
+def _c(path: Path, artifact: Artifact, threads: int, emulate: bool) -> Runner:
+    return CArtifactRunner(path, artifact.checks)
+
+
 RUNNERS: Mapping[str, Callable[[Path, Artifact, int, bool], Runner]] = {
     "onnx": _onnx,
     "tflite": _tflite,
+    "c": _c,
 }
 """Format → runner of (file, artifact, threads, emulate integers made for other hardware)."""
 
@@ -63,11 +69,13 @@ def open_runner(
 
 
 def runnable_here(bundle: Bundle) -> list[Artifact]:
-    """Artifacts that this machine can run: .tflite files only where LiteRT is installed."""
+    """Artifacts that this machine can run: .tflite files only where LiteRT is installed, C only
+    where a compiler is."""
     return [
         artifact
         for artifact in bundle.manifest.artifacts
         if artifact.status == "built"
         and artifact.format in RUNNERS
         and (artifact.format != "tflite" or litert_installed())
+        and (artifact.format != "c" or compiler_installed())
     ]

@@ -1,12 +1,19 @@
-"""Finds targets: those shipped with edgec, and the user's own TOML files."""
+"""Finds targets: those shipped with edgec, and the user's own TOML files.
+
+A file of the user's own is named by its path (``--target ./myboard.toml``), or by its name when it
+lies in `user_folder`.
+"""
 
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from functools import cache
 from importlib import resources
 from pathlib import Path
+
+import platformdirs
 
 from edgec.export.errors import InputError, UsageError
 from edgec.targets.schema import Target
@@ -17,8 +24,25 @@ def list_targets() -> list[str]:
     return sorted(_shipped())
 
 
+def user_folder() -> Path:
+    """Where target files of the user's own are found by name.
+
+    ``EDGEC_TARGETS_DIR``, or ``targets`` in edgec's configuration folder of the operating system.
+    """
+    folder = os.environ.get("EDGEC_TARGETS_DIR")
+    return Path(folder) if folder else Path(platformdirs.user_config_dir("edgec")) / "targets"
+
+
+def list_user_targets() -> list[str]:
+    """Names of the targets in `user_folder`, sorted."""
+    return sorted(path.stem for path in user_folder().glob("*.toml"))
+
+
 def get_target(name: str) -> Target:
-    """The target called `name`: a shipped name, an alias, or the path of a ``.toml`` file.
+    """The target called `name`.
+
+    A shipped name or alias, the path of a ``.toml`` file, or the name of one in `user_folder`;
+    shipped names come first, so that a command means the same everywhere.
 
     Raises:
         UsageError: no such target; the message lists the nearest names.
@@ -32,7 +56,10 @@ def get_target(name: str) -> Target:
     aliases = {alias: target for target in shipped.values() for alias in target.aliases}
     if name in aliases:
         return aliases[name]
-    near = difflib.get_close_matches(name, [*shipped, *aliases], n=4, cutoff=0.4)
+    own = list_user_targets()
+    if name in own:
+        return load_target(user_folder() / f"{name}.toml")
+    near = difflib.get_close_matches(name, [*shipped, *aliases, *own], n=4, cutoff=0.4)
     raise UsageError(
         "EC201",
         f"unknown target {name!r}",
@@ -55,7 +82,7 @@ def load_target(path: Path) -> Target:
             "cannot read the target file",
             where=str(path),
             why=str(error),
-            fix="start from `edgec targets show NAME --toml`",
+            fix="start from `edgec targets new NAME`",
         ) from error
 
 

@@ -25,16 +25,17 @@ def root() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    old = os.environ.get("EDGEC_CACHE_DIR")
-    os.environ["EDGEC_CACHE_DIR"] = str(folder)
+def _user_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache or results."""
+    ours = {"EDGEC_CACHE_DIR": str(tmp_path_factory.mktemp("cache")), "EDGEC_STORE": "none"}
+    theirs = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     yield
-    if old is None:
-        del os.environ["EDGEC_CACHE_DIR"]
-    else:
-        os.environ["EDGEC_CACHE_DIR"] = old
+    for name, value in theirs.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
 
 
 def tiny_network(*, classes: int = 10, size: int = 16, opset: int = 17, seed: int = 0):

@@ -146,8 +146,10 @@ def fix_input_shapes(
                 symbols.setdefault(dims[0].dim_param, 1)
             dims[0].dim_value = 1
     _require_fixed(inputs, path)
+    constants = {tensor.name for tensor in proto.graph.initializer}
     for graph_value in (*proto.graph.output, *proto.graph.value_info):
-        graph_value.type.tensor_type.ClearField("shape")
+        if graph_value.name not in constants:  # their shapes do not follow from the inputs'
+            graph_value.type.tensor_type.ClearField("shape")
 
 
 def _fix_one(

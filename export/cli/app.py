@@ -13,12 +13,15 @@ from edgec.export.cli import (
     build,
     cache,
     check,
+    diff,
     doctor,
     evaluate,
     explain,
     export,
     models,
     plan,
+    profile,
+    report,
     run,
     targets,
 )
@@ -40,7 +43,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-VERBS = (models, targets, check, export, run, evaluate, build, bench, plan, explain, doctor, cache)
+VERBS = (
+    models,
+    targets,
+    check,
+    export,
+    run,
+    evaluate,
+    build,
+    bench,
+    diff,
+    report,
+    plan,
+    profile,
+    explain,
+    doctor,
+    cache,
+)
 for verb in VERBS:
     verb.register(app)
 

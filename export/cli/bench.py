@@ -9,6 +9,13 @@ import typer
 
 from edgec.export.bundle import Bundle
 from edgec.export.cli.output import Json, Quiet, print_json, print_table
+from edgec.export.cli.stored import Store, keep, show_stored
+from edgec.export.errors import UsageError
+
+MOST_DETAILED = 2
+"""Artifacts of which the slowest layers are printed; the record has them all."""
+SLOW = 1.15
+"""Drift of the samples from which the machine is said to have slowed down."""
 
 
 def register(app: typer.Typer) -> None:
@@ -19,11 +26,14 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="Folder that edgec export wrote.")],
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Folder that edgec export wrote.", show_default=False)
+    ] = None,
     device: Annotated[
         str,
         typer.Option(
-            "--device", help="local, ssh://USER@HOST:PORT (folder optional), or qemu:BOARD."
+            "--device",
+            help="local, ssh://USER@HOST:PORT (folder optional), serial:///dev/TTY, or qemu:BOARD.",
         ),
     ] = "local",
     artifact: Annotated[
@@ -33,6 +43,13 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, help="Samples per artifact (at least 50).")] = 100,
     warmup: Annotated[int, typer.Option(min=0, help="Uncounted runs before.")] = 10,
     save: Annotated[Path | None, typer.Option(help="Write the JSON record to this file.")] = None,
+    store: Store = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show what was measured and exported, and stop.")
+    ] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="With --list: every figure as CSV on stdout.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -42,6 +59,13 @@ def bench(
     and .tflite artifacts in turn. Over ssh:// the device needs python3 and the runtime, nothing of
     edgec.
     """
+    if list_:
+        show_stored(store, as_json=json, as_csv=csv)
+        return
+    if bundle is None:
+        raise UsageError(
+            "EC236", "nothing to measure", fix="give the folder of a bundle, or --list"
+        )
     import edgec
     from edgec.export.files import atomic_write, dump_json
     from edgec.export.progress import Reporter
@@ -49,7 +73,7 @@ def bench(
 
     opened = edgec.load(bundle)
     if device.startswith("qemu:"):
-        _count(opened, device.removeprefix("qemu:"), save, json, quiet)
+        _count(opened, device.removeprefix("qemu:"), save, store, json, quiet)
         return
     chosen = chosen_artifacts(opened, artifact or [])
     reporter = Reporter(1, quiet=quiet)
@@ -59,6 +83,7 @@ def bench(
         )
     if save is not None:
         atomic_write(save, dump_json(record).encode())
+    keep(store, record)
     if json:
         print_json("edgec.bench/1", record)
         return
@@ -68,6 +93,10 @@ def bench(
     elsewhere = [r["artifact"] for r in record["results"] if r["made_for_elsewhere"]]
     if elsewhere:
         print(f"{', '.join(elsewhere)}: quantized for other hardware: times mean little")
+    slowed = [r for r in record["results"] if r["latency"].get("drift", 1.0) > SLOW]
+    if slowed:
+        worst = max(r["latency"]["drift"] for r in slowed)
+        print(f"the machine slowed down by {worst:.2f}x meanwhile: heat, or other work on it")
     base = record["results"][0]["latency"]["median_ms"]
     print_table(
         ("artifact", "min ms", "median ms", "p90 ms", "vs first", "max |Δ| to golden"),
@@ -86,7 +115,9 @@ def bench(
     _slowest(record)
 
 
-def _count(bundle: Bundle, board: str, save: Path | None, json: bool, quiet: bool) -> None:
+def _count(
+    bundle: Bundle, board: str, save: Path | None, store: str | None, json: bool, quiet: bool
+) -> None:
     """The C artifact on a simulated board: exact instructions, never called latency."""
     from edgec.export.files import atomic_write, dump_json
     from edgec.export.progress import Reporter
@@ -96,6 +127,7 @@ def _count(bundle: Bundle, board: str, save: Path | None, json: bool, quiet: boo
         record = count_bundle(bundle, board)
     if save is not None:
         atomic_write(save, dump_json(record).encode())
+    keep(store, record)
     if json:
         print_json("edgec.count/1", record)
         return
@@ -119,6 +151,8 @@ def _conditions(record: dict[str, Any]) -> str:
     if record["runtime"] == "tensorrt":
         mode = machine["power_mode"] or "power mode unknown"
         return f"TensorRT {machine['tensorrt']} on {machine['device'] or 'this machine'}, {mode}"
+    if record["runtime"] == "edgec-c":
+        return f"C firmware {machine['model']} ({machine['device']}) on {record['device']}"
     return (
         f"onnxruntime {machine['onnxruntime']} on {machine['cpu'] or machine['machine']}, "
         f"{record['threads']} thread(s), load {machine['load_1min']}"
@@ -126,8 +160,9 @@ def _conditions(record: dict[str, Any]) -> str:
 
 
 def _slowest(record: dict[str, Any]) -> None:
-    """The five slowest layers of each engine, in the user's module names."""
-    for result in record["results"]:
+    """The five slowest layers of each artifact, where few were measured, in module names."""
+    results = record["results"] if len(record["results"]) <= MOST_DETAILED else []
+    for result in results:
         layers = result.get("layers") or []
         if layers:
             print(f"{result['artifact']}: slowest of {len(layers)} kernels")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgec.export.cli.output import Json, Quiet, Verbose, print_json, print_table
+from edgec.export.cli.stored import Store, keep
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +35,7 @@ def export(
         typer.Option(
             "--model",
             "-m",
-            help="Zoo name, timm:NAME, path of .onnx, .pt2 or .json, or FILE.py:FACTORY.",
+            help="Zoo name, timm:NAME, path of .onnx, .tflite, .pt2 or .json, or FILE.py:FACTORY.",
             show_default=False,
         ),
     ],
@@ -162,6 +163,7 @@ def export(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and stop.")
     ] = False,
+    store: Store = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -222,6 +224,7 @@ def export(
     from edgec.export.report import text_report
 
     bundle, report = run_job(job, Reporter(quiet=quiet, verbose=verbose))
+    keep(store, report)
     if json:
         print_json("edgec.export/1", {"bundle": str(bundle.path), "report": report})
         return

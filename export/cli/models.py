@@ -133,6 +133,12 @@ def _hash(checkpoint: Checkpoint, where: Location) -> str:
     return "its publisher states no hash"
 
 
+HEADER = (
+    *("target", "precision", "weights", "peak activations", "memory"),
+    *("latency (predicted)", "operators"),
+)
+
+
 def _print_fit(name: str, fits: list[Fit]) -> None:
     from edgec.export.report import mib
 
@@ -151,10 +157,11 @@ def _print_fit(name: str, fits: list[Fit]) -> None:
                 mib(fit.weights_bytes),
                 "?" if fit.activation_bytes is None else mib(fit.activation_bytes),
                 fit.memory + used,
+                fit.latency or "?",
                 fit.operators + codes + warnings,
             )
         )
-    print_table(("target", "precision", "weights", "peak activations", "memory", "operators"), rows)
+    print_table(HEADER, rows)
     if not measured:
         print(
             "weights are estimated from the parameters; activations and operators are not checked: "
@@ -163,5 +170,6 @@ def _print_fit(name: str, fits: list[Fit]) -> None:
     else:
         print(
             "peak activations: live tensors in graph order, without the runtime's own buffers; "
-            "operators: `edgec check` of the graph that an export builds"
+            "operators: `edgec check` of the graph that an export builds; latency: 80 % interval, "
+            f"one thread; edgec profile {name} -t TARGET tells its basis, or why it is refused"
         )

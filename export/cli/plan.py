@@ -179,22 +179,11 @@ def _write(result: Plan, svg: Path | None, csv: Path | None) -> None:
     from edgec.export.files import atomic_write, explain_os_errors
     from edgec.profiles.memory.minimalloc_csv import format_csv
     from edgec.profiles.memory.problem import Item, Problem
-    from edgec.profiles.memory.svg import arena_svg
+    from edgec.profiles.memory.svg import plan_svg
 
-    ram = [r for r in result.regions if r.kind == "ram"]
     if svg is not None:
-        region = max(ram, key=lambda r: r.peak)
-        steps = [f"{s.kernel} {s.name} {s.module}".strip() for s, _ in result.program.steps()]
-        picture = arena_svg(
-            f"{result.program.name}: {region.name}",
-            [b for b in result.buffers if b.region == region.name],
-            peak=region.peak,
-            peak_step=result.peak_step(),
-            capacity=region.capacity,
-            steps=steps,
-        )
         with explain_os_errors(svg):
-            atomic_write(svg, picture.encode())
+            atomic_write(svg, plan_svg(result).encode())
     if csv is not None:
         items = tuple(Item(b.id, b.lower, b.upper, b.size) for b in result.buffers)
         table = format_csv(Problem(items), [b.offset for b in result.buffers])

@@ -187,17 +187,21 @@ _FLAGS = {"formats": "format", "skip_passes": "skip-pass", "shapes": "shape"}
 _GIVEN = ("command line", "environment")
 
 
-def export_command(manifest: Manifest, *, keep_float: Sequence[str]) -> str:
-    """The command that made a bundle, with blocks left float.
+def export_command(manifest: Manifest, *, keep_float: Sequence[str] | None = None) -> str:
+    """The command that made a bundle, or one like it that leaves these blocks float.
 
     Files are named without their folders, as the manifest does.
     """
-    suffix = {"onnx": ".onnx", "pt2": ".pt2"}.get(str(manifest.model.get("source")), "")
+    suffix = {"onnx": ".onnx", "pt2": ".pt2", "tflite": ".tflite"}.get(
+        str(manifest.model.get("source")), ""
+    )
     target = manifest.target.get("asked_for") or manifest.target["name"]
     words = ["edgec", "export", "--model", f"{manifest.model['name']}{suffix}", "--target", target]
     for name, entry in manifest.options.items():
         if name != "keep_float" and str(entry["origin"]).startswith(_GIVEN):
             words += _flag(name, entry["value"])
+    if keep_float is None:
+        keep_float = manifest.options.get("keep_float", {}).get("value") or ()
     for item in keep_float:
         words += ["--keep-float", item]
     return shlex.join(words)

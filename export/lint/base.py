@@ -100,6 +100,7 @@ class Context:
             "litert": "LiteRT",
             "tflite-runtime": "TensorFlow Lite",
             "tflm": "TensorFlow Lite Micro",
+            "edgec-c": "edgec's C kernels",
         }
         runtime = self.target.runtime
         return f"{names.get(runtime.name, runtime.name)} {runtime.version}"

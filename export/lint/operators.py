@@ -29,6 +29,24 @@ def unsupported_operator(context: Context) -> Iterator[Hit]:
         yield Hit(node, f"{context.runtime} does not execute {name}", fix)
 
 
+def no_c_kernel(context: Context) -> Iterator[Hit]:
+    """W108: the target also gets C, and the C kernels lack an operator."""
+    if "c" not in context.target.formats:
+        return
+    table = select_table("edgec-c", table_versions("edgec-c")[-1]).table
+    for node in context.nodes:
+        row = table.find(node.domain, node.op_type)
+        if node.op_type == "Constant" or (row is not None and row.supported):
+            continue
+        missing = [b for b in row.becomes if b not in table.builtins] if row else []
+        name = node.op_type + (f" (as {', '.join(missing)})" if missing else "")
+        yield Hit(
+            node,
+            f"edgec's C kernels have no {name}: no C is written for the network",
+            "express it by other operators, or run the .tflite file",
+        )
+
+
 def opset_out_of_range(context: Context) -> Iterator[Hit]:
     """E102: the opset is newer than the runtime reads, or older than it still does."""
     table = context.table

@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear as TensorRT's explicit quantization takes them.
+"""QuantizeLinear and DequantizeLinear as runtimes take them, TensorRT first.
 
 Sources: NVIDIA TensorRT developer guide, "Explicit quantization"; ``NvInfer.h``, IQuantizeLayer and
 IDequantizeLayer; onnx/onnx-tensorrt docs/operators.md.
@@ -23,6 +23,8 @@ from edgec.export.lint.base import (
     readers,
 )
 from edgec.export.lint.tensors import type_name
+from edgec.export.quantize.plan import is_depthwise
+from edgec.export.quantize.weights import is_pair_safe, per_channel
 from edgec.export.rewrite.graph import int_attr
 
 _STORED = frozenset({"int8", "uint8", "int4", "uint4"})
@@ -150,6 +152,26 @@ def stray_constant(context: Context) -> Iterator[Hit]:
                 "builds no engine unless DequantizeLinear reads it directly",
                 "move DequantizeLinear before this node, or keep the constant in float",
             )
+
+
+def saturating_weight(context: Context) -> Iterator[Hit]:
+    """W212: int8 weights whose products saturate where the CPU has no VNNI."""
+    if context.target.int8_scheme != "ort-x86":
+        return
+    for node in context.of_type(DEQUANTIZE):
+        stored = array_of(input_at(node, 0))
+        if stored is None or stored.dtype != np.int8 or stored.ndim < 2:
+            continue
+        for user, index in readers(node.outputs[0]):
+            axis = _channel_axis(user, index, stored.ndim)
+            if axis is None or is_depthwise(user, stored.shape):
+                continue
+            if not is_pair_safe(per_channel(stored, axis)):
+                yield Hit(
+                    user,
+                    "pairs of its 8-bit weights saturate on x86 without VNNI",
+                    "quantize the float network for this target, or run it as .tflite",
+                )
 
 
 def _channel_axis(user: ir.Node, index: int, rank: int) -> int | None:

@@ -6,7 +6,7 @@ from edgec.export.lint import forms, operators, placement, quantizers, restricti
 from edgec.export.lint.base import Rule
 
 _TENSORRT = ("tensorrt",)
-_TFLITE = ("litert", "tflite-runtime", "tflm")
+_TFLITE = ("litert", "tflite-runtime", "tflm", "edgec-c")
 _ALL = ("tensorrt", "onnxruntime", *_TFLITE)
 
 RULES: tuple[Rule, ...] = (
@@ -17,6 +17,7 @@ RULES: tuple[Rule, ...] = (
     Rule("E105", operators.custom_operator, _ALL),
     Rule("E106", tensors.open_dimension, (*_TENSORRT, *_TFLITE)),
     Rule("E107", restrictions.broken_restriction, _TENSORRT),
+    Rule("W108", operators.no_c_kernel, ("tflm",)),
     Rule("E201", quantizers.nonzero_zero_point, _TENSORRT),
     Rule("E202", quantizers.unsigned, _TENSORRT),
     Rule("E203", quantizers.integer_bias, _TENSORRT),
@@ -28,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     Rule("W209", placement.before_activation, _TENSORRT),
     Rule("W210", placement.single_arm, _TENSORRT),
     Rule("W211", placement.island, _TENSORRT),
+    Rule("W212", quantizers.saturating_weight, ("onnxruntime",)),
     Rule("W301", forms.layer_norm_in_float16, _TENSORRT),
     Rule("W302", forms.sum_in_float16, _TENSORRT),
     Rule("I401", forms.layer_norm_written_out),

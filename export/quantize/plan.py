@@ -17,7 +17,7 @@ The rules, in the order in which they are applied:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -229,7 +229,7 @@ class _Planner:
     def _depthwise_obstacle(self, node: ir.Node) -> str:
         limit, weight = self.scheme.largest_depthwise, node.inputs[1]
         shape = () if weight is None or weight.shape is None else tuple(weight.shape.numpy())
-        if limit is None or not _is_depthwise(node, shape) or prod(shape[2:]) <= limit:
+        if limit is None or not is_depthwise(node, shape) or prod(shape[2:]) <= limit:
             return ""
         return f"depthwise kernel of {prod(shape[2:])} taps"
 
@@ -418,7 +418,7 @@ class _Planner:
                     str(value.name),
                     axis,
                     operand=not kernel or index == 0,
-                    pair_safe=self.scheme.pair_safe and not _is_depthwise(node, weight.shape),
+                    pair_safe=self.scheme.pair_safe and not is_depthwise(node, weight.shape),
                 )
             )
         return result
@@ -460,7 +460,7 @@ def _bias_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:
     return (add, index) if bias is not None and bias.shape == (weight.shape[1],) else None
 
 
-def _is_depthwise(node: ir.Node, shape: tuple[int, ...]) -> bool:
+def is_depthwise(node: ir.Node, shape: Sequence[int]) -> bool:
     """One filter per channel: these kernels multiply in 32 bits."""
     return node.op_type == "Conv" and shape[1] == 1 and _int_attribute(node, "group", 1) == shape[0]
 

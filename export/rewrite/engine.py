@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,13 +234,15 @@ class _Checker:
         self.report = report
         self.names = [v.name or "" for v in model.graph.outputs]
         self.before = Snapshot.of(model)
+        self.seeds: Sequence[int] = ()
         self.feeds: list[Mapping[str, numerics.Array]] = []
         self.active = numerics.is_deterministic(model)
         self.quantized = numerics.is_quantized(model)
         if not self.active:
             report.not_verified_because = "the graph draws random numbers"
             return
-        self.feeds = [numerics.seeded_inputs(model, seed) for seed in _SEEDS]
+        self.seeds = _SEEDS[:1] if numerics.is_heavy(model) else _SEEDS
+        self.feeds = [numerics.seeded_inputs(model, seed) for seed in self.seeds]
         try:
             self.reference = self.before.run(self.feeds)
         except Exception as error:
@@ -332,7 +334,7 @@ class _Checker:
         folder = Path(tempfile.mkdtemp(prefix=f"edgec-{record.name}-"))
         (folder / "before.onnx").write_bytes(self.before.to_bytes())
         (folder / "after.onnx").write_bytes(after.to_bytes())
-        for seed, feed in zip(_SEEDS, self.feeds, strict=True):
+        for seed, feed in zip(self.seeds, self.feeds, strict=True):
             for name, array in feed.items():
                 np.save(folder / f"input_{name}_seed{seed}.npy", array)
         return str(folder)

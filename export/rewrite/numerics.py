@@ -17,6 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgec.export.errors import UnsupportedError
+from edgec.profiles.macs import count_graph_macs
 
 Array = NDArray[Any]
 
@@ -43,6 +44,9 @@ MOST_NOISE = 100.0
 
 ABSOLUTE_FLOOR = 1e-6
 """Differences below this pass even where the reference is all zeros."""
+
+HEAVY_MACS = 2e9
+"""Networks above this are checked on one input: a run takes seconds, and compares many values."""
 
 RANDOM_OPS = frozenset(
     {
@@ -135,6 +139,14 @@ def is_chaotic(
         if isinstance(want, np.ndarray) and want.dtype != object
         for allowed in [tolerance(want, quantized=quantized)]
     )
+
+
+def is_heavy(model: ir.Model) -> bool:
+    """Whether each run costs so much that one input has to do (`HEAVY_MACS`)."""
+    try:
+        return count_graph_macs(model).total > HEAVY_MACS
+    except UnsupportedError:  # unknown shapes
+        return False
 
 
 def seeded_inputs(model: ir.Model, seed: int) -> dict[str, Array]:

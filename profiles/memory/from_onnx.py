@@ -196,6 +196,13 @@ class _Lowering:
         nodes = set(chain)
         views = [v for v, f in self.values.items() if f.buffer == buffer and not f.pending]
         makers = {v.producer() for v in views}
+        for value, found in self.values.items():
+            if found.buffer != buffer or set(found.pending) in (set(), nodes):
+                continue
+            # another function of the bytes: fine as long as it only leads to this one
+            leads = set(found.pending) <= nodes and all(u.node in nodes for u in value.uses())
+            if not leads or value in self.outputs:
+                return False
         return not any(buffer in s.inputs for s in self.steps) and all(
             v not in self.outputs and all(u.node in nodes or u.node in makers for u in v.uses())
             for v in views

@@ -9,12 +9,25 @@ import zlib
 from collections.abc import Sequence
 from html import escape
 
-from edgec.profiles.memory.plan import Placed
+from edgec.profiles.memory.plan import Placed, Plan
 
 WIDTH, HEIGHT = 1000, 480
 LEFT, RIGHT, TOP, BOTTOM = 90, 20, 46, 40
 MOST = 4000
 _HUES = 24
+
+
+def plan_svg(plan: Plan) -> str:
+    """The picture of a plan's fullest RAM region."""
+    region = max((r for r in plan.regions if r.kind == "ram"), key=lambda r: r.peak)
+    return arena_svg(
+        f"{plan.program.name}: {region.name}",
+        [b for b in plan.buffers if b.region == region.name],
+        peak=region.peak,
+        peak_step=plan.peak_step(),
+        capacity=region.capacity,
+        steps=[f"{s.kernel} {s.name} {s.module}".strip() for s, _ in plan.program.steps()],
+    )
 
 
 def arena_svg(

@@ -9,6 +9,10 @@ static void gather(
     int32_t depth, int8_t *row) {
     const int32_t top = y * p->stride_h - p->pad_h;
     const int32_t left = x * p->stride_w - p->pad_w;
+    if (p->k_h * p->k_w == 1 && top >= 0 && top < p->in_h && left >= 0 && left < p->in_w) {
+        edgec_copy_s8(row, in + (top * p->in_w + left) * p->in_c + first, depth);
+        return;
+    }
     const int whole = depth == p->in_c && p->dilation_w == 1 && left >= 0 &&
                       left + p->k_w <= p->in_w;
     for (int32_t i = 0; i < p->k_h; ++i) {
@@ -20,7 +24,7 @@ static void gather(
         }
         const int8_t *from = in + line * p->in_w * p->in_c + first;
         if (whole) {
-            memcpy(row, from + left * p->in_c, (size_t)(p->k_w * depth));
+            edgec_copy_s8(row, from + left * p->in_c, p->k_w * depth);
             row += p->k_w * depth;
             continue;
         }
@@ -29,7 +33,7 @@ static void gather(
             if (column < 0 || column >= p->in_w) {
                 memset(row, p->in_zero, (size_t)depth);
             } else {
-                memcpy(row, from + column * p->in_c, (size_t)depth);
+                edgec_copy_s8(row, from + column * p->in_c, depth);
             }
             row += depth;
         }
@@ -40,7 +44,6 @@ void edgec_conv_s8(
     const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
     const int32_t depth = p->in_c / p->groups;
     const int32_t per_group = p->out_c / p->groups;
-    const int32_t pixels = p->out_h * p->out_w;
     edgec_rows_s8 rows = {0};
     rows.size = p->k_h * p->k_w * depth;
     rows.columns = per_group;
@@ -49,28 +52,41 @@ void edgec_conv_s8(
     rows.low = p->low;
     rows.high = p->high;
     rows.wide = p->wide;
+    rows.each = -1;
+    /* with groups, the first one is written before the window of the next is read */
+    const int32_t together = p->groups == 1 && edgec_in_pairs(&rows) ? 2 : 1;
     for (int32_t n = 0; n < p->batch; ++n) {
-        int32_t pixel = 0;
-        while (pixel < pixels) {
-            /* with groups, the first one is written before the window of the next is read */
-            const int32_t count = p->groups == 1 && pixel + 2 <= pixels ? 2 : 1;
+        int32_t y = 0;
+        int32_t x = 0;
+        int32_t left = p->out_h * p->out_w;
+        while (left > 0) {
+            const int32_t count = left < together ? left : together;
+            const int32_t next_x = x + 1 < p->out_w ? x + 1 : 0;
+            const int32_t next_y = next_x != 0 ? y : y + 1;
             for (int32_t g = 0; g < p->groups; ++g) {
                 rows.weights = p->weights + g * per_group * rows.size;
                 rows.bias = p->bias + g * per_group;
                 rows.mantissa = p->scales.mantissa + g * per_group;
                 rows.exponent = p->scales.exponent + g * per_group;
-                for (int32_t i = 0; i < count; ++i) {
-                    const int32_t y = (pixel + i) / p->out_w;
-                    const int32_t x = (pixel + i) - y * p->out_w;
-                    gather(p, in, y, x, g * depth, depth, scratch + i * rows.size);
-                }
                 if (count == 2) {
-                    edgec_two_rows_s8(&rows, scratch, out + g * per_group);
+                    gather(p, in, y, x, 0, depth, edgec_pair_place(scratch, rows.size, 0));
+                    edgec_pair_ready(scratch, rows.size, 0);
+                    gather(
+                        p, in, next_y, next_x, 0, depth, edgec_pair_place(scratch, rows.size, 1));
+                    edgec_pair_ready(scratch, rows.size, 1);
+                    edgec_two_rows_s8(&rows, scratch, out, EDGEC_TWICE);
                 } else {
-                    edgec_one_row_s8(&rows, scratch, out + g * per_group);
+                    gather(p, in, y, x, g * depth, depth, scratch);
+                    edgec_one_row_s8(&rows, scratch, out + g * per_group, EDGEC_TWICE);
                 }
             }
-            pixel += count;
+            y = next_y;
+            x = next_x;
+            if (count == 2) {
+                x = next_x + 1 < p->out_w ? next_x + 1 : 0;
+                y = x != 0 ? next_y : next_y + 1;
+            }
+            left -= count;
             out += count * p->out_c;
         }
         in += p->in_h * p->in_w * p->in_c;

@@ -8,52 +8,66 @@
 /* Taps of a window whose addresses are collected before the channels are walked. */
 #define MOST_TAPS 49
 
-static inline int8_t finish(
-    int32_t sum, int32_t mantissa, int32_t exponent, int32_t zero, int32_t low, int32_t high) {
-    return (int8_t)edgec_clamp(edgec_scale(sum, mantissa, exponent) + zero, low, high);
+static inline int8_t finish(const edgec_conv_s8_params *p, int32_t sum, int32_t channel) {
+    const int32_t scaled =
+        edgec_scale_down(sum, p->scales.mantissa[channel], p->scales.exponent[channel]);
+    return (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
 }
 
 /* One pixel, one output per input channel: taps[t] points to the channels of tap t. */
-static void one_each(
-    const edgec_conv_s8_params *p, const int8_t *const *taps, int32_t count, int8_t *out) {
-    /* copies: stores to `out` could change what `p` points to, as far as the compiler knows */
+static inline void one_each(
+    const edgec_conv_s8_params *given, const int8_t *const *taps, int32_t count, int8_t *out) {
+    /* a copy: stores to `out` could change `given`, as far as the compiler knows */
+    const edgec_conv_s8_params copy = *given;
+    const edgec_conv_s8_params *const p = &copy;
     const int32_t channels = p->in_c;
-    const int32_t zero = p->out_zero;
-    const int32_t low = p->low;
-    const int32_t high = p->high;
-    const int32_t *bias = p->bias;
-    const int32_t *mantissa = p->scales.mantissa;
-    const int8_t *exponent = p->scales.exponent;
-    const int8_t *weights = p->weights;
     int32_t c = 0;
 #if defined(EDGEC_HELIUM)
+    for (; c + 8 <= channels; c += 8) {
+        const int8_t *weight = p->weights + c;
+        /* even and odd channels apart, as the long products leave them */
+        const int32x4x2_t bias = vld2q_s32(p->bias + c);
+        const int32x4x2_t mantissa = vld2q_s32(p->scales.mantissa + c);
+        const int16x8_t exponent = vldrbq_s16(p->scales.exponent + c);
+        int32x4_t even = bias.val[0];
+        int32x4_t odd = bias.val[1];
+        for (int32_t t = 0; t < count; ++t) {
+            const int16x8_t x = vldrbq_s16(taps[t] + c);
+            const int16x8_t w = vldrbq_s16(weight);
+            even = vaddq_s32(even, vmullbq_int_s16(x, w));
+            odd = vaddq_s32(odd, vmulltq_int_s16(x, w));
+            weight += channels;
+        }
+        even = edgec_scale_down_4(even, mantissa.val[0], vmovlbq_s16(exponent));
+        odd = edgec_scale_down_4(odd, mantissa.val[1], vmovltq_s16(exponent));
+        int16x8_t y = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), even), odd);
+        y = vqaddq_n_s16(y, (int16_t)p->out_zero);
+        y = vmaxq_s16(y, vdupq_n_s16((int16_t)p->low));
+        y = vminq_s16(y, vdupq_n_s16((int16_t)p->high));
+        vstrbq_s16(out + c, y);
+    }
     for (; c < channels; c += 4) {
         const mve_pred16_t lanes = vctp32q((uint32_t)(channels - c));
-        int32x4_t sum = vldrwq_z_s32(bias + c, lanes);
-        const int8_t *weight = weights + c;
+        int32x4_t sum = vldrwq_z_s32(p->bias + c, lanes);
+        const int8_t *weight = p->weights + c;
         for (int32_t t = 0; t < count; ++t) {
             const int32x4_t x = vldrbq_z_s32(taps[t] + c, lanes);
             sum = vaddq_s32(sum, vmulq_s32(x, vldrbq_z_s32(weight, lanes)));
             weight += channels;
         }
-        const int32x4_t shift = vldrbq_z_s32(exponent + c, lanes);
-        const int32x4_t none = vdupq_n_s32(0);
-        int32x4_t x = vshlq_s32(sum, vmaxq_s32(shift, none));
-        x = vqrdmulhq_s32(x, vldrwq_z_s32(mantissa + c, lanes));
-        /* halves away from zero: one less before a shift that rounds halves upwards */
-        x = vaddq_m_s32(x, x, vshrq_n_s32(x, 31), vcmpltq_s32(shift, none));
-        x = vaddq_n_s32(vrshlq_s32(x, vminq_s32(shift, none)), zero);
-        x = vminq_s32(vmaxq_s32(x, vdupq_n_s32(low)), vdupq_n_s32(high));
-        vstrbq_p_s32(out + c, x, lanes);
+        sum = edgec_scale_down_4(
+            sum, vldrwq_z_s32(p->scales.mantissa + c, lanes),
+            vldrbq_z_s32(p->scales.exponent + c, lanes));
+        vstrbq_p_s32(out + c, edgec_clamp_4(sum, p->out_zero, p->low, p->high), lanes);
     }
 #else
 #if defined(EDGEC_SMLAD)
     for (; c + 4 <= channels; c += 4) {
-        int32_t s0 = bias[c];
-        int32_t s1 = bias[c + 1];
-        int32_t s2 = bias[c + 2];
-        int32_t s3 = bias[c + 3];
-        const int8_t *weight = weights + c;
+        int32_t s0 = p->bias[c];
+        int32_t s1 = p->bias[c + 1];
+        int32_t s2 = p->bias[c + 2];
+        int32_t s3 = p->bias[c + 3];
+        const int8_t *weight = p->weights + c;
         for (int32_t t = 0; t < count; ++t) {
             const uint32_t x = edgec_load4(taps[t] + c);
             const uint32_t w = edgec_load4(weight);
@@ -67,22 +81,37 @@ static void one_each(
             s3 = __smlatt(x_odd, w_odd, s3);
             weight += channels;
         }
-        out[c] = finish(s0, mantissa[c], exponent[c], zero, low, high);
-        out[c + 1] = finish(s1, mantissa[c + 1], exponent[c + 1], zero, low, high);
-        out[c + 2] = finish(s2, mantissa[c + 2], exponent[c + 2], zero, low, high);
-        out[c + 3] = finish(s3, mantissa[c + 3], exponent[c + 3], zero, low, high);
+        out[c] = finish(p, s0, c);
+        out[c + 1] = finish(p, s1, c + 1);
+        out[c + 2] = finish(p, s2, c + 2);
+        out[c + 3] = finish(p, s3, c + 3);
     }
 #endif
     for (; c < channels; ++c) {
-        const int8_t *weight = weights + c;
-        int32_t sum = bias[c];
+        const int8_t *weight = p->weights + c;
+        int32_t sum = p->bias[c];
         for (int32_t t = 0; t < count; ++t) {
             sum += taps[t][c] * *weight;
             weight += channels;
         }
-        out[c] = finish(sum, mantissa[c], exponent[c], zero, low, high);
+        out[c] = finish(p, sum, c);
     }
 #endif
+}
+
+/* The window whose first column is `left`; `zeros` stands for what lies in the padding. */
+static void collect(
+    const edgec_conv_s8_params *p, const int8_t *in, int32_t top, int32_t left,
+    const int8_t *zeros, const int8_t **taps) {
+    for (int32_t i = 0; i < p->k_h; ++i) {
+        const int32_t row = top + i * p->dilation_h;
+        const int within = row >= 0 && row < p->in_h;
+        for (int32_t j = 0; j < p->k_w; ++j) {
+            const int32_t column = left + j * p->dilation_w;
+            const int inside = within && column >= 0 && column < p->in_w;
+            *taps++ = inside ? in + (row * p->in_w + column) * p->in_c : zeros;
+        }
+    }
 }
 
 /* One pixel of any form; what lies in the padding counts as the zero point. */
@@ -108,33 +137,46 @@ static void anywhere(
     }
 }
 
-void edgec_depthwise_s8(
-    const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+/* One row of the output, one output per input channel. */
+static void row_of(
+    const edgec_conv_s8_params *p, const int8_t *in, int32_t top, int8_t *out,
+    const int8_t *zeros) {
     const int8_t *taps[MOST_TAPS];
     const int32_t count = p->k_h * p->k_w;
-    const int collect = p->out_c == p->in_c && count <= MOST_TAPS && p->wide == 0;
+    const int32_t last = (p->k_w - 1) * p->dilation_w;
+    const int32_t step = p->stride_w * p->in_c;
+    const int whole = top >= 0 && top + (p->k_h - 1) * p->dilation_h < p->in_h;
+    int moved = 0; /* the window before this one lies inside as well: it moves */
+    for (int32_t x = 0; x < p->out_w; ++x) {
+        const int32_t left = x * p->stride_w - p->pad_w;
+        const int inside = left >= 0 && left + last < p->in_w;
+        if (inside && moved && whole) {
+            for (int32_t t = 0; t < count; ++t) {
+                taps[t] += step;
+            }
+        } else {
+            collect(p, in, top, left, zeros, taps);
+        }
+        moved = inside;
+        one_each(p, taps, count, out);
+        out += p->out_c;
+    }
+}
+
+void edgec_depthwise_s8(
+    const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+    const int fast = p->out_c == p->in_c && p->k_h * p->k_w <= MOST_TAPS && p->wide == 0;
     memset(scratch, p->in_zero, (size_t)p->in_c);
     for (int32_t n = 0; n < p->batch; ++n) {
         for (int32_t y = 0; y < p->out_h; ++y) {
             const int32_t top = y * p->stride_h - p->pad_h;
+            if (fast) {
+                row_of(p, in, top, out, scratch);
+                out += p->out_w * p->out_c;
+                continue;
+            }
             for (int32_t x = 0; x < p->out_w; ++x) {
-                const int32_t left = x * p->stride_w - p->pad_w;
-                if (collect) {
-                    int32_t t = 0;
-                    for (int32_t i = 0; i < p->k_h; ++i) {
-                        const int32_t row = top + i * p->dilation_h;
-                        const int above = row < 0 || row >= p->in_h;
-                        const int8_t *line = above ? scratch : in + row * p->in_w * p->in_c;
-                        for (int32_t j = 0; j < p->k_w; ++j) {
-                            const int32_t column = left + j * p->dilation_w;
-                            const int outside = above || column < 0 || column >= p->in_w;
-                            taps[t++] = outside ? scratch : line + column * p->in_c;
-                        }
-                    }
-                    one_each(p, taps, count, out);
-                } else {
-                    anywhere(p, in, top, left, out);
-                }
+                anywhere(p, in, top, x * p->stride_w - p->pad_w, out);
                 out += p->out_c;
             }
         }

@@ -7,13 +7,16 @@
 #define EDGEC_DOT_S8_H
 
 #include <stdint.h>
+#include <string.h>
 
-#if defined(__ARM_FEATURE_MVE) && !defined(EDGEC_PORTABLE)
-#include <arm_mve.h>
-#define EDGEC_HELIUM 1
-#elif defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(EDGEC_PORTABLE)
+#include "edgec_fixed_point.h"
+
+#if !defined(EDGEC_HELIUM) && defined(EDGEC_MULTIPLY_HIGH)
 #include <arm_acle.h>
 #define EDGEC_SMLAD 1
+
+/* Memory that is written and read as other types too. */
+typedef int32_t __attribute__((may_alias)) edgec_word;
 
 /* Four bytes from any address. */
 static inline uint32_t edgec_load4(const int8_t *from) {
@@ -36,72 +39,239 @@ static inline int32_t edgec_odd(uint32_t word) {
 }
 #endif
 
-/* sums[r][c] += rows[r] . columns[c] for two rows and two columns of `size` elements. */
+/* memcpy, without the call where that costs more than the bytes. */
+static inline void edgec_copy_s8(int8_t *to, const int8_t *from, int32_t size) {
+#if defined(EDGEC_HELIUM)
+    __asm__ volatile(
+        "wlstp.8 lr, %[size], 2f\n"
+        "1:\n"
+        "vldrb.8 q0, [%[from]], #16\n"
+        "vstrb.8 q0, [%[to]], #16\n"
+        "letp lr, 1b\n"
+        "2:\n"
+        : [to] "+r"(to), [from] "+r"(from)
+        : [size] "r"(size)
+        : "q0", "lr", "memory");
+#else
+    memcpy(to, from, (size_t)size);
+#endif
+}
+
+#if defined(EDGEC_HELIUM)
+/* row . columns[c] for four columns, `stride` elements apart. */
+static inline int32x4_t edgec_dot_4_s8(
+    const int8_t *row, const int8_t *columns, int32_t stride, int32_t size) {
+    const int8_t *column1 = columns + stride;
+    const int8_t *column2 = columns + 2 * stride;
+    const int8_t *column3 = columns + 3 * stride;
+    int32_t s0 = 0;
+    int32_t s1 = 0;
+    int32_t s2 = 0;
+    int32_t s3 = 0;
+    /* compilers do not make loops of this kind, whose last turn takes what is left, from
+     * intrinsics */
+    register int32_t left __asm__("lr") = size;
+    __asm__ volatile(
+        "wlstp.8 lr, %[left], 2f\n"
+        "1:\n"
+        "vldrb.8 q0, [%[row]], #16\n"
+        "vldrb.8 q1, [%[c0]], #16\n"
+        "vldrb.8 q2, [%[c1]], #16\n"
+        "vmladava.s8 %[s0], q0, q1\n"
+        "vldrb.8 q3, [%[c2]], #16\n"
+        "vmladava.s8 %[s1], q0, q2\n"
+        "vldrb.8 q1, [%[c3]], #16\n"
+        "vmladava.s8 %[s2], q0, q3\n"
+        "vmladava.s8 %[s3], q0, q1\n"
+        "letp lr, 1b\n"
+        "2:\n"
+        : [row] "+r"(row), [c0] "+r"(columns), [c1] "+r"(column1), [c2] "+r"(column2),
+          [c3] "+r"(column3), [s0] "+Te"(s0), [s1] "+Te"(s1), [s2] "+Te"(s2), [s3] "+Te"(s3),
+          [left] "+r"(left)
+        :
+        : "q0", "q1", "q2", "q3", "memory");
+    const int32x4_t sums = {s0, s1, s2, s3};
+    return sums;
+}
+#else
+/* sums[c] += row . columns[c] for four columns, `stride` elements apart. */
+static inline void edgec_dot_1x4_s8(
+    const int8_t *row, const int8_t *columns, int32_t stride, int32_t size, int32_t sums[4]) {
+    /* two pointers and the stride reach four columns: registers are scarce */
+    const int8_t *pair = columns + 2 * stride;
+    int32_t s0 = sums[0];
+    int32_t s1 = sums[1];
+    int32_t s2 = sums[2];
+    int32_t s3 = sums[3];
+    int32_t left = size;
+#if defined(EDGEC_SMLAD)
+    for (; left >= 4; left -= 4) {
+        const uint32_t r = edgec_load4(row);
+        const int32_t even = edgec_even(r);
+        const int32_t odd = edgec_odd(r);
+        uint32_t c = edgec_load4(columns + stride);
+        s1 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s1));
+        c = edgec_load4(columns);
+        s0 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s0));
+        c = edgec_load4(pair + stride);
+        s3 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s3));
+        c = edgec_load4(pair);
+        s2 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s2));
+        row += 4;
+        columns += 4;
+        pair += 4;
+    }
+#endif
+    for (; left > 0; --left) {
+        s0 += *row * *columns;
+        s1 += *row * columns[stride];
+        s2 += *row * *pair;
+        s3 += *row * pair[stride];
+        ++row;
+        ++columns;
+        ++pair;
+    }
+    sums[0] = s0;
+    sums[1] = s1;
+    sums[2] = s2;
+    sums[3] = s3;
+}
+#endif
+
+/* sum + row . column. */
+static inline int32_t edgec_dot_s8(
+    const int8_t *row, const int8_t *column, int32_t size, int32_t sum) {
+#if defined(EDGEC_HELIUM)
+    __asm__ volatile(
+        "wlstp.8 lr, %[size], 2f\n"
+        "1:\n"
+        "vldrb.8 q0, [%[row]], #16\n"
+        "vldrb.8 q1, [%[column]], #16\n"
+        "vmladava.s8 %[sum], q0, q1\n"
+        "letp lr, 1b\n"
+        "2:\n"
+        : [row] "+r"(row), [column] "+r"(column), [sum] "+Te"(sum)
+        : [size] "r"(size)
+        : "q0", "q1", "lr", "memory");
+#else
+    for (int32_t i = 0; i < size; ++i) {
+        sum += row[i] * column[i];
+    }
+#endif
+    return sum;
+}
+
+/* The sum of a row. */
+static inline int32_t edgec_total_s8(const int8_t *row, int32_t size) {
+    int32_t sum = 0;
+    int32_t i = 0;
+#if defined(EDGEC_HELIUM)
+    for (; i + 16 <= size; i += 16) {
+        sum = vaddvaq_s8(sum, vldrbq_s8(row + i));
+    }
+#elif defined(EDGEC_SMLAD)
+    for (; i + 4 <= size; i += 4) {
+        const uint32_t r = edgec_load4(row + i);
+        sum = __smlad(edgec_even(r), 0x00010001, __smlad(edgec_odd(r), 0x00010001, sum));
+    }
+#endif
+    for (; i < size; ++i) {
+        sum += row[i];
+    }
+    return sum;
+}
+
+/* Longer rows are taken one by one: memory for pairs is a part of the arena. */
+#define EDGEC_MOST_PAIRED 640
+
+/* Two rows for edgec_dot_2x2_s8: each is put where edgec_pair_place says, then edgec_pair_ready is
+ * called, one row after the other.
+ *
+ * With SMLAD they are widened to 16 bits once instead of in every product: bytes 0 and 2, then 1 and
+ * 3 of four elements of the first row, then of the second; what is left, an element of each at a
+ * time. The memory is aligned to 4 bytes.
+ */
+static inline int8_t *edgec_pair_place(int8_t *rows, int32_t size, int32_t row) {
+#if defined(EDGEC_SMLAD)
+    (void)row;
+    return rows + 4 * size;
+#else
+    return rows + row * size;
+#endif
+}
+
+static inline void edgec_pair_ready(int8_t *rows, int32_t size, int32_t row) {
+#if defined(EDGEC_SMLAD)
+    edgec_word *to = (edgec_word *)(void *)rows + 2 * row;
+    const int8_t *from = rows + 4 * size;
+    int32_t left = size;
+    for (; left >= 4; left -= 4) {
+        const uint32_t word = edgec_load4(from);
+        to[0] = edgec_even(word);
+        to[1] = edgec_odd(word);
+        to += 4;
+        from += 4;
+    }
+    int8_t *single = (int8_t *)(to - 2 * row) + 2 * row;
+    for (; left > 0; --left) {
+        const int16_t wide = *from++;
+        __builtin_memcpy(single, &wide, sizeof wide);
+        single += 4;
+    }
+#else
+    (void)rows;
+    (void)size;
+    (void)row;
+#endif
+}
+
+#if !defined(EDGEC_HELIUM)
+/* sums[r][c] += row r . column c for two rows made ready, and columns `stride` elements apart. */
 static inline void edgec_dot_2x2_s8(
-    const int8_t *row0, const int8_t *row1, const int8_t *column0, const int8_t *column1,
-    int32_t size, int32_t sums[2][2]) {
+    const int8_t *rows, const int8_t *column, int32_t stride, int32_t size, int32_t sums[2][2]) {
     int32_t s00 = sums[0][0];
     int32_t s01 = sums[0][1];
     int32_t s10 = sums[1][0];
     int32_t s11 = sums[1][1];
-#if defined(EDGEC_HELIUM)
-    int32_t left = size;
-    for (; left >= 16; left -= 16) {
-        const int8x16_t r0 = vldrbq_s8(row0);
-        const int8x16_t r1 = vldrbq_s8(row1);
-        const int8x16_t c0 = vldrbq_s8(column0);
-        const int8x16_t c1 = vldrbq_s8(column1);
-        s00 = vmladavaq_s8(s00, r0, c0);
-        s01 = vmladavaq_s8(s01, r0, c1);
-        s10 = vmladavaq_s8(s10, r1, c0);
-        s11 = vmladavaq_s8(s11, r1, c1);
-        row0 += 16;
-        row1 += 16;
-        column0 += 16;
-        column1 += 16;
+#if defined(EDGEC_SMLAD)
+    const edgec_word *pair = (const edgec_word *)(const void *)rows;
+    const edgec_word *const whole = pair + (size & ~3);
+    while (pair != whole) {
+        uint32_t c = edgec_load4(column + stride);
+        int32_t even = edgec_even(c);
+        int32_t odd = edgec_odd(c);
+        const int32_t r0_even = pair[0];
+        const int32_t r0_odd = pair[1];
+        const int32_t r1_even = pair[2];
+        const int32_t r1_odd = pair[3];
+        s01 = __smlad(r0_even, even, s01);
+        s11 = __smlad(r1_even, even, s11);
+        s01 = __smlad(r0_odd, odd, s01);
+        s11 = __smlad(r1_odd, odd, s11);
+        c = edgec_load4(column);
+        even = edgec_even(c);
+        odd = edgec_odd(c);
+        s00 = __smlad(r0_even, even, s00);
+        s10 = __smlad(r1_even, even, s10);
+        s00 = __smlad(r0_odd, odd, s00);
+        s10 = __smlad(r1_odd, odd, s10);
+        column += 4;
+        pair += 4;
     }
-    if (left > 0) {
-        const mve_pred16_t lanes = vctp8q((uint32_t)left);
-        const int8x16_t r0 = vldrbq_z_s8(row0, lanes);
-        const int8x16_t r1 = vldrbq_z_s8(row1, lanes);
-        const int8x16_t c0 = vldrbq_z_s8(column0, lanes);
-        const int8x16_t c1 = vldrbq_z_s8(column1, lanes);
-        s00 = vmladavaq_s8(s00, r0, c0);
-        s01 = vmladavaq_s8(s01, r0, c1);
-        s10 = vmladavaq_s8(s10, r1, c0);
-        s11 = vmladavaq_s8(s11, r1, c1);
+    for (int32_t left = size & 3; left > 0; --left) {
+        s00 = __smlabb(*pair, *column, s00);
+        s10 = __smlatb(*pair, *column, s10);
+        s01 = __smlabb(*pair, column[stride], s01);
+        s11 = __smlatb(*pair, column[stride], s11);
+        ++column;
+        ++pair;
     }
 #else
-    int32_t i = 0;
-#if defined(EDGEC_SMLAD)
-    for (; i + 4 <= size; i += 4) {
-        const uint32_t r0 = edgec_load4(row0 + i);
-        const uint32_t r1 = edgec_load4(row1 + i);
-        const uint32_t c0 = edgec_load4(column0 + i);
-        const uint32_t c1 = edgec_load4(column1 + i);
-        const int32_t r0_even = edgec_even(r0);
-        const int32_t r1_even = edgec_even(r1);
-        const int32_t c0_even = edgec_even(c0);
-        const int32_t c1_even = edgec_even(c1);
-        s00 = __smlad(r0_even, c0_even, s00);
-        s01 = __smlad(r0_even, c1_even, s01);
-        s10 = __smlad(r1_even, c0_even, s10);
-        s11 = __smlad(r1_even, c1_even, s11);
-        const int32_t r0_odd = edgec_odd(r0);
-        const int32_t r1_odd = edgec_odd(r1);
-        const int32_t c0_odd = edgec_odd(c0);
-        const int32_t c1_odd = edgec_odd(c1);
-        s00 = __smlad(r0_odd, c0_odd, s00);
-        s01 = __smlad(r0_odd, c1_odd, s01);
-        s10 = __smlad(r1_odd, c0_odd, s10);
-        s11 = __smlad(r1_odd, c1_odd, s11);
-    }
-#endif
-    for (; i < size; ++i) {
-        s00 += row0[i] * column0[i];
-        s01 += row0[i] * column1[i];
-        s10 += row1[i] * column0[i];
-        s11 += row1[i] * column1[i];
+    for (int32_t i = 0; i < size; ++i) {
+        s00 += rows[i] * column[i];
+        s01 += rows[i] * column[stride + i];
+        s10 += rows[size + i] * column[i];
+        s11 += rows[size + i] * column[stride + i];
     }
 #endif
     sums[0][0] = s00;
@@ -109,99 +279,6 @@ static inline void edgec_dot_2x2_s8(
     sums[1][0] = s10;
     sums[1][1] = s11;
 }
-
-/* sums[c] += row . columns[c] for four columns, `size` elements apart. */
-static inline void edgec_dot_1x4_s8(
-    const int8_t *row, const int8_t *columns, int32_t size, int32_t sums[4]) {
-    const int8_t *column0 = columns;
-    const int8_t *column1 = columns + size;
-    const int8_t *column2 = columns + 2 * size;
-    const int8_t *column3 = columns + 3 * size;
-    int32_t s0 = sums[0];
-    int32_t s1 = sums[1];
-    int32_t s2 = sums[2];
-    int32_t s3 = sums[3];
-#if defined(EDGEC_HELIUM)
-    int32_t left = size;
-    for (; left >= 16; left -= 16) {
-        const int8x16_t r = vldrbq_s8(row);
-        s0 = vmladavaq_s8(s0, r, vldrbq_s8(column0));
-        s1 = vmladavaq_s8(s1, r, vldrbq_s8(column1));
-        s2 = vmladavaq_s8(s2, r, vldrbq_s8(column2));
-        s3 = vmladavaq_s8(s3, r, vldrbq_s8(column3));
-        row += 16;
-        column0 += 16;
-        column1 += 16;
-        column2 += 16;
-        column3 += 16;
-    }
-    if (left > 0) {
-        const mve_pred16_t lanes = vctp8q((uint32_t)left);
-        const int8x16_t r = vldrbq_z_s8(row, lanes);
-        s0 = vmladavaq_s8(s0, r, vldrbq_z_s8(column0, lanes));
-        s1 = vmladavaq_s8(s1, r, vldrbq_z_s8(column1, lanes));
-        s2 = vmladavaq_s8(s2, r, vldrbq_z_s8(column2, lanes));
-        s3 = vmladavaq_s8(s3, r, vldrbq_z_s8(column3, lanes));
-    }
-#else
-    int32_t i = 0;
-#if defined(EDGEC_SMLAD)
-    for (; i + 4 <= size; i += 4) {
-        const uint32_t r = edgec_load4(row + i);
-        const int32_t even = edgec_even(r);
-        const int32_t odd = edgec_odd(r);
-        const uint32_t c0 = edgec_load4(column0 + i);
-        const uint32_t c1 = edgec_load4(column1 + i);
-        const uint32_t c2 = edgec_load4(column2 + i);
-        const uint32_t c3 = edgec_load4(column3 + i);
-        s0 = __smlad(odd, edgec_odd(c0), __smlad(even, edgec_even(c0), s0));
-        s1 = __smlad(odd, edgec_odd(c1), __smlad(even, edgec_even(c1), s1));
-        s2 = __smlad(odd, edgec_odd(c2), __smlad(even, edgec_even(c2), s2));
-        s3 = __smlad(odd, edgec_odd(c3), __smlad(even, edgec_even(c3), s3));
-    }
 #endif
-    for (; i < size; ++i) {
-        s0 += row[i] * column0[i];
-        s1 += row[i] * column1[i];
-        s2 += row[i] * column2[i];
-        s3 += row[i] * column3[i];
-    }
-#endif
-    sums[0] = s0;
-    sums[1] = s1;
-    sums[2] = s2;
-    sums[3] = s3;
-}
-
-/* sum + row . column. */
-static inline int32_t edgec_dot_s8(
-    const int8_t *row, const int8_t *column, int32_t size, int32_t sum) {
-#if defined(EDGEC_HELIUM)
-    int32_t left = size;
-    for (; left >= 16; left -= 16) {
-        sum = vmladavaq_s8(sum, vldrbq_s8(row), vldrbq_s8(column));
-        row += 16;
-        column += 16;
-    }
-    if (left > 0) {
-        const mve_pred16_t lanes = vctp8q((uint32_t)left);
-        sum = vmladavaq_s8(sum, vldrbq_z_s8(row, lanes), vldrbq_z_s8(column, lanes));
-    }
-#else
-    int32_t i = 0;
-#if defined(EDGEC_SMLAD)
-    for (; i + 4 <= size; i += 4) {
-        const uint32_t r = edgec_load4(row + i);
-        const uint32_t c = edgec_load4(column + i);
-        sum = __smlad(edgec_even(r), edgec_even(c), sum);
-        sum = __smlad(edgec_odd(r), edgec_odd(c), sum);
-    }
-#endif
-    for (; i < size; ++i) {
-        sum += row[i] * column[i];
-    }
-#endif
-    return sum;
-}
 
 #endif

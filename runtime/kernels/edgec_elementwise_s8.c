@@ -1,92 +1,144 @@
-/* Element by element on int8, portable. */
+/* Element by element on int8. */
 #include "edgec_fixed_point.h"
 #include "edgec_kernels.h"
 
-typedef int32_t (*combine)(const edgec_binary_s8_params *p, int32_t a, int32_t b);
+typedef enum { ADD, SUBTRACT, MULTIPLY, SQUARED_DIFFERENCE, MAXIMUM, MINIMUM } operation;
 
-static int32_t aligned(int32_t x, int32_t shift, int32_t mantissa, int32_t exponent) {
-    return edgec_scale(x * ((int32_t)1 << shift), mantissa, exponent);
+/* The scales of the operands, where the operation needs them, and of the result. */
+typedef struct {
+    edgec_multiplier a, b, out;
+} scaling;
+
+static EDGEC_INLINE int32_t combined(operation op, const scaling *s, int32_t a, int32_t b) {
+    if (op == ADD || op == SUBTRACT || op == SQUARED_DIFFERENCE) {
+        a = edgec_multiply(&s->a, a);
+        b = edgec_multiply(&s->b, b);
+    }
+    switch (op) {
+    case ADD:
+        return a + b;
+    case SUBTRACT:
+        return a - b;
+    case MULTIPLY:
+        return a * b;
+    case SQUARED_DIFFERENCE:
+        return (a - b) * (a - b);
+    case MAXIMUM:
+        return a > b ? a : b;
+    default:
+        return a < b ? a : b;
+    }
 }
 
-static int32_t sum_of(const edgec_binary_s8_params *p, int32_t a, int32_t b) {
-    return aligned(a, p->shift, p->a_mantissa, p->a_exponent) +
-           aligned(b, p->shift, p->b_mantissa, p->b_exponent);
+#if defined(EDGEC_HELIUM)
+static EDGEC_INLINE int32x4_t combined_4(operation op, const scaling *s, int32x4_t a, int32x4_t b) {
+    if (op == ADD || op == SUBTRACT || op == SQUARED_DIFFERENCE) {
+        a = edgec_multiply_4(&s->a, a);
+        b = edgec_multiply_4(&s->b, b);
+    }
+    switch (op) {
+    case ADD:
+        return vaddq_s32(a, b);
+    case SUBTRACT:
+        return vsubq_s32(a, b);
+    case MULTIPLY:
+        return vmulq_s32(a, b);
+    case SQUARED_DIFFERENCE:
+        return vmulq_s32(vsubq_s32(a, b), vsubq_s32(a, b));
+    case MAXIMUM:
+        return vmaxq_s32(a, b);
+    default:
+        return vminq_s32(a, b);
+    }
 }
 
-static int32_t difference_of(const edgec_binary_s8_params *p, int32_t a, int32_t b) {
-    return aligned(a, p->shift, p->a_mantissa, p->a_exponent) -
-           aligned(b, p->shift, p->b_mantissa, p->b_exponent);
+/* Four neighbours, or one element four times where it is broadcast. */
+static EDGEC_INLINE int32x4_t load_4(
+    const int8_t *from, int32_t stride, uint32x4_t offsets, mve_pred16_t lanes) {
+    return stride == 1 ? vldrbq_z_s32(from, lanes)
+                       : vldrbq_gather_offset_z_s32(from, offsets, lanes);
 }
+#endif
 
-static int32_t product_of(const edgec_binary_s8_params *p, int32_t a, int32_t b) {
-    (void)p;
-    return a * b;
-}
-
-static int32_t squared_difference_of(const edgec_binary_s8_params *p, int32_t a, int32_t b) {
-    const int32_t difference = difference_of(p, a, b);
-    return difference * difference;
-}
-
-static int32_t larger_of(const edgec_binary_s8_params *p, int32_t a, int32_t b) {
-    (void)p;
-    return a > b ? a : b;
-}
-
-static int32_t smaller_of(const edgec_binary_s8_params *p, int32_t a, int32_t b) {
-    (void)p;
-    return a < b ? a : b;
+/* The innermost loop. */
+static EDGEC_INLINE void line(
+    operation op, const edgec_binary_s8_params *p, const scaling *s, const int8_t *a,
+    const int8_t *b, int8_t *out) {
+    const int32_t count = p->shape[3];
+    const int32_t a_stride = p->a_stride[3];
+    const int32_t b_stride = p->b_stride[3];
+#if defined(EDGEC_HELIUM)
+    const uint32x4_t lane = vidupq_n_u32(0, 1);
+    const uint32x4_t a_offsets = vmulq_n_u32(lane, (uint32_t)a_stride);
+    const uint32x4_t b_offsets = vmulq_n_u32(lane, (uint32_t)b_stride);
+    for (int32_t i = 0; i < count; i += 4) {
+        const mve_pred16_t lanes = vctp32q((uint32_t)(count - i));
+        const int32x4_t x = vsubq_n_s32(load_4(a, a_stride, a_offsets, lanes), p->a_zero);
+        const int32x4_t y = vsubq_n_s32(load_4(b, b_stride, b_offsets, lanes), p->b_zero);
+        const int32x4_t scaled = edgec_multiply_4(&s->out, combined_4(op, s, x, y));
+        vstrbq_p_s32(out + i, edgec_clamp_4(scaled, p->out_zero, p->low, p->high), lanes);
+        a += 4 * a_stride;
+        b += 4 * b_stride;
+    }
+#else
+    for (int32_t i = 0; i < count; ++i) {
+        const int32_t raw = combined(op, s, *a - p->a_zero, *b - p->b_zero);
+        const int32_t scaled = edgec_multiply(&s->out, raw);
+        out[i] = (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
+        a += a_stride;
+        b += b_stride;
+    }
+#endif
 }
 
 /* The operation is known at every call below, so that compilers make a loop of its own for it. */
-static inline void run(
+static EDGEC_INLINE void run(
     const edgec_binary_s8_params *given, const int8_t *a, const int8_t *b, int8_t *out,
-    combine op) {
+    operation op) {
     /* a copy: stores to `out` could change `given`, as far as the compiler knows */
     const edgec_binary_s8_params copy = *given;
     const edgec_binary_s8_params *const p = &copy;
+    scaling s;
+    s.a = edgec_multiplier_of(p->a_mantissa, p->a_exponent, p->shift);
+    s.b = edgec_multiplier_of(p->b_mantissa, p->b_exponent, p->shift);
+    s.out = edgec_multiplier_of(p->out_mantissa, p->out_exponent, 0);
     for (int32_t i = 0; i < p->shape[0]; ++i) {
         for (int32_t j = 0; j < p->shape[1]; ++j) {
             for (int32_t k = 0; k < p->shape[2]; ++k) {
                 const int8_t *x = a + i * p->a_stride[0] + j * p->a_stride[1] + k * p->a_stride[2];
                 const int8_t *y = b + i * p->b_stride[0] + j * p->b_stride[1] + k * p->b_stride[2];
-                for (int32_t l = 0; l < p->shape[3]; ++l) {
-                    const int32_t raw = op(p, *x - p->a_zero, *y - p->b_zero);
-                    const int32_t scaled = edgec_scale(raw, p->out_mantissa, p->out_exponent);
-                    *out++ = (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
-                    x += p->a_stride[3];
-                    y += p->b_stride[3];
-                }
+                line(op, p, &s, x, y, out);
+                out += p->shape[3];
             }
         }
     }
 }
 
 void edgec_add_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
-    run(p, a, b, out, sum_of);
+    run(p, a, b, out, ADD);
 }
 
 void edgec_sub_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
-    run(p, a, b, out, difference_of);
+    run(p, a, b, out, SUBTRACT);
 }
 
 void edgec_mul_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
-    run(p, a, b, out, product_of);
+    run(p, a, b, out, MULTIPLY);
 }
 
 void edgec_squared_difference_s8(
     const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
-    run(p, a, b, out, squared_difference_of);
+    run(p, a, b, out, SQUARED_DIFFERENCE);
 }
 
 void edgec_maximum_s8(
     const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
-    run(p, a, b, out, larger_of);
+    run(p, a, b, out, MAXIMUM);
 }
 
 void edgec_minimum_s8(
     const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out) {
-    run(p, a, b, out, smaller_of);
+    run(p, a, b, out, MINIMUM);
 }
 
 void edgec_lookup_s8(const edgec_lookup_s8_params *p, const int8_t *in, int8_t *out) {

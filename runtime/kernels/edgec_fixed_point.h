@@ -14,6 +14,17 @@ typedef char edgec_needs_arithmetic_shifts[((-5) >> 1) == -3 ? 1 : -1];
 #if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(EDGEC_PORTABLE)
 #define EDGEC_MULTIPLY_HIGH 1
 #endif
+#if defined(__ARM_FEATURE_MVE) && defined(__GNUC__) && !defined(EDGEC_PORTABLE)
+#include <arm_mve.h>
+#define EDGEC_HELIUM 1
+#endif
+
+/* Loops of their own for what is known where a function is called. */
+#if defined(__GNUC__)
+#define EDGEC_INLINE inline __attribute__((always_inline))
+#else
+#define EDGEC_INLINE inline
+#endif
 
 /* The upper half of 2*a*b, rounded to nearest, halves upwards. |a| < 2^30. */
 static inline int32_t edgec_doubling_high(int32_t a, int32_t b) {
@@ -74,8 +85,69 @@ static inline int32_t edgec_scale_once(int32_t x, int32_t mantissa, int32_t expo
     return (int32_t)(((int64_t)x * mantissa + ((int64_t)1 << (30 - exponent))) >> (31 - exponent));
 }
 
+/* The same where `exponent` is negative, as it is in nearly every layer. |x| < 2^30. */
+static inline int32_t edgec_scale_down(int32_t x, int32_t mantissa, int32_t exponent) {
+    const int32_t high = edgec_doubling_high(x, mantissa);
+    return (((high + (high >> 31)) >> (-1 - exponent)) + 1) >> 1;
+}
+
+/* The same rounded once: `exponent` is at most -2, any x. */
+static inline int32_t edgec_scale_down_once(int32_t x, int32_t mantissa, int32_t exponent) {
+    return ((edgec_high(x, mantissa) >> (-2 - exponent)) + 1) >> 1;
+}
+
+/* A multiplier whose shifts are worked out before a loop; of integers times 2^`shift`. */
+typedef struct {
+    int32_t mantissa, left, right, half, nudge;
+} edgec_multiplier;
+
+static inline edgec_multiplier edgec_multiplier_of(
+    int32_t mantissa, int32_t exponent, int32_t shift) {
+    edgec_multiplier m;
+    m.mantissa = mantissa;
+    m.left = shift + (exponent > 0 ? exponent : 0);
+    m.right = exponent < 0 ? -exponent : 0;
+    m.half = (int32_t)(((uint32_t)1 << m.right) >> 1);
+    m.nudge = exponent < 0 ? -1 : 0;
+    return m;
+}
+
+/* edgec_scale of x * 2^shift with such a multiplier. */
+static inline int32_t edgec_multiply(const edgec_multiplier *m, int32_t x) {
+    const int32_t high = edgec_doubling_high((int32_t)((uint32_t)x << m->left), m->mantissa);
+    return (high + m->half + ((high >> 31) & m->nudge)) >> m->right;
+}
+
 static inline int32_t edgec_clamp(int32_t x, int32_t low, int32_t high) {
     return x < low ? low : (x > high ? high : x);
 }
+
+#if defined(EDGEC_HELIUM)
+/* edgec_scale_down of four numbers. */
+static inline int32x4_t edgec_scale_down_4(int32x4_t x, int32x4_t mantissa, int32x4_t exponent) {
+    x = vqrdmulhq_s32(x, mantissa);
+    /* halves away from zero: one less before a shift that rounds halves upwards */
+    return vrshlq_s32(vaddq_s32(x, vshrq_n_s32(x, 31)), exponent);
+}
+
+/* edgec_scale_down_once of four numbers. */
+static inline int32x4_t edgec_scale_down_once_4(
+    int32x4_t x, int32x4_t mantissa, int32x4_t exponent) {
+    return vrshlq_s32(vmulhq_s32(x, mantissa), vaddq_n_s32(exponent, 1));
+}
+
+/* edgec_multiply of four numbers. */
+static inline int32x4_t edgec_multiply_4(const edgec_multiplier *m, int32x4_t x) {
+    x = vqrdmulhq_n_s32(vshlq_r_s32(x, m->left), m->mantissa);
+    x = vaddq_s32(x, vandq_s32(vshrq_n_s32(x, 31), vdupq_n_s32(m->nudge)));
+    return vrshlq_n_s32(x, -m->right);
+}
+
+/* Integers around the zero point, clamped. */
+static inline int32x4_t edgec_clamp_4(int32x4_t x, int32_t zero, int32_t low, int32_t high) {
+    x = vaddq_n_s32(x, zero);
+    return vminq_s32(vmaxq_s32(x, vdupq_n_s32(low)), vdupq_n_s32(high));
+}
+#endif
 
 #endif

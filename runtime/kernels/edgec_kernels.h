@@ -28,13 +28,14 @@ typedef struct {
     int32_t out_h, out_w, out_c;
     int32_t k_h, k_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
     int32_t in_zero, out_zero, low, high;
-    int32_t wide; /* sums may exceed 2^30 */
+    int32_t wide; /* sums may exceed 2^30, or exponents are not negative */
     const int8_t *weights;
     const int32_t *bias;
     edgec_scales scales;
 } edgec_conv_s8_params;
 
-/* Scratch: two windows of k_h * k_w * in_c / groups bytes. */
+/* Scratch: 5 bytes for each of the k_h * k_w * in_c / groups elements of a window, one for each of a
+ * window of more than EDGEC_MOST_PAIRED. */
 void edgec_conv_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
 /* Weights [k_h][k_w][out_c]; output channel c reads input channel c / (out_c / in_c). Scratch: in_c
  * bytes. */
@@ -45,12 +46,15 @@ void edgec_depthwise_s8(
 typedef struct {
     int32_t rows, in_size, out_size;
     int32_t weight_zero, out_zero, low, high;
+    int32_t wide;        /* exponents above -2 */
+    int32_t scales_each; /* an entry of `scales` per output, or 0: one for all */
     const int8_t *weights;
     const int32_t *bias;
-    edgec_scales scales; /* one entry per output */
+    edgec_scales scales;
 } edgec_fully_connected_s8_params;
 
-/* Scratch: two rows of in_size bytes; none (a null pointer) for a single row. */
+/* Scratch: 5 bytes for each element of a row, one for each of a row of more than EDGEC_MOST_PAIRED;
+ * none (a null pointer) for a single row. */
 void edgec_fully_connected_s8(
     const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
 void edgec_fully_connected_asymmetric_s8(
@@ -65,8 +69,10 @@ typedef struct {
     int32_t mantissa, exponent;
 } edgec_matmul_s8_params;
 
+/* Scratch: 4 * inner bytes. */
 void edgec_matmul_s8(
-    const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);
+    const edgec_matmul_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out,
+    int8_t *scratch);
 
 /* Two operands of up to four dimensions, broadcast by strides of 0. */
 typedef struct {
@@ -115,6 +121,14 @@ void edgec_mean_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out)
 /* Sum over the middle of [outer][count][inner]. */
 void edgec_sum_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out);
 
+/* Largest or smallest of the middle of [outer][count][inner]. */
+typedef struct {
+    int32_t outer, count, inner;
+} edgec_reduce_s8_params;
+
+void edgec_reduce_max_s8(const edgec_reduce_s8_params *p, const int8_t *in, int8_t *out);
+void edgec_reduce_min_s8(const edgec_reduce_s8_params *p, const int8_t *in, int8_t *out);
+
 /* Softmax of rows; table[d] = exp(-scale * d) in 2^-24, output scale 1/256 and zero point -128. */
 typedef struct {
     int32_t rows, size;
@@ -156,8 +170,10 @@ typedef struct {
 void edgec_resize_bilinear_s8(
     const edgec_resize_bilinear_s8_params *p, const int8_t *in, int8_t *out);
 
-/* Runs of neighbours, at start + i . stride in elements: transposes, blocks of a tensor. The output
- * may lie at or below the input where strides descend, as in blocks. */
+/* The moves below work on bytes; wider elements are runs of them.
+ *
+ * Runs of neighbours, at start + i . stride: transposes, blocks of a tensor. The output may lie at or
+ * below the input where strides descend, as in blocks. */
 typedef struct {
     int32_t start, run, shape[5], stride[5];
 } edgec_strided_copy_s8_params;
@@ -172,9 +188,10 @@ typedef struct {
 
 void edgec_gather_s8(const edgec_gather_s8_params *p, const int8_t *in, int8_t *out);
 
+/* `fill` is an element of `width` bytes, 1 or 4. */
 typedef struct {
     int32_t in_shape[4], before[4], out_shape[4];
-    int32_t fill;
+    int32_t width, fill;
 } edgec_pad_s8_params;
 
 void edgec_pad_s8(const edgec_pad_s8_params *p, const int8_t *in, int8_t *out);

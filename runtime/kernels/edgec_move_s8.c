@@ -48,7 +48,13 @@ void edgec_pad_s8(const edgec_pad_s8_params *p, const int8_t *in, int8_t *out) {
                 const int32_t k = c - p->before[2];
                 const int inside = i >= 0 && i < p->in_shape[0] && j >= 0 && j < p->in_shape[1] &&
                                    k >= 0 && k < p->in_shape[2];
-                memset(out, p->fill, (size_t)p->out_shape[3]);
+                if (p->width == 1) {
+                    memset(out, p->fill, (size_t)p->out_shape[3]);
+                } else {
+                    for (int32_t d = 0; d < p->out_shape[3]; d += 4) {
+                        memcpy(out + d, &p->fill, sizeof p->fill);
+                    }
+                }
                 if (inside) {
                     const int32_t at =
                         ((i * p->in_shape[1] + j) * p->in_shape[2] + k) * p->in_shape[3];

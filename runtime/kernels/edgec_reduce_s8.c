@@ -85,6 +85,29 @@ void edgec_sum_s8(const edgec_mean_s8_params *p, const int8_t *in, int8_t *out) 
     reduce(p, in, out, 1);
 }
 
+static inline void pick(
+    const edgec_reduce_s8_params *p, const int8_t *in, int8_t *out, int32_t sign) {
+    for (int32_t o = 0; o < p->outer; ++o) {
+        for (int32_t i = 0; i < p->inner; ++i) {
+            int32_t most = sign * in[i];
+            for (int32_t n = 1; n < p->count; ++n) {
+                const int32_t x = sign * in[n * p->inner + i];
+                most = x > most ? x : most;
+            }
+            *out++ = (int8_t)(sign * most);
+        }
+        in += p->count * p->inner;
+    }
+}
+
+void edgec_reduce_max_s8(const edgec_reduce_s8_params *p, const int8_t *in, int8_t *out) {
+    pick(p, in, out, 1);
+}
+
+void edgec_reduce_min_s8(const edgec_reduce_s8_params *p, const int8_t *in, int8_t *out) {
+    pick(p, in, out, -1);
+}
+
 void edgec_softmax_s8(const edgec_softmax_s8_params *p, const int8_t *in, int8_t *out) {
     for (int32_t row = 0; row < p->rows; ++row) {
         int32_t most = -128;

@@ -16,7 +16,7 @@ from edgec.runtime.qemu.boards import Board
 
 COMPILER = "arm-none-eabi-gcc"
 SIMULATOR = "qemu-system-arm"
-FLAGS = ("-std=c99", "-O3", "-ffreestanding", "-ffunction-sections", "-fdata-sections")
+FLAGS = ("-std=c99", "-O2", "-ffreestanding", "-ffunction-sections", "-fdata-sections")
 TIMEOUT_SECONDS = 600
 STACK_BYTES = 4096
 
@@ -133,7 +133,7 @@ def count_instructions(
             argv = [COMPILER, *flags, "-DEDGEC_FREESTANDING", "-DEDGEC_PROFILE"]
             argv += [f"-DEDGEC_MOST_STEPS={steps}", f"-I{folder}", str(start), *sources]
             argv += ["-nostartfiles", "-nostdlib", "-Wl,--gc-sections", f"-Wl,-T,{script}"]
-            built = _run([*argv, "-lc", "-lgcc", "-o", str(image)])
+            built = _run([*argv, "-lm", "-lc", "-lgcc", "-o", str(image)])
         if built.returncode:
             raise _not_built(built.stderr, board)
         sizes = _sizes(image)

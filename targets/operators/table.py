@@ -1,10 +1,11 @@
 """Reads the operator tables and picks the one that stands for a runtime version.
 
 A table is a TOML file beside this module, written by ``make_tensorrt.py`` from the parser's
-documentation, by ``make_onnxruntime.py`` and ``make_tflite.py`` from an installed package, or by
-``make_tflm.py`` from source; none is written by hand. Data types carry ONNX's names in lower case
-(``float``, ``float16``, ``int64``, …). Tables of TFLite runtimes list builtin operators; they are
-read through ``onnx_to_tflite.toml``, which says what an ONNX operator becomes there.
+documentation, by ``make_onnxruntime.py`` and ``make_tflite.py`` from an installed package, by
+``make_tflm.py`` from source, or by ``make_c.py`` from edgec's own C emitter; none is written by
+hand. Data types carry ONNX's names in lower case (``float``, ``float16``, ``int64``, …). Tables of
+TFLite runtimes list builtin operators; they are read through ``onnx_to_tflite.toml``, which says
+what an ONNX operator becomes there.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class OperatorTable:
     """All operators of one runtime version.
 
     Attributes:
-        runtime: ``"tensorrt"``, ``"onnxruntime"``, ``"litert"``, ``"tflite-runtime"``, ``"tflm"``.
+        runtime: ``"tensorrt"``, ``"onnxruntime"``, ``"litert"``, ``"tflite-runtime"``, ``"tflm"``,
+            ``"edgec-c"``.
         version: the version that the source describes.
         opset: newest ai.onnx opset; 0 where the runtime does not read ONNX.
         oldest_opset: oldest one.

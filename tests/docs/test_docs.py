@@ -20,6 +20,7 @@ DOCUMENTS = (
     "docs/quantization.md",
     "docs/tflite.md",
     "docs/memory.md",
+    "docs/profiling.md",
     "docs/cli.md",
     "docs/benchmarks.md",
 )
@@ -64,6 +65,9 @@ def test_every_verb_is_in_the_readme(root: Path) -> None:
         "eval",
         "build",
         "bench",
+        "diff",
+        "report",
+        "profile",
         "plan",
         "explain",
         "doctor",
@@ -87,9 +91,15 @@ def simulator_installed() -> bool:
 
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(
-    root: Path, cli, tiny_onnx: Path, siamese_onnx: Path, tmp_path: Path
+    root: Path,
+    cli,
+    tiny_onnx: Path,
+    siamese_onnx: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the order of the document, with files of the names it uses."""
+    monkeypatch.setenv("EDGEC_STORE", str(tmp_path / "results.sqlite3"))
     rng = np.random.default_rng(0)
     for folder in ("photos", "val/tench", "val/goldfish"):
         (tmp_path / folder).mkdir(parents=True)

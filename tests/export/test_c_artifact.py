@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 import edgec
-from edgec.export.errors import BudgetError, UsageError
+from edgec.export.errors import BudgetError, InputError, UsageError
 from edgec.runtime.qemu.run import COMPILER, SIMULATOR
 
 
@@ -72,16 +74,94 @@ def test_memories_that_are_too_small_are_the_bill(
     assert not (tmp_path / "b").exists()
 
 
-def test_floats_have_no_c(tiny_onnx: Path, tmp_path: Path) -> None:
+def test_floats_are_written_for_those_who_ask(tiny_onnx: Path, tmp_path: Path) -> None:
+    options = {"target": "stm32f746", "precision": "fp32"}
+    made = edgec.compile(str(tiny_onnx), formats=("c",), out=str(tmp_path / "f"), **options)
+    artifact = next(a for a in made.manifest.artifacts if a.format == "c")
+    assert artifact.precision == "fp32"
+    assert "scale" not in artifact.checks["ports"]["inputs"][0]
+    if shutil.which("make") is not None and shutil.which("cc") is not None:
+        argv = ["make", "-s", "test"]
+        done = subprocess.run(
+            argv, cwd=made.path / "c", capture_output=True, text=True, check=False
+        )
+        assert "2 samples agree" in done.stdout, done.stderr
+    default = edgec.compile(str(tiny_onnx), out=str(tmp_path / "d"), **options)
+    assert all(a.format != "c" for a in default.manifest.artifacts)
+
+
+def test_there_is_no_c_in_float16(root: Path, tiny_onnx: Path, tmp_path: Path) -> None:
+    text = (root / "targets" / "generic-c99.toml").read_text().replace('["c99"]', "[]")
+    target = tmp_path / "half.toml"
+    target.write_text(text.replace('["fp32", "int8"]', '["fp32", "fp16", "int8"]'))
     with pytest.raises(UsageError) as caught:
         edgec.compile(
             str(tiny_onnx),
-            target="stm32f746",
-            precision="fp32",
+            target=str(target),
+            precision="fp16",
             formats=("c",),
             out=str(tmp_path / "b"),
         )
     assert caught.value.code == "EC282"
+
+
+def test_operators_that_only_the_c_kernels_have(tmp_path: Path) -> None:
+    """tflite-micro has no GELU: its file spells it out, the C does not."""
+    float32 = onnx.TensorProto.FLOAT
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("Gelu", ["h"], ["g"]),
+        onnx.helper.make_node("GlobalAveragePool", ["g"], ["y"]),
+    ]
+    weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        nodes,
+        "net",
+        [onnx.helper.make_tensor_value_info("x", float32, (1, 3, 8, 8))],
+        [onnx.helper.make_tensor_value_info("y", float32, (1, 4, 1, 1))],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    opset = onnx.helper.make_opsetid("", 20)
+    path = tmp_path / "gelu.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    made = edgec.compile(str(path), target="stm32f746", calib="random", out=str(tmp_path / "b"))
+    formats = {a.format: a for a in made.manifest.artifacts if a.status == "built"}
+    assert {"tflite", "c"} <= set(formats)
+    steps = formats["c"].checks["step_names"]
+    assert [step.split()[0] for step in steps] == ["CONV_2D", "GELU", "MEAN"]
+
+
+def test_it_runs_on_this_machine(bundle: edgec.Bundle, main, tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler: apt install gcc libc6-dev")
+    from edgec.runtime.runners import open_runner
+
+    artifact = next(a for a in bundle.manifest.artifacts if a.format == "c")
+    runner = open_runner(bundle, artifact)
+    feeds = dict(np.load(bundle.path / "golden" / "inputs_0.npz"))
+    wanted = np.load(bundle.path / "golden" / "outputs_0.npz")
+    for name, value in runner.run(feeds).items():
+        assert value.shape == wanted[name].shape
+        noise = np.square(value - wanted[name]).mean() / np.square(wanted[name]).mean()
+        assert noise < 0.05
+    code, out, _ = main(
+        "bench", bundle.path, "--artifact", "c", "--runs", "50", "--warmup", "1", "--json"
+    )
+    assert code == 0
+    (result,) = json.loads(out)["results"]
+    assert result["runtime"] == "C"
+    assert {step["name"] for step in result["layers"]} == set(artifact.checks["step_names"])
+    assert all(step["ms"] > 0 for step in result["layers"])
+
+
+def test_changed_sources_are_not_run(bundle: edgec.Bundle, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle.path, tmp_path / "copy")
+    with (copy / "c" / "tiny.c").open("a") as file:
+        file.write("/* changed */\n")
+    changed = edgec.load(copy)
+    artifact = next(a for a in changed.manifest.artifacts if a.format == "c")
+    with pytest.raises(InputError, match="changed after"):
+        changed.file(artifact)
 
 
 @pytest.mark.needs_tool

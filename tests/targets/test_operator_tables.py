@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
-from edgec.targets.operators import make_onnxruntime, make_tensorrt, make_tflm
+from edgec.targets.operators import make_c, make_onnxruntime, make_tensorrt, make_tflm
 from edgec.targets.operators.table import (
     Kernel,
     parse_table,
@@ -174,3 +175,12 @@ def test_a_kernel_file_of_its_own_tells_its_types_and_rank() -> None:
     assert make_tflm.rank_of("SIN", files) is None
     resolver = "AddBuiltin(BuiltinOperator_ADD, r); AddBuiltin(\n    BuiltinOperator_SIN, r)"
     assert make_tflm.registered(resolver) == ["ADD", "SIN"]
+
+
+def test_the_table_of_the_c_kernels_is_that_of_the_emitter(root: Path) -> None:
+    path = root / "targets" / "operators" / f"edgec-c-{make_c.VERSION}.toml"
+    assert path.read_text("utf-8") == make_c.table_text(), "run targets/operators/make_c.py"
+    table = select_table("edgec-c", make_c.VERSION).table
+    assert table.builtins["CONV_2D"].types == {"float", "int8"}
+    assert not table.find("", "ArgMax").supported
+    assert table.find("", "LayerNormalization").supported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from edgec.targets import get_target, list_targets
 from edgec.targets.registry import target_toml
 
 SHIPPED = list_targets()
+UNITS = ("_bytes", "_mhz", "_gb_s", "_sm", "_cores", "_bytes_per_core", "_tops")
 
 
 def test_the_promised_targets_are_there() -> None:
@@ -20,6 +22,13 @@ def test_the_promised_targets_are_there() -> None:
         "raspberry-pi-5",
         "raspberry-pi-4",
         "generic-x86-64",
+        "stm32l4r5",
+        "stm32u575",
+        "nrf52840",
+        "rp2040",
+        "rp2350",
+        "esp32-s3",
+        "cortex-m55",
     } <= set(SHIPPED)
     assert get_target("jetson").name == "jetson-orin-nano-jp6.2"
 
@@ -31,9 +40,16 @@ def test_every_fact_has_a_source_and_a_unit(name: str) -> None:
     for key, fact in target.facts.items():
         assert len(fact.source) > 10, key
         if isinstance(fact.value, (int, float)) and not isinstance(fact.value, bool):
-            assert key.endswith(("_bytes", "_mhz", "_gb_s", "_sm", "_cores", "_bytes_per_core"))
+            assert key.endswith(UNITS)
             assert fact.value > 0
     assert target.fact("no such fact") is None
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_memories_do_not_overlap(name: str) -> None:
+    placed = sorted((m.base, m.bytes) for m in get_target(name).memory if m.base is not None)
+    for (first, size), (second, _) in itertools.pairwise(placed):
+        assert first + size <= second
 
 
 def test_aliases_are_unique() -> None:

@@ -32,7 +32,7 @@ class Word:
     value: int
 
 
-Parameter = int | Word | tuple[int, ...] | Table | Scales
+Parameter = int | float | Word | tuple[int, ...] | Table | Scales
 
 
 @dataclass(frozen=True)
@@ -78,53 +78,67 @@ class Call:
         return tuple(dict.fromkeys(i for i in self.inputs if isinstance(i, int)))
 
 
-SOURCES: Mapping[str, str] = {
-    "edgec_conv_s8": "edgec_conv_s8.c",
-    "edgec_depthwise_s8": "edgec_depthwise_s8.c",
-    "edgec_fully_connected_s8": "edgec_matmul_s8.c",
-    "edgec_fully_connected_asymmetric_s8": "edgec_matmul_s8.c",
-    "edgec_matmul_s8": "edgec_matmul_s8.c",
-    "edgec_add_s8": "edgec_elementwise_s8.c",
-    "edgec_sub_s8": "edgec_elementwise_s8.c",
-    "edgec_mul_s8": "edgec_elementwise_s8.c",
-    "edgec_squared_difference_s8": "edgec_elementwise_s8.c",
-    "edgec_maximum_s8": "edgec_elementwise_s8.c",
-    "edgec_minimum_s8": "edgec_elementwise_s8.c",
-    "edgec_lookup_s8": "edgec_elementwise_s8.c",
-    "edgec_average_pool_s8": "edgec_reduce_s8.c",
-    "edgec_max_pool_s8": "edgec_reduce_s8.c",
-    "edgec_mean_s8": "edgec_reduce_s8.c",
-    "edgec_sum_s8": "edgec_reduce_s8.c",
-    "edgec_softmax_s8": "edgec_reduce_s8.c",
-    "edgec_strided_copy_s8": "edgec_move_s8.c",
-    "edgec_pad_s8": "edgec_move_s8.c",
-    "edgec_concat_s8": "edgec_move_s8.c",
-    "edgec_gather_s8": "edgec_move_s8.c",
-    "edgec_layer_norm_s8": "edgec_norm_s8.c",
-    "edgec_l2_norm_s8": "edgec_norm_s8.c",
-    "edgec_resize_bilinear_s8": "edgec_resize_s8.c",
+FILES: Mapping[str, str] = {
+    "edgec_conv_s8.c": "conv",
+    "edgec_depthwise_s8.c": "depthwise",
+    "edgec_matmul_s8.c": "fully_connected fully_connected_asymmetric matmul",
+    "edgec_elementwise_s8.c": "add sub mul squared_difference maximum minimum lookup",
+    "edgec_reduce_s8.c": "average_pool max_pool mean sum reduce_max reduce_min softmax",
+    "edgec_move_s8.c": "strided_copy pad concat gather",
+    "edgec_norm_s8.c": "layer_norm l2_norm",
+    "edgec_resize_s8.c": "resize_bilinear",
+    "edgec_conv_f32.c": "conv depthwise",
+    "edgec_matmul_f32.c": "fully_connected matmul",
+    "edgec_elementwise_f32.c": "add sub mul div pow maximum minimum squared_difference prelu abs "
+    "neg exp log sqrt rsqrt sin cos floor ceil sigmoid tanh gelu gelu_tanh hard_swish relu relu6 "
+    "elu leaky_relu",
+    "edgec_reduce_f32.c": "average_pool max_pool mean sum reduce_max reduce_min softmax "
+    "log_softmax l2_norm layer_norm",
+    "edgec_resize_f32.c": "resize_bilinear",
 }
-"""The file of ``runtime/kernels`` that holds each kernel."""
+"""Files of ``runtime/kernels``, and the kernels in each without prefix and type."""
 
-WITH_SCRATCH = frozenset({"edgec_conv_s8", "edgec_depthwise_s8", "edgec_fully_connected_s8"})
+SOURCES: Mapping[str, str] = {
+    f"edgec_{kernel}_{file.removesuffix('.c').rpartition('_')[2]}": file
+    for file, kernels in FILES.items()
+    for kernel in kernels.split()
+}
+"""The file that holds each kernel."""
+
+WITH_SCRATCH = frozenset(
+    {"edgec_conv_s8", "edgec_depthwise_s8", "edgec_fully_connected_s8", "edgec_matmul_s8"}
+)
 """Kernels whose last argument is scratch, a null pointer where none is needed."""
 
-STRUCTS: Mapping[str, str] = {
-    "edgec_depthwise_s8": "edgec_conv_s8_params",
-    "edgec_fully_connected_asymmetric_s8": "edgec_fully_connected_s8_params",
-    "edgec_add_s8": "edgec_binary_s8_params",
-    "edgec_sub_s8": "edgec_binary_s8_params",
-    "edgec_mul_s8": "edgec_binary_s8_params",
-    "edgec_squared_difference_s8": "edgec_binary_s8_params",
-    "edgec_maximum_s8": "edgec_binary_s8_params",
-    "edgec_minimum_s8": "edgec_binary_s8_params",
-    "edgec_sum_s8": "edgec_mean_s8_params",
-    "edgec_average_pool_s8": "edgec_pool_s8_params",
-    "edgec_max_pool_s8": "edgec_pool_s8_params",
+_SHARED: Mapping[str, str] = {
+    "conv_s8": "depthwise_s8",
+    "fully_connected_s8": "fully_connected_asymmetric_s8",
+    "binary_s8": "add_s8 sub_s8 mul_s8 squared_difference_s8 maximum_s8 minimum_s8",
+    "mean_s8": "sum_s8",
+    "reduce_s8": "reduce_max_s8 reduce_min_s8",
+    "pool_s8": "average_pool_s8 max_pool_s8",
+    "conv_f32": "depthwise_f32",
+    "binary_f32": "add_f32 sub_f32 mul_f32 div_f32 pow_f32 maximum_f32 minimum_f32 "
+    "squared_difference_f32 prelu_f32",
+    "unary_f32": "abs_f32 neg_f32 exp_f32 log_f32 sqrt_f32 rsqrt_f32 sin_f32 cos_f32 floor_f32 "
+    "ceil_f32 sigmoid_f32 tanh_f32 gelu_f32 gelu_tanh_f32 hard_swish_f32 relu_f32 relu6_f32 "
+    "elu_f32 leaky_relu_f32",
+    "pool_f32": "average_pool_f32 max_pool_f32",
+    "reduce_f32": "mean_f32 sum_f32 reduce_max_f32 reduce_min_f32",
+    "rows_f32": "softmax_f32 log_softmax_f32 l2_norm_f32",
 }
-"""Parameter structs that several kernels share; the others are named after their kernel."""
+_STRUCTS = {
+    f"edgec_{kernel}": f"edgec_{struct}_params"
+    for struct, kernels in _SHARED.items()
+    for kernel in kernels.split()
+}
 
 
 def struct_of(kernel: str) -> str:
-    """C type of a kernel's parameters."""
-    return STRUCTS.get(kernel, f"{kernel}_params")
+    """C type of a kernel's parameters: named after it, or shared with its like."""
+    return _STRUCTS.get(kernel, f"{kernel}_params")
+
+
+def on_floats(kernel: str) -> bool:
+    """Whether a kernel reads and writes floats."""
+    return kernel.endswith("_f32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,16 @@ def unsupported(frame: Frame, op: Operator, why: str) -> EdgecError:
     )
 
 
+def width(tensor: Tensor) -> int:
+    """Bytes of an element."""
+    return tensor.numpy_dtype.itemsize
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """Bytes of all elements."""
+    return tensor.elements * width(tensor)
+
+
 def grid(tensor: Tensor) -> tuple[float, int]:
     """Scale and zero point."""
     return float(scale_of(tensor)), zero_of(tensor)
@@ -95,3 +106,26 @@ def same_padding(size: int, out: int, kernel: int, stride: int, dilation: int) -
     """Rows or columns of padding before the first one, where the file says SAME."""
     reach = (kernel - 1) * dilation + 1
     return max((out - 1) * stride + reach - size, 0) // 2
+
+
+def broadcast_loops(
+    a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...], *, axes: int, least: int
+) -> list[tuple[int, int, int]]:
+    """Size and the operands' steps of the loops over the first `axes` axes of `y`, innermost last.
+
+    A step of 0 repeats the operand. Loops that continue one another are one; there are at least
+    `least`.
+    """
+    sides = [(1,) * (len(y) - len(shape)) + shape for shape in (a, b)]
+    found: list[tuple[int, int, int]] = []
+    for axis in range(axes):
+        if y[axis] == 1:
+            continue
+        steps = [0 if s[axis] == 1 else prod(s[axis + 1 :]) for s in sides]
+        if found and all(
+            outer == y[axis] * own for outer, own in zip(found[-1][1:], steps, strict=True)
+        ):
+            found[-1] = (found[-1][0] * y[axis], steps[0], steps[1])
+        else:
+            found.append((y[axis], steps[0], steps[1]))
+    return [(1, 0, 0)] * (least - len(found)) + found

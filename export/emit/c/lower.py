@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edgec.export.emit.c import moves, norm, pointwise, products
+from edgec.export.emit.c import floats, moves, norm, pointwise, products
 from edgec.export.emit.c.call import Call
-from edgec.export.emit.c.frame import Frame, unsupported
+from edgec.export.emit.c.constant_channels import without_constant_channels
+from edgec.export.emit.c.frame import Frame, bytes_of, unsupported
 from edgec.export.emit.c.fuse import NORMS, fuse
 from edgec.export.emit.c.lookup import lookup, region_from
+from edgec.export.emit.c.pads import with_folded_pads
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.model import ABSENT, Model, Operator, Subgraph
 from edgec.profiles.memory.program import Buffer, Overlap, Program, Step
@@ -28,21 +30,19 @@ LOWERINGS: Final[Mapping[str, Callable[[Frame, Operator], list[Call]]]] = {
     "MAX_POOL_2D": pointwise.pool,
     "MEAN": pointwise.mean,
     "SOFTMAX": pointwise.softmax,
-    "TRANSPOSE": moves.transpose,
-    "PAD": moves.pad,
-    "CONCATENATION": moves.concatenation,
-    "SPLIT": moves.split,
-    "SPLIT_V": moves.split,
-    "UNPACK": moves.unpack,
-    "SLICE": moves.slice_,
-    "GATHER": moves.gather,
     "RESIZE_BILINEAR": moves.resize_bilinear,
     "SUM": pointwise.mean,
+    "REDUCE_MAX": pointwise.extreme,
+    "REDUCE_MIN": pointwise.extreme,
     "MAXIMUM": pointwise.binary,
     "MINIMUM": pointwise.binary,
     "L2_NORMALIZATION": norm.l2_norm,
     **dict.fromkeys(sorted(NORMS), norm.norm),
+    **moves.LOWERINGS,
 }
+"""Operators whose data are int8."""
+TABLES: Final = {"INT8": LOWERINGS, "FLOAT32": floats.LOWERINGS}
+"""By the type of the data that is computed."""
 ALIASES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 """Operators that change the shape and move nothing."""
 
@@ -69,7 +69,7 @@ def lower(model: Model, *, name: str = "model") -> Lowered:
     Raises:
         UnsupportedError: an operator, a type or a form of it that no kernel computes.
     """
-    graph = fuse(model).main
+    graph = without_constant_channels(with_folded_pads(fuse(model).main))
     roots = _roots(graph)
     consumers: dict[int, list[int]] = {}
     for position, op in enumerate(graph.operators):
@@ -101,15 +101,16 @@ def scratch_id(call: int) -> str:
 
 def _lower(frame: Frame, op: Operator) -> list[Call]:
     code = op.custom_code if op.code == "CUSTOM" and op.custom_code else op.code
-    if code not in LOWERINGS:
-        raise unsupported(frame, op, "the operator is not among the kernels")
-    for index in (*op.inputs, *op.outputs):
-        if index == ABSENT:
-            continue
-        tensor = frame.graph.tensors[index]
-        if tensor.data is None and tensor.dtype != "INT8":
-            raise unsupported(frame, op, f"{tensor.name!r} is {tensor.dtype}, not INT8")
-    return LOWERINGS[code](frame, op)
+    given = (frame.graph.tensors[i] for i in (*op.inputs, *op.outputs) if i != ABSENT)
+    computed = [tensor for tensor in given if tensor.data is None]
+    found = TABLES.get(computed[0].dtype, {})
+    if code not in found:
+        why = f"it is not among the kernels of {computed[0].dtype}"
+        raise unsupported(frame, op, why)
+    other = next((t for t in computed if t.dtype != computed[0].dtype), None)
+    if other is not None:
+        raise unsupported(frame, op, f"{other.name!r} is {other.dtype}, not {computed[0].dtype}")
+    return found[code](frame, op)
 
 
 def _roots(graph: Subgraph) -> dict[int, int]:
@@ -143,7 +144,7 @@ def _program(
     for index in sorted(used):
         kind = "input" if index in inputs else "output" if index in outputs else "activation"
         tensor = graph.tensors[index]
-        buffers.append(Buffer(f"t{index}", tensor.elements, 4, kind, module=tensor.name))  # type: ignore[arg-type]
+        buffers.append(Buffer(f"t{index}", bytes_of(tensor), 4, kind, module=tensor.name))  # type: ignore[arg-type]
     steps = []
     for n, call in enumerate(calls):
         if call.scratch:
@@ -153,7 +154,7 @@ def _program(
             above = call.inputs[share.input]
             assert isinstance(above, int)
             alone = call.inputs.count(above) == 1 and writes.count(call.output) == 1
-            useful = share.distance < graph.tensors[call.output].elements
+            useful = share.distance < bytes_of(graph.tensors[call.output])
             if alone and useful and last_use.get(above) == n and above not in outputs:
                 overlaps.append(Overlap(f"t{call.output}", f"t{above}", share.distance))
         steps.append(

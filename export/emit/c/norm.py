@@ -58,11 +58,11 @@ class Norm:
     epsilon: int
 
 
-def constants(op: Operator, x: Tensor, gain: Tensor, offset: Tensor, y: Tensor) -> Norm:
-    """The integers of a fused norm (`edgec.export.emit.c.fuse`).
+def blocks(op: Operator, x: Tensor) -> tuple[int, float, int, int, int]:
+    """First normalised axis, ε, and the sizes (outer, count, inner).
 
     Raises:
-        ValueError: a form that the kernel has not.
+        ValueError: a form that the kernels have not.
     """
     options = json.loads(op.custom_options)
     axes, epsilon = sorted(int(a) for a in options["axes"]), float(options["epsilon"])
@@ -71,9 +71,19 @@ def constants(op: Operator, x: Tensor, gain: Tensor, offset: Tensor, y: Tensor) 
     count, inner = prod(x.shape[a] for a in axes), prod(x.shape[axes[-1] + 1 :])
     if not 1 < count <= MOST_ELEMENTS:
         raise ValueError(f"{count} elements in a row; 2 to {MOST_ELEMENTS} are possible")
+    return axes[0], epsilon, prod(x.shape[: axes[0]]), count, inner
+
+
+def constants(op: Operator, x: Tensor, gain: Tensor, offset: Tensor, y: Tensor) -> Norm:
+    """The integers of a fused norm (`edgec.export.emit.c.fuse`).
+
+    Raises:
+        ValueError: a form that the kernel has not.
+    """
+    axis, epsilon, outer, count, inner = blocks(op, x)
     scale = float(scale_of(y))
-    gains = _entries(gain, x, axes[0]) / scale
-    offsets = _entries(offset, x, axes[0]) / scale + zero_of(y)
+    gains = entries(gain, x, axis) / scale
+    offsets = entries(offset, x, axis) / scale + zero_of(y)
     period = max(len(gains), len(offsets), inner)
     gains, offsets = (np.resize(values, period) for values in (gains, offsets))
     most = max(np.abs(gains).max(), np.abs(offsets).max())
@@ -87,7 +97,7 @@ def constants(op: Operator, x: Tensor, gain: Tensor, offset: Tensor, y: Tensor) 
     if spread < 0:
         raise ValueError("ε is far above the largest variance")
     return Norm(
-        outer=prod(x.shape[: axes[0]]),
+        outer=outer,
         count=count,
         inner=inner,
         gain=np.rint(gains * (1 << bits)).astype(np.int32),
@@ -102,7 +112,7 @@ def _most_spread(count: int, small: float, bits: int) -> int:
     return ((count * count << 14) << bits) + ceil(small * (1 << bits))
 
 
-def _entries(tensor: Tensor, x: Tensor, axis: int) -> NDArray[np.float64]:
+def entries(tensor: Tensor, x: Tensor, axis: int) -> NDArray[np.float64]:
     """One period of a gain along the elements of an outer block."""
     data = np.asarray(tensor.data, np.float64)
     if data.size == 1:

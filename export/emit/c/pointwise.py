@@ -7,7 +7,14 @@ from math import prod
 import numpy as np
 
 from edgec.export.emit.c.call import Call, Share, Table
-from edgec.export.emit.c.frame import Frame, grid, range_of, same_padding, unsupported
+from edgec.export.emit.c.frame import (
+    Frame,
+    broadcast_loops,
+    grid,
+    range_of,
+    same_padding,
+    unsupported,
+)
 from edgec.export.emit.c.reference import exponentials, softmax_step
 from edgec.export.tflite.model import Operator
 from edgec.export.tflite.reference.fixed_point import Multiplier, scale_of, zero_of
@@ -27,7 +34,9 @@ SHIFT = {"ADD": 20, "SUB": 20, "SQUARED_DIFFERENCE": 7, "MUL": 0, "MAXIMUM": 0, 
 def binary(frame: Frame, op: Operator) -> list[Call]:
     """ADD, SUB, MUL, SQUARED_DIFFERENCE, MAXIMUM, MINIMUM with broadcasting."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
-    shape = _padded(y.shape, 4, frame, op)
+    loops = broadcast_loops(a.shape, b.shape, y.shape, axes=len(y.shape), least=4)
+    if len(loops) > 4:
+        raise unsupported(frame, op, f"broadcasting over {len(loops)} groups of dimensions")
     low, high = range_of(y, op.options.get("fused_activation_function", "NONE"))
     shift = SHIFT[op.code]
     scales = [np.float32(scale_of(t)) for t in (a, b)]
@@ -47,14 +56,13 @@ def binary(frame: Frame, op: Operator) -> list[Call]:
         else:
             real = twice / ((1 << shift) * float(scale_of(y)))
         back = Multiplier.of(real)
-    operands = [_strides(_padded(t.shape, 4, frame, op), shape) for t in (a, b)]
     return [
         Call(
             KERNEL[op.code],
             {
-                "shape": shape,
-                "a_stride": operands[0],
-                "b_stride": operands[1],
+                "shape": tuple(size for size, _, _ in loops),
+                "a_stride": tuple(step for _, step, _ in loops),
+                "b_stride": tuple(step for _, _, step in loops),
                 "a_zero": zero_of(a),
                 "b_zero": zero_of(b),
                 "out_zero": zero_of(y),
@@ -79,8 +87,8 @@ def binary(frame: Frame, op: Operator) -> list[Call]:
     ]
 
 
-def pool(frame: Frame, op: Operator) -> list[Call]:
-    """AVERAGE_POOL_2D and MAX_POOL_2D."""
+def pool_sizes(frame: Frame, op: Operator) -> tuple[dict[str, int], overlap.Window]:
+    """Sizes of AVERAGE_POOL_2D and MAX_POOL_2D: parameters of the kernels, and the window."""
     x, y = frame.tensor(0), frame.output
     batch, in_h, in_w, channels = x.shape
     out_h, out_w = y.shape[1:3]
@@ -89,7 +97,6 @@ def pool(frame: Frame, op: Operator) -> list[Call]:
     same = op.options["padding"] == "SAME"
     pad_h = same_padding(in_h, out_h, size[0], stride[0], 1) if same else 0
     pad_w = same_padding(in_w, out_w, size[1], stride[1], 1) if same else 0
-    low, high = range_of(y, op.options["fused_activation_function"])
     window = overlap.Window(
         (in_h, in_w),
         (out_h, out_w),
@@ -100,39 +107,56 @@ def pool(frame: Frame, op: Operator) -> list[Call]:
         (pad_h, pad_w),
         depthwise=True,
     )
+    sizes = {
+        "batch": batch,
+        "in_h": in_h,
+        "in_w": in_w,
+        "out_h": out_h,
+        "out_w": out_w,
+        "channels": channels,
+        "k_h": size[0],
+        "k_w": size[1],
+        "stride_h": stride[0],
+        "stride_w": stride[1],
+        "pad_h": pad_h,
+        "pad_w": pad_w,
+    }
+    return sizes, window
+
+
+def pool(frame: Frame, op: Operator) -> list[Call]:
+    """AVERAGE_POOL_2D and MAX_POOL_2D."""
+    low, high = range_of(frame.output, op.options["fused_activation_function"])
+    sizes, window = pool_sizes(frame, op)
     return [
         Call(
             "edgec_max_pool_s8" if op.code == "MAX_POOL_2D" else "edgec_average_pool_s8",
-            {
-                "batch": batch,
-                "in_h": in_h,
-                "in_w": in_w,
-                "out_h": out_h,
-                "out_w": out_w,
-                "channels": channels,
-                "k_h": size[0],
-                "k_w": size[1],
-                "stride_h": stride[0],
-                "stride_w": stride[1],
-                "pad_h": pad_h,
-                "pad_w": pad_w,
-                "low": low,
-                "high": high,
-            },
+            {**sizes, "low": low, "high": high},
             (frame.index(0),),
             frame.output_index,
-            (Share(0, overlap.window(window)),) if batch == 1 else (),
+            (Share(0, overlap.window(window)),) if sizes["batch"] == 1 else (),
         )
     ]
+
+
+def reduced(frame: Frame, op: Operator) -> dict[str, int]:
+    """Sizes of a reduction over neighbouring axes: [outer][count][inner]."""
+    shape = frame.tensor(0).shape
+    axes = sorted({int(a) % len(shape) for a in np.asarray(frame.constant(1)).reshape(-1)})
+    if axes != list(range(axes[0], axes[0] + len(axes))):
+        raise unsupported(frame, op, f"the axes {axes} are not neighbours")
+    return {
+        "outer": prod(shape[: axes[0]]),
+        "count": prod(shape[a] for a in axes),
+        "inner": prod(shape[axes[-1] + 1 :]),
+    }
 
 
 def mean(frame: Frame, op: Operator) -> list[Call]:
     """MEAN and SUM over neighbouring axes."""
     x, y = frame.tensor(0), frame.output
-    axes = sorted({int(a) % len(x.shape) for a in np.asarray(frame.constant(1)).reshape(-1)})
-    if axes != list(range(axes[0], axes[0] + len(axes))):
-        raise unsupported(frame, op, f"the axes {axes} are not neighbours")
-    count = prod(x.shape[a] for a in axes)
+    sizes = reduced(frame, op)
+    count = sizes["count"]
     scale = Multiplier.of(float(np.float32(scale_of(x)) / np.float32(scale_of(y))))
     exponent = int(scale.exponent)
     # the number of elements goes into the multiplier, as far as that stays precise
@@ -142,14 +166,26 @@ def mean(frame: Frame, op: Operator) -> list[Call]:
         Call(
             "edgec_mean_s8" if op.code == "MEAN" else "edgec_sum_s8",
             {
-                "outer": prod(x.shape[: axes[0]]),
-                "count": count,
-                "inner": prod(x.shape[axes[-1] + 1 :]),
+                **sizes,
                 "in_zero": zero_of(x),
                 "out_zero": zero_of(y),
                 "mantissa": (int(scale.mantissa) << shift) // parts,
                 "exponent": exponent - shift,
             },
+            (frame.index(0),),
+            frame.output_index,
+        )
+    ]
+
+
+def extreme(frame: Frame, op: Operator) -> list[Call]:
+    """REDUCE_MAX and REDUCE_MIN over neighbouring axes."""
+    if grid(frame.tensor(0)) != grid(frame.output):
+        raise unsupported(frame, op, "its operand is on another grid than the output")
+    return [
+        Call(
+            "edgec_reduce_max_s8" if op.code == "REDUCE_MAX" else "edgec_reduce_min_s8",
+            reduced(frame, op),
             (frame.index(0),),
             frame.output_index,
         )
@@ -172,19 +208,3 @@ def softmax(frame: Frame, op: Operator) -> list[Call]:
             (Share(0, overlap.elementwise()),),
         )
     ]
-
-
-def _padded(shape: tuple[int, ...], rank: int, frame: Frame, op: Operator) -> tuple[int, ...]:
-    squeezed = shape
-    if len(squeezed) > rank:
-        raise unsupported(frame, op, f"{len(shape)} dimensions")
-    return (1,) * (rank - len(squeezed)) + tuple(squeezed)
-
-
-def _strides(shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
-    """Steps in elements; 0 where the operand is broadcast."""
-    steps = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    return tuple(
-        0 if own == 1 and all_ > 1 else step
-        for own, all_, step in zip(shape, out, steps, strict=True)
-    )

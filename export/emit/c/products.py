@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgec.export.emit.c.call import Call, Scales, Share, Table
-from edgec.export.emit.c.frame import Frame, range_of, same_padding, unsupported
+from edgec.export.emit.c.frame import (
+    Frame,
+    broadcast_loops,
+    range_of,
+    same_padding,
+    unsupported,
+)
+from edgec.export.emit.c.pads import OPTION as PADDING
 from edgec.export.tflite.model import Operator
 from edgec.export.tflite.reference.fixed_point import (
     Integers,
@@ -20,9 +27,15 @@ from edgec.export.tflite.reference.fixed_point import (
 )
 from edgec.profiles.memory import overlap
 
+PAIR: Final = 5
+"""Scratch per element of a row: two rows widened to 16 bits, and one as it is."""
+MOST_PAIRED: Final = 640
+"""Elements of rows that the kernels take in pairs (``EDGEC_MOST_PAIRED``); longer ones come one by
+one: scratch is a part of the arena."""
 
-def conv_2d(frame: Frame, op: Operator) -> list[Call]:
-    """CONV_2D and DEPTHWISE_CONV_2D."""
+
+def geometry(frame: Frame, op: Operator) -> tuple[dict[str, int], overlap.Window]:
+    """Sizes of CONV_2D and DEPTHWISE_CONV_2D: parameters of the kernels, and the window."""
     x, y = frame.tensor(0), frame.output
     weights = frame.constant(1)
     depthwise = op.code == "DEPTHWISE_CONV_2D"
@@ -31,11 +44,10 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
     _, out_h, out_w, out_c = y.shape
     stride = (op.options["stride_h"], op.options["stride_w"])
     dilation = (op.options["dilation_h_factor"], op.options["dilation_w_factor"])
-    same = op.options["padding"] == "SAME"
-    pad_h = same_padding(in_h, out_h, k_h, stride[0], dilation[0]) if same else 0
-    pad_w = same_padding(in_w, out_w, k_w, stride[1], dilation[1]) if same else 0
-    groups = 1 if depthwise else in_c // weights.shape[3]
-    low, high = range_of(y, op.options["fused_activation_function"])
+    pad_h, pad_w = op.options.get(PADDING, (0, 0))
+    if op.options["padding"] == "SAME":
+        pad_h = same_padding(in_h, out_h, k_h, stride[0], dilation[0])
+        pad_w = same_padding(in_w, out_w, k_w, stride[1], dilation[1])
     window = overlap.Window(
         (in_h, in_w),
         (out_h, out_w),
@@ -47,39 +59,62 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
         dilation,
         depthwise,
     )
-    gathers = groups == 1 and not depthwise
+    sizes = {
+        "batch": batch,
+        "in_h": in_h,
+        "in_w": in_w,
+        "in_c": in_c,
+        "out_h": out_h,
+        "out_w": out_w,
+        "out_c": out_c,
+        "k_h": k_h,
+        "k_w": k_w,
+        "stride_h": stride[0],
+        "stride_w": stride[1],
+        "dilation_h": dilation[0],
+        "dilation_w": dilation[1],
+        "pad_h": pad_h,
+        "pad_w": pad_w,
+        "groups": 1 if depthwise else in_c // weights.shape[3],
+    }
+    return sizes, window
+
+
+def taps_of(frame: Frame) -> int:
+    """Products of one output element."""
+    weights = frame.constant(1)
+    depthwise = frame.operator.code == "DEPTHWISE_CONV_2D"
+    return prod(weights.shape[1:3]) * (1 if depthwise else weights.shape[3])
+
+
+def conv_2d(frame: Frame, op: Operator) -> list[Call]:
+    """CONV_2D and DEPTHWISE_CONV_2D."""
+    x, y = frame.tensor(0), frame.output
+    weights = frame.constant(1)
+    depthwise = op.code == "DEPTHWISE_CONV_2D"
+    sizes, window = geometry(frame, op)
+    low, high = range_of(y, op.options["fused_activation_function"])
+    gathers = sizes["groups"] == 1 and not depthwise
     axis = -1 if depthwise else 0
     by_output = np.moveaxis(weights, axis, 0)
     layer = _without_huge_constants(
-        _Layer(by_output, _bias(frame, by_output), _scales(frame, out_c)), zero_of(y), low, high
+        _Layer(by_output, folded_bias(frame, by_output), scales_of(frame, sizes["out_c"])),
+        zero_of(y),
+        low,
+        high,
     )
     weights = np.moveaxis(layer.weights, 0, axis)
-    taps = k_h * k_w * (1 if depthwise else in_c // groups)
+    taps = taps_of(frame)
     return [
         Call(
             "edgec_depthwise_s8" if depthwise else "edgec_conv_s8",
             {
-                "batch": batch,
-                "in_h": in_h,
-                "in_w": in_w,
-                "in_c": in_c,
-                "out_h": out_h,
-                "out_w": out_w,
-                "out_c": out_c,
-                "k_h": k_h,
-                "k_w": k_w,
-                "stride_h": stride[0],
-                "stride_w": stride[1],
-                "dilation_h": dilation[0],
-                "dilation_w": dilation[1],
-                "pad_h": pad_h,
-                "pad_w": pad_w,
-                "groups": groups,
+                **sizes,
                 "in_zero": zero_of(x),
                 "out_zero": zero_of(y),
                 "low": low,
                 "high": high,
-                "wide": int(_exceeds(layer).any()),
+                "wide": int((_exceeds(layer) | (layer.scales.exponent >= 0)).any()),
                 "weights": Table(weights),
                 "bias": Table(layer.bias),
                 "scales": layer.scales,
@@ -88,10 +123,10 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
             frame.output_index,
             # without groups, windows are copied before the outputs of their pixels are written
             (Share(0, overlap.window(window, access="pixel" if gathers else "element")),)
-            if batch == 1
+            if sizes["batch"] == 1
             else (),
-            batch * out_h * out_w * out_c * taps,
-            in_c if depthwise else 2 * taps,
+            y.elements * taps,
+            sizes["in_c"] if depthwise else _row_scratch(taps),
         )
     ]
 
@@ -109,6 +144,10 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
         zero = zero_of(weight)
     low, high = range_of(y, op.options["fused_activation_function"])
     copies = rows > 1 and not zero
+    scales = scales_of(frame, out_size)
+    each = weight.quantization is not None and weight.quantization.per_channel
+    if not each:
+        scales = Scales(scales.mantissa[:1], scales.exponent[:1])
     return [
         Call(
             "edgec_fully_connected_asymmetric_s8" if zero else "edgec_fully_connected_s8",
@@ -120,47 +159,57 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
                 "out_zero": zero_of(y),
                 "low": low,
                 "high": high,
+                "wide": int(scales.exponent.max() > -2),
+                "scales_each": int(each),
                 "weights": Table(weights),
-                "bias": Table(_bias(frame, weights.astype(np.int64) - zero)),
-                "scales": _scales(frame, out_size),
+                "bias": Table(folded_bias(frame, weights.astype(np.int64) - zero)),
+                "scales": scales,
             },
             (frame.index(0),),
             frame.output_index,
             (Share(0, overlap.rows(in_size, out_size, rows, "row" if copies else "element")),),
             rows * in_size * out_size,
-            2 * in_size if copies else 0,
+            _row_scratch(in_size) if copies else 0,
         )
     ]
 
 
-def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
-    """BATCH_MATMUL; leading dimensions may be broadcast."""
+def product_sizes(frame: Frame, op: Operator) -> dict[str, int | tuple[int, ...]]:
+    """Sizes and strides of BATCH_MATMUL; leading dimensions may be broadcast."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
     rows, columns = y.shape[-2:]
     inner = a.shape[-2] if op.options["adj_x"] else a.shape[-1]
+    batches = broadcast_loops(a.shape, b.shape, y.shape, axes=len(y.shape) - 2, least=3)
+    if len(batches) > 3:
+        raise unsupported(frame, op, f"{len(batches)} batch dimensions")
+    a_row, a_inner = (1, rows) if op.options["adj_x"] else (inner, 1)
+    b_inner, b_column = (1, inner) if op.options["adj_y"] else (columns, 1)
+    return {
+        "batch": tuple(size for size, _, _ in batches),
+        "a_batch": tuple(step for _, step, _ in batches),
+        "b_batch": tuple(step for _, _, step in batches),
+        "rows": rows,
+        "inner": inner,
+        "columns": columns,
+        "a_row": a_row,
+        "a_inner": a_inner,
+        "b_inner": b_inner,
+        "b_column": b_column,
+    }
+
+
+def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
+    """BATCH_MATMUL."""
+    a, b, y = frame.tensor(0), frame.tensor(1), frame.output
     product = np.float32(scale_of(a)) * np.float32(scale_of(b))
     scale = Multiplier.of(np.float64(product) / np.float64(scale_of(y)))
     low, high = range_of(y, "NONE")
-    batches = _batches(a.shape, b.shape, y.shape)
-    if len(batches) > 3:
-        raise unsupported(frame, op, f"{len(batches)} batch dimensions")
-    batches = [(1, 0, 0)] * (3 - len(batches)) + batches
-    a_row, a_inner = (1, rows) if op.options["adj_x"] else (inner, 1)
-    b_inner, b_column = (1, inner) if op.options["adj_y"] else (columns, 1)
+    inner = a.shape[-2] if op.options["adj_x"] else a.shape[-1]
     return [
         Call(
             "edgec_matmul_s8",
             {
-                "batch": tuple(size for size, _, _ in batches),
-                "a_batch": tuple(step for _, step, _ in batches),
-                "b_batch": tuple(step for _, _, step in batches),
-                "rows": rows,
-                "inner": inner,
-                "columns": columns,
-                "a_row": a_row,
-                "a_inner": a_inner,
-                "b_inner": b_inner,
-                "b_column": b_column,
+                **product_sizes(frame, op),
                 "a_zero": zero_of(a),
                 "b_zero": zero_of(b),
                 "out_zero": zero_of(y),
@@ -173,32 +222,16 @@ def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
             frame.output_index,
             (),
             y.elements * inner,
+            4 * inner,
         )
     ]
 
 
-def _batches(
-    a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...]
-) -> list[tuple[int, int, int]]:
-    """Size of each batch loop, and the operands' steps; loops that continue another are one."""
-    found: list[tuple[int, int, int]] = []
-    sides = [(1,) * (len(y) - len(shape)) + shape for shape in (a, b)]
-    for axis in range(len(y) - 2):
-        if y[axis] == 1:
-            continue
-        # a step of 0 repeats the operand
-        steps = [0 if s[axis] == 1 else prod(s[axis + 1 :]) for s in sides]
-        continues = found and all(
-            outer == y[axis] * own for outer, own in zip(found[-1][1:], steps, strict=True)
-        )
-        if continues:
-            found[-1] = (found[-1][0] * y[axis], steps[0], steps[1])
-        else:
-            found.append((y[axis], steps[0], steps[1]))
-    return found
+def _row_scratch(size: int) -> int:
+    return PAIR * size if size <= MOST_PAIRED else size
 
 
-def _bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
+def folded_bias(frame: Frame, weights: NDArray[Any]) -> NDArray[np.int32]:
     """Bias minus what the input's zero point adds: kernels multiply integers as they are.
 
     Args:
@@ -244,25 +277,26 @@ def _exceeds(layer: _Layer) -> NDArray[np.bool_]:
 def _without_huge_constants(layer: _Layer, zero: int, low: int, high: int) -> _Layer:
     """The same function, without the huge sums of outputs that are constant.
 
-    An output that is the same at both ends of its sums is always the same: zero weights and a bias
-    that is not scaled give it too.
+    An output that is the same at both ends of its sums is always the same: zero weights and a small
+    bias give it too.
     """
     multiply = Multiplier(layer.scales.mantissa, layer.scales.exponent)
     first, last = (np.clip(multiply(ends) + zero, low, high) for ends in layer.ends())
-    change = _exceeds(layer) & (first == last)
+    change = (_exceeds(layer) | (layer.scales.exponent >= 0)) & (first == last)
     weights = layer.weights.copy()
     weights[change] = 0
+    # a quarter of four times the result
     return _Layer(
         weights,
-        np.where(change, first - zero, layer.bias).astype(np.int32),
+        np.where(change, 4 * (first - zero), layer.bias).astype(np.int32),
         Scales(
             np.where(change, 1 << 30, layer.scales.mantissa),
-            np.where(change, 1, layer.scales.exponent),
+            np.where(change, -1, layer.scales.exponent),
         ),
     )
 
 
-def _scales(frame: Frame, channels: int) -> Scales:
+def scales_of(frame: Frame, channels: int) -> Scales:
     x, weight, y = frame.tensor(0), frame.tensor(1), frame.output
     product = np.float64(scale_of(x)) * np.asarray(scale_of(weight), np.float64)
     found = Multiplier.of(product / np.float64(scale_of(y)))

@@ -11,15 +11,29 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c.call import SOURCES, WITH_SCRATCH, Table, struct_of
+from edgec.export.emit.c.call import SOURCES, WITH_SCRATCH, Table, on_floats, struct_of
 from edgec.export.emit.c.lower import Lowered, scratch_id
-from edgec.export.emit.c.text import Constants, array, comment, identifier, struct, value
+from edgec.export.emit.c.text import (
+    C_TYPES,
+    Constants,
+    array,
+    comment,
+    float_literal,
+    identifier,
+    struct,
+    value,
+)
 from edgec.export.tflite.model import Model
 from edgec.export.tflite.names import input_names, output_names
 from edgec.export.tflite.reference.fixed_point import scale_of, zero_of
 from edgec.profiles.memory.plan import Plan
 
-COMMON = ("edgec_kernels.h", "edgec_fixed_point.h", "edgec_dot_s8.h", "edgec_rows_s8.h")
+HEADERS = ("edgec_kernels.h", "edgec_fixed_point.h", "edgec_dot_s8.h", "edgec_rows_s8.h")
+FLOAT_HEADERS = ("edgec_kernels_f32.h",)
+FIRMWARE = "mlperf_tiny/firmware.c"
+"""Serial protocol around a network with one input and one output."""
+TOLERANCE = 1e-4
+"""Difference of floats, relative to the largest of an output, that the order of sums explains."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +50,24 @@ class Port:
     label: str
     offset: int
     shape: tuple[int, ...]
-    scale: float
-    zero_point: int
+    dtype: str
+    scale: float = 1.0
+    zero_point: int = 0
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape))
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return int(np.prod(self.shape))
+        return self.elements * np.dtype(self.dtype).itemsize
+
+    @property
+    def type(self) -> str:
+        """Of an element in C."""
+        return C_TYPES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -54,6 +79,7 @@ class Sources:
         prefix: of every symbol.
         arena_bytes, weight_bytes, macs: of the network.
         steps: names of the calls, in order, for profiles.
+        inputs, outputs: in the order of the model's.
     """
 
     files: dict[str, str]
@@ -62,6 +88,8 @@ class Sources:
     weight_bytes: int
     macs: int
     steps: tuple[str, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
 
 
 def write_sources(
@@ -97,13 +125,14 @@ def write_sources(
             f"/* {comment(call.name)} */\n"
             + struct(struct_of(call.kernel), f"step_{number}", fields)
         )
+        floats = on_floats(call.kernel)
         operands = [
-            constants.name(operand.data, "operand")  # type: ignore[arg-type]
+            _constant(constants.name(operand.data, "operand"), operand, floats)  # type: ignore[arg-type]
             if isinstance(operand, Table)
-            else f"arena + {offsets[f't{operand}']}"
+            else _place(offsets[f"t{operand}"], "const float" if floats else None)
             for operand in call.inputs
         ]
-        operands.append(f"arena + {offsets[f't{call.output}']}")
+        operands.append(_place(offsets[f"t{call.output}"], "float" if floats else None))
         if call.kernel in WITH_SCRATCH:
             place = f"arena + {offsets[scratch_id(number)]}" if call.scratch else "0"
             operands.append(place)
@@ -137,6 +166,12 @@ def write_sources(
         "steps": [comment(call.name) for call in lowered.calls],
         "proved": plan.proved,
         "array": array,
+        "on_integers": any(not on_floats(call.kernel) for call in lowered.calls),
+        "on_floats": any(on_floats(call.kernel) for call in lowered.calls),
+        "float_outputs": any(port.type == "float" for port in outputs),
+        "tolerance": float_literal(TOLERANCE),
+        "one_to_one": len(inputs) == len(outputs) == 1,
+        "quantized": any(port.type != "float" for port in (*inputs, *outputs)),
     }
     names = {
         f"{prefix}.h": "model.h.j2",
@@ -147,9 +182,13 @@ def write_sources(
         "CMakeLists.txt": "CMakeLists.txt.j2",
         "README.md": "README.md.j2",
     }
+    if facts["one_to_one"]:
+        names[FIRMWARE] = "mlperf_tiny.c.j2"
     files = {path: environment.get_template(name).render(facts) for path, name in names.items()}
     folder = resources.files("edgec.runtime").joinpath("kernels")
-    for name in (*COMMON, *kernels):
+    headers: tuple[str, ...] = HEADERS if facts["on_integers"] else ()
+    headers += FLOAT_HEADERS if facts["on_floats"] else ()
+    for name in (*headers, *kernels):
         files[f"kernels/{name}"] = folder.joinpath(name).read_text("utf-8")
     return Sources(
         dict(sorted(files.items())),
@@ -158,7 +197,20 @@ def write_sources(
         constants.bytes,
         facts["macs"],
         tuple(call.name for call in lowered.calls),
+        tuple(inputs),
+        tuple(outputs),
     )
+
+
+def _place(offset: int, kind: str | None) -> str:
+    """An address in the arena; `kind` is an element's type, None for bytes."""
+    return f"arena + {offset}" if kind is None else f"({kind} *)(void *)(arena + {offset})"
+
+
+def _constant(name: str, operand: Table, floats: bool) -> str:
+    """An operand that is a constant; kernels that move things take bytes."""
+    assert operand.data is not None
+    return f"(const int8_t *){name}" if operand.data.dtype != np.int8 and not floats else name
 
 
 def _ports(
@@ -178,8 +230,9 @@ def _ports(
             name = f"{base}_{number}"
         taken.add(name)
         tensor = model.main.tensors[index]
-        scale, zero = float(scale_of(tensor)), zero_of(tensor)
-        ports.append(Port(name, comment(label), offsets[f"t{root}"], tensor.shape, scale, zero))
+        grid = () if tensor.dtype == "FLOAT32" else (float(scale_of(tensor)), zero_of(tensor))
+        dtype = tensor.numpy_dtype.name
+        ports.append(Port(name, comment(label), offsets[f"t{root}"], tensor.shape, dtype, *grid))
     return ports
 
 
@@ -192,8 +245,8 @@ def _golden(
 ) -> dict[str, list[str]]:
     return {
         kind: [
-            array(f"golden_{number}_{kind}_{i}", np.asarray(data, np.int8))
-            for i, data in enumerate(arrays.values())
+            array(f"golden_{number}_{kind}_{i}", np.asarray(data, port.dtype))
+            for i, (port, data) in enumerate(zip(ports, arrays.values(), strict=True))
         ]
-        for kind, arrays in (("input", feeds), ("output", wanted))
+        for kind, ports, arrays in (("input", inputs, feeds), ("output", outputs, wanted))
     }

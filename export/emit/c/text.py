@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -16,6 +17,7 @@ C_TYPES: Mapping[str, str] = {
     "int32": "int32_t",
     "uint8": "uint8_t",
     "uint32": "uint32_t",
+    "float32": "float",
 }
 WIDTH = 100
 _KEYWORDS = frozenset(
@@ -44,7 +46,8 @@ def comment(text: str) -> str:
 def array(name: str, data: NDArray[np.generic], *, section: str = "") -> str:
     """A constant array; values in rows of at most `WIDTH` characters."""
     kind = C_TYPES[data.dtype.name]
-    values = [_literal(int(v), kind) for v in data.reshape(-1)]
+    flat = data.reshape(-1).tolist()
+    values = [float_literal(v) if kind == "float" else _literal(v, kind) for v in flat]
     lines = _rows(values)
     body = ",\n".join(f"    {line}" for line in lines)
     return f"static const {kind} {name}[{max(len(values), 1)}]{section} = {{\n{body}\n}};\n"
@@ -98,10 +101,22 @@ def value(parameter: Parameter, hint: str, constants: Constants) -> str:
             return f"{{ {high}, {low} }}"
         case Word(value=number):
             return _literal(number, "uint32_t")
+        case float():
+            return float_literal(parameter)
         case tuple():
             return "{ " + ", ".join(map(str, parameter)) + " }"
         case _:
             return _literal(int(parameter), "int32_t")
+
+
+def float_literal(number: float) -> str:
+    """The nearest float, in nine digits, which are enough to tell it from its neighbours."""
+    if math.isnan(number):
+        return "(0.0f / 0.0f)"
+    if math.isinf(number):
+        return "(1.0f / 0.0f)" if number > 0 else "(-1.0f / 0.0f)"
+    text = f"{np.float32(number):.9g}"
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 
 def _literal(number: int, kind: str) -> str:

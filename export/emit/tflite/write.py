@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from edgec.export.emit.tflite import offline_plan
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import LITERT, Flavour
 from edgec.export.emit.tflite.lower import Lowered, emit
@@ -48,6 +49,7 @@ def convert(
     flavour: Flavour = LITERT,
     table: OperatorTable | None = None,
     metadata: Mapping[str, Any] | None = None,
+    offline: bool = False,
 ) -> TfliteFile:
     """Write `graph` as a .tflite file.
 
@@ -58,6 +60,7 @@ def convert(
         flavour: who runs the file.
         table: builtins of the runtime, to refuse what it does not execute.
         metadata: JSON-ready content of the entry ``edgec``.
+        offline: also write where tensors lie in the arena, for tflite-micro.
 
     Raises:
         UnsupportedError: EC390, EC391, see `lower`; EC392 more than 2 GiB; EC394 the runtime of
@@ -80,6 +83,9 @@ def convert(
     entry = {"schema": "edgec.tflite/1", "precision": precision, "layout": "NHWC"}
     text = json.dumps({**entry, **(metadata or {})}, sort_keys=True, ensure_ascii=False)
     lowered.model.metadata[METADATA] = text.encode()
+    allocation = offline_plan.offline_allocation(lowered.model) if offline else None
+    if allocation is not None:
+        lowered.model.metadata[offline_plan.METADATA] = allocation
     lowered.model.description = str((metadata or {}).get("producer", "edgec"))
     content = encode(lowered.model)
     if len(content) > LARGEST:

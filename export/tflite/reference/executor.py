@@ -62,6 +62,10 @@ KERNELS: Final[dict[str, Kernel]] = {
     "EXPAND_DIMS": moves.reshape,
     "TRANSPOSE": moves.transpose,
     "PAD": moves.pad,
+    "PADV2": moves.pad,
+    "STRIDED_SLICE": moves.strided_slice,
+    "BROADCAST_TO": moves.broadcast_to,
+    "TILE": moves.tile,
     "CONCATENATION": moves.concatenation,
 }
 """The operators of int8 networks with convolutions, attention and spelled-out LayerNorm, which may

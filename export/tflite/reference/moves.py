@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ def transpose(call: Call) -> NDArray[Any]:
 
 
 def pad(call: Call) -> NDArray[Any]:
-    """With the integer of zero."""
+    """With the integer of zero; PADV2 with a value of its own."""
     tensor = call.tensor(0)
     fill = 0 if tensor.quantization is None else zero_of(tensor)
+    if call.code == "PADV2":
+        fill = call.array(2).reshape(-1)[0]
     amounts = [(int(a), int(b)) for a, b in call.array(1)]
     return np.pad(call.array(0), amounts, constant_values=fill)
 
@@ -62,6 +65,35 @@ def slice_(call: Call) -> NDArray[Any]:
     return block
 
 
+def strided_slice(call: Call) -> NDArray[Any]:
+    """Every so manieth element; axes neither come nor go."""
+    x, options = call.array(0), call.options
+    if options["ellipsis_mask"] or options["new_axis_mask"] or options["shrink_axis_mask"]:
+        raise ValueError("axes come or go")
+    spans = []
+    for axis in range(x.ndim):
+        begin, end, step = (int(call.array(n).reshape(-1)[axis]) for n in (1, 2, 3))
+        spans.append(
+            slice(
+                None if options["begin_mask"] >> axis & 1 else begin,
+                None if options["end_mask"] >> axis & 1 else end,
+                step,
+            )
+        )
+    block: NDArray[Any] = x[tuple(spans)]
+    return block
+
+
+def broadcast_to(call: Call) -> NDArray[Any]:
+    """To the output's shape."""
+    return np.broadcast_to(call.array(0), call.output.shape)
+
+
+def tile(call: Call) -> NDArray[Any]:
+    """Each axis repeated as a whole."""
+    return np.tile(call.array(0), [int(n) for n in call.array(1).reshape(-1)])
+
+
 def gather(call: Call) -> NDArray[Any]:
     """Entries along an axis."""
     if call.options["batch_dims"]:
@@ -82,20 +114,21 @@ def extreme(call: Call) -> NDArray[Any]:
 
 
 def resize_nearest_neighbor(call: Call) -> NDArray[Any]:
-    """The kernel computes coordinates in single precision."""
+    """Each pixel is one of the operand's."""
     x, size = call.array(0), call.output.shape
-    rows, columns = (_nearest(call, x.shape[a], size[a]) for a in (1, 2))
+    rows, columns = (nearest(call.options, x.shape[a], size[a]) for a in (1, 2))
     chosen: NDArray[Any] = x[:, rows][:, :, columns]
     return chosen
 
 
-def _nearest(call: Call, size: int, target: int) -> NDArray[np.int64]:
-    corners = call.options["align_corners"] and target > 1
+def nearest(options: Mapping[str, Any], size: int, target: int) -> NDArray[np.int64]:
+    """Which of `size` pixels each of `target` pixels is; coordinates in single precision."""
+    corners = options["align_corners"] and target > 1
     old, new = (size - 1, target - 1) if corners else (size, target)
     scale = np.float32(old) / np.float32(new)
-    offset = np.float32(0.5 if call.options["half_pixel_centers"] else 0)
+    offset = np.float32(0.5 if options["half_pixel_centers"] else 0)
     place = (np.arange(target, dtype=np.float32) + offset) * scale
-    whole = np.floor(place + np.float32(0.5)) if call.options["align_corners"] else np.floor(place)
+    whole = np.floor(place + np.float32(0.5)) if options["align_corners"] else np.floor(place)
     found: NDArray[np.int64] = np.clip(whole.astype(np.int64), 0, size - 1)
     return found
 

@@ -52,7 +52,7 @@ def l2_normalization(call: Call) -> NDArray[Any]:
     """Along the last axis; the output has the scale 1/128 and no zero point."""
     x, tensor, y = call.array(0), call.tensor(0), call.output
     steps = x.astype(np.int64) - zero_of(tensor)
-    pairs = [_mantissa(int(total)) for total in (steps * steps).sum(axis=-1).reshape(-1)]
+    pairs = [root_mantissa(int(total)) for total in (steps * steps).sum(axis=-1).reshape(-1)]
     shape = (*steps.shape[:-1], 1)
     mantissa, exponent = (
         np.array(part, np.int64).reshape(shape) for part in zip(*pairs, strict=True)
@@ -63,12 +63,12 @@ def l2_normalization(call: Call) -> NDArray[Any]:
 @lru_cache(maxsize=4096)
 def _inverse_root(value: int) -> int:
     """``2**20 / √value`` in integers."""
-    mantissa, exponent = _mantissa(value)
+    mantissa, exponent = root_mantissa(value)
     unit = Multiplier(np.asarray(mantissa, np.int64), np.asarray(_EXTRA - exponent, np.int64))
     return int(unit(np.asarray(1, np.int64)))
 
 
-def _mantissa(value: int) -> tuple[int, int]:
+def root_mantissa(value: int) -> tuple[int, int]:
     """1 / √value as mantissa · 2**(−31 − exponent)."""
     if value <= 1:
         return (1 << 31) - 1, 0

@@ -137,6 +137,21 @@ def test_old_ir_lists_initializers_as_inputs(
     assert [v.name for v in model.graph.inputs] == ["image"]
 
 
+def test_annotated_initializers_keep_their_shape(onnx_file: Write) -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20]>
+        g (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y)
+        <float s = {0.5}, int8 z = {0}, int8[2, 3, 1, 1] w = {1, 2, 3, 4, 5, 6}>
+        { d = DequantizeLinear(w, s, z)  y = Conv(x, d) }"""
+    )
+    for tensor in proto.graph.initializer:
+        proto.graph.value_info.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    graph = from_onnx(onnx_file(proto)).graph
+    assert all(shape_of(value) is not None for node in graph for value in node.outputs)
+
+
 def test_local_functions_are_inlined(onnx_file: Write) -> None:
     proto = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>

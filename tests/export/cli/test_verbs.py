@@ -18,11 +18,14 @@ VERBS = (
     "models",
     "targets",
     "check",
+    "profile",
     "export",
     "run",
     "eval",
     "build",
     "bench",
+    "diff",
+    "report",
     "plan",
     "explain",
     "doctor",
@@ -53,7 +56,7 @@ def test_every_verb_has_help_with_an_example(main) -> None:
         code, out, _ = main(verb, "--help")
         assert code == 0
         assert "Usage" in out
-    for verb in ("check", "export", "run", "eval", "build", "bench", "explain"):
+    for verb in ("check", "export", "run", "eval", "build", "bench", "diff", "report", "explain"):
         assert "Example: edgec" in main(verb, "--help")[1]
 
 
@@ -315,3 +318,39 @@ def test_a_closed_pipe_is_no_error(root: Path) -> None:
     )
     assert done.stdout.startswith("code")
     assert "Traceback" not in done.stderr
+
+
+def test_results_are_stored_listed_and_compared(main, bundle: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "team.sqlite3")
+    code, _, err = main("bench", "--list", "--store", store)
+    assert code == 7
+    assert "EC712" in err
+    assert main("bench")[0] == 2
+    for precision in ("fp32", "int8"):
+        options = ("--artifact", precision, "--warmup", "0", "--store", store, "--quiet")
+        assert main("bench", str(bundle), *options)[0] == 0
+    entries = json.loads(main("bench", "--list", "--store", store, "--json")[1])["entries"]
+    assert [e["id"] for e in entries] == [2, 1]
+    assert "onnx/model_int8.onnx" in main("bench", "--list", "--store", store)[1]
+    lines = main("bench", "--list", "--store", store, "--csv")[1].splitlines()
+    assert lines[0] == "id,created,kind,model,target,device,artifact,figure,value"
+    assert len({line.count(",") for line in lines}) == 1
+    code, out, _ = main("diff", "1", "2", "--store", store, "--json")
+    assert code == 0
+    assert {f["name"] for f in json.loads(out)["figures"]} >= {"median_ms", "peak_rss_bytes"}
+    assert main("diff", str(bundle), "1", "--store", store)[0] == 2
+    assert "top1_percent" in main("diff", str(bundle), str(bundle))[1]
+
+
+def test_a_report_is_one_file_and_never_replaces_one(main, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    code, printed, _ = main("report", str(bundle), "--out", str(out))
+    assert (code, printed.strip()) == (0, str(out))
+    before = out.read_bytes()
+    assert before.startswith(b"<!DOCTYPE html>")
+    assert main("report", str(bundle), "--out", str(out))[0] == 2
+    assert main("report", str(tmp_path / "nothing.json"), "--out", str(out), "--overwrite")[0] == 7
+    assert out.read_bytes() == before
+    page = json.loads(main("report", str(bundle), "--json")[1])
+    assert page["schema"] == "edgec.page/1"
+    assert page["results"][0]["title"] in before.decode()

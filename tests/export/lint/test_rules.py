@@ -53,11 +53,11 @@ def pair(zero: str = "int8 z = {0}", scale: str = "float s = {0.5}", attributes:
     )
 
 
-def weight(axis: int, scales: int, op: str = "Conv", shape: str = "2,3,1,1") -> str:
+def weight(axis: int, scales: int, op: str = "Conv", shape: str = "2,3,1,1", value: int = 1) -> str:
     """A Conv with both operands quantized, the weight per channel along `axis`."""
     size = eval(shape.replace(",", "*"))
     out = 2 if op == "Conv" else 3
-    ones, zeros = ",".join(["1"] * size), ",".join(["0"] * scales)
+    ones, zeros = ",".join([str(value)] * size), ",".join(["0"] * scales)
     steps = ",".join(["0.5"] * scales)
     inputs = 3 if op == "Conv" else 2
     return (
@@ -265,6 +265,13 @@ CASES = [
         "t",
     ),
     Case(
+        "W108",
+        "g (float[1,4] x) => (int64[1] y) { y = ArgMax<axis = 1, keepdims = 0>(x) }",
+        RELU,
+        "y",
+        {"runtime": "stm32h743", "version": "2026.8"},
+    ),
+    Case(
         "W208",
         DOUBLE + "  r = QuantizeLinear(d, s, z)  y = DequantizeLinear(r, s, z) }",
         DOUBLE + "  y = Relu(d) }",
@@ -291,6 +298,13 @@ CASES = [
         ORDER + "{ " + PAIR.format("x") + "  y = Conv(d, w) }",
         weight(0, 2),
         "y",
+    ),
+    Case(
+        "W212",
+        weight(0, 2, value=65),
+        weight(0, 2, value=64),
+        "y",
+        {"runtime": "onnxruntime", "version": "1.22"},
     ),
     Case("W301", written_out_norm("float16"), written_out_norm("float"), "p"),
     Case("W301", written_out_norm("float16", "Mul(c, c)"), written_out_norm("float"), "p"),

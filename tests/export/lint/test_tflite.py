@@ -22,6 +22,7 @@ def between_quantizers(op_type: str) -> str:
 
 LITERT = {"version": "2.3", "runtime": "litert", "opset": 20}
 TFLM = {"version": "2026.8", "runtime": "tflm", "opset": 20}
+C = {"version": "1", "runtime": "generic-c99", "opset": 20}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,9 @@ TFLM = {"version": "2026.8", "runtime": "tflm", "opset": 20}
         (between_quantizers("Exp"), LITERT, []),
         (between_quantizers("Exp"), TFLM, []),
         (between_quantizers("LogSoftmax"), TFLM, []),
+        (GELU, C, []),
+        (ERF, C, ["E101"]),
+        (between_quantizers("Relu"), C, []),
     ],
 )
 def test_findings(find: Any, body: str, runtime: dict[str, Any], codes: list[str]) -> None:

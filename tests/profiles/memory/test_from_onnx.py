@@ -52,6 +52,17 @@ def test_a_gelu_written_out_is_one_function_of_its_input() -> None:
     assert plan(found, overlaps=False).peak == 16
 
 
+def test_two_functions_of_one_value_keep_it() -> None:
+    """As DequantizeLinear nodes of one QuantizeLinear are, one for each reader."""
+    found = program(
+        """g (float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)
+        <float[2, 2, 1, 1] w = {1, 1, 1, 1}, float[2, 2, 1, 1] v = {1, 1, 1, 1}>
+        { c = Conv(x, w) q = Relu(c) d = Neg(q) e = Abs(q) f = Conv(d, w) g = Conv(e, v)
+        y = Add(f, g) }"""
+    )
+    assert kernels(found) == ["Conv", "Neg", "Conv", "Abs", "Conv", "Add"]
+
+
 def test_a_value_with_two_readers_keeps_its_bytes() -> None:
     found = program(
         """g (float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Sources, write_sources
@@ -48,10 +49,13 @@ def write_c(tmp_path: Path) -> Callable[..., tuple[Path, Sources]]:
         golden = []
         for feeds in samples or [random_feeds(model, seed) for seed in range(3)]:
             golden.append((feeds, expected(feeds) if expected else reference(model, feeds)))
+        planned = plan(lowered.program, time_limit=2)
+        if expected is None:
+            execute.check(model, lowered, planned, golden)
         sources = write_sources(
             model,
             lowered,
-            plan(lowered.program, time_limit=2),
+            planned,
             **{"prefix": "net", "golden": golden, **options},
         )
         folder = tmp_path / "c"

@@ -278,6 +278,64 @@ CASES: dict[str, Model] = {
         Operator("MAXIMUM", [0, 1], [2]), act("a", 4, 5), act("b", 5), act("y", 4, 5)
     ),
     "minimum": net(Operator("MINIMUM", [0, 1], [2]), act("a", 20), act("b", 20), act("y", 20)),
+    "largest": net(
+        Operator("REDUCE_MAX", [0, 1], [2], {"keep_dims": False}),
+        act("x", 3, 5, 4),
+        ints("axes", 1),
+        act("y", 3, 4),
+    ),
+    "smallest": net(
+        Operator("REDUCE_MIN", [0, 1], [2], {"keep_dims": True}),
+        act("x", 3, 5, 4),
+        ints("axes", -1, 1),
+        act("y", 3, 1, 1),
+    ),
+    "pack": net(
+        Operator("PACK", [0, 1, 2], [3], {"axis": 1, "values_count": 3}),
+        act("a", 3, 4),
+        act("b", 3, 4),
+        const("c", 3, 4, scale=0.05, zero=-7),
+        act("y", 3, 3, 4),
+    ),
+    "every second": net(
+        Operator("STRIDED_SLICE", [0, 1, 2, 3], [4], {"end_mask": 1}),
+        act("x", 5, 8, 3),
+        ints("begin", 1, -6, 0),
+        ints("end", 0, 8, 3),
+        ints("strides", 2, 3, 1),
+        act("y", 2, 2, 3),
+    ),
+    "broadcast": net(
+        Operator("BROADCAST_TO", [0, 1], [2]),
+        act("x", 3, 1, 2),
+        ints("shape", 2, 3, 4, 2),
+        act("y", 2, 3, 4, 2),
+    ),
+    "tile": net(Operator("TILE", [0, 1], [2]), act("x", 2, 3), ints("times", 2, 3), act("y", 4, 9)),
+    "pad with a value": net(
+        Operator("PADV2", [0, 1, 2], [3]),
+        act("x", 3, 4),
+        ints("amounts", 1, 0, 2, 3, shape=(2, 2)),
+        const("value", 1),
+        act("y", 4, 9),
+    ),
+    "space to depth": net(
+        Operator("SPACE_TO_DEPTH", [0], [1], {"block_size": 2}),
+        act("x", 1, 4, 6, 3),
+        act("y", 1, 2, 3, 12),
+    ),
+    "depth to space": net(
+        Operator("DEPTH_TO_SPACE", [0], [1], {"block_size": 2}),
+        act("x", 1, 2, 3, 12),
+        act("y", 1, 4, 6, 3),
+    ),
+    "nearest, half pixels": net(
+        Operator("RESIZE_NEAREST_NEIGHBOR", [0, 1], [2], {"half_pixel_centers": True}),
+        act("x", 2, 4, 5, 3),
+        ints("size", 9, 7),
+        act("y", 2, 9, 7, 3),
+    ),
+    "conv of large scales": conv((5, 6), 7, 6, (3, 3)),
     "l2 normalization": net(
         Operator("L2_NORMALIZATION", [0], [1]),
         act("x", 9, 33),
@@ -306,9 +364,56 @@ CASES: dict[str, Model] = {
 }
 
 
+PADDED = {
+    f"{code} after a pad": Model(
+        [
+            Subgraph(
+                [
+                    act("x", 1, 6, 7, 4),
+                    ints("amounts", 0, 0, 1, 2, 0, 1, 0, 0, shape=(4, 2)),
+                    act("p", 1, 9, 8, 4),
+                    channels("w", *shape, axis=axis),
+                    bias(4),
+                    act("y", 1, 4, 3, 4, scale=0.08, zero=3),
+                ],
+                [0],
+                [5],
+                [
+                    Operator("PAD", [0, 1], [2]),
+                    Operator(
+                        code,
+                        [2, 3, 4],
+                        [5],
+                        {"padding": "VALID", "stride_w": 2, "stride_h": 2},
+                    ),
+                ],
+            )
+        ]
+    )
+    for code, shape, axis in (
+        ("CONV_2D", (4, 3, 3, 4), 0),
+        ("DEPTHWISE_CONV_2D", (1, 3, 3, 4), 3),
+    )
+}
+CASES |= PADDED
+# exponents that the fast requantization does not take
+CASES["conv of large scales"].main.tensors[3].quantization = Quantization.per_tensor(2e-5, 3)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_compute_what_the_reference_does(case: str, self_test: Callable[..., str]) -> None:
     assert self_test(CASES[case]) == AGREE
+
+
+@pytest.mark.parametrize("case", PADDED)
+def test_no_padded_copy_exists(case: str) -> None:
+    model = PADDED[case]
+    (call,) = lower(model).calls
+    assert (call.parameters["pad_h"], call.parameters["pad_w"]) == (1, 0)
+    # nor is it left out where another operator reads it
+    model.main.outputs.append(2)
+    assert len(lower(model).calls) == 2
+    model.main.outputs.pop()
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
@@ -385,6 +490,9 @@ def test_what_has_no_kernel_is_named() -> None:
         lower(model)
     assert caught.value.code == "EC330"
     assert "why" in str(caught.value.where)
-    floats = Tensor("f", (4,), "FLOAT32")
+    wide = Tensor("i", (4,), "INT32")
+    with pytest.raises(UnsupportedError, match="INT32"):
+        lower(net(Operator("ADD", [0, 0], [1]), wide, Tensor("y", (4,), "INT32")))
+    mixed = Tensor("f", (4,), "FLOAT32")
     with pytest.raises(UnsupportedError, match="FLOAT32"):
-        lower(net(Operator("ADD", [0, 0], [1]), floats, Tensor("y", (4,), "FLOAT32")))
+        lower(net(Operator("ADD", [0, 0], [1]), act("x", 4), mixed))

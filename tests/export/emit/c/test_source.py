@@ -6,17 +6,20 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgec.export.emit.c.call import SOURCES
 from edgec.export.emit.c.lower import lower
 from edgec.export.emit.c.text import array, comment, identifier
 from edgec.export.tflite import Model, Operator, Quantization, Signature, Subgraph, Tensor
 from edgec.profiles.memory.plan import plan
 
+STRICT = "-O2 -std=c99 -Wall -Wextra -Wconversion -pedantic -Werror".split()
 EVIL = 'x*/ int main(void){return system("id");} /*\n#include "/etc/passwd"\n??/ \\ é'
 
 
@@ -94,6 +97,33 @@ def test_equal_constants_are_written_once(write_c: Callable[..., Any]) -> None:
     assert len(re.findall(r"static const int32_t mantissa_\d+\[", text)) == 1
 
 
+def test_quantize_and_dequantize_are_what_the_reference_does(
+    write_c: Callable[..., Any], tmp_path: Path
+) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    folder, _ = write_c(tiny())
+    (tmp_path / "main.c").write_text(
+        '#include <stdio.h>\n#include "net.h"\n'
+        "int main(void) { for (int i = -3000; i <= 3000; ++i) {\n"
+        "    const int8_t q = net_quantize((float)i / 64.0f, 0.125f, -7);\n"
+        '    printf("%d %.9g\\n", q, (double)net_dequantize(q, 0.125f, -7)); }\n'
+        '    printf("%d %d\\n", net_quantize(1e30f, 0.1f, 3), net_quantize(-1e30f, 0.1f, 3));\n'
+        "    return 0; }\n"
+    )
+    argv = ["cc", *STRICT, f"-I{folder}", tmp_path / "main.c", "-o", tmp_path / "q"]
+    subprocess.run(argv, check=True)
+    lines = subprocess.run(
+        [tmp_path / "q"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    found = np.array(lines[:-2], np.float64).reshape(-1, 2)
+    steps = np.arange(-3000, 3001) / 64 / 0.125
+    wanted = np.clip(np.trunc(steps + np.copysign(0.5, steps)) - 7, -128, 127)
+    np.testing.assert_array_equal(found[:, 0], wanted)
+    np.testing.assert_array_equal(found[:, 1], (wanted + 7) * 0.125)
+    assert lines[-2:] == ["127", "-128"]
+
+
 def test_two_networks_in_one_firmware(write_c: Callable[..., Any], tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("needs a C compiler")
@@ -116,6 +146,46 @@ def test_two_networks_in_one_firmware(write_c: Callable[..., Any], tmp_path: Pat
         pytest.skip("needs a C++ compiler for the headers' guards")
     subprocess.run(["c++", main, *objects, "-o", tmp_path / "both"], check=True)
     subprocess.run([tmp_path / "both"], check=True)
+
+
+@pytest.mark.needs_tool
+def test_every_kernel_compiles_with_clang(tmp_path: Path) -> None:
+    if shutil.which("clang") is None:
+        pytest.skip("needs a second compiler: apt install clang")
+    kernels = resources.files("edgec.runtime").joinpath("kernels")
+    for name in sorted(set(SOURCES.values())):
+        with resources.as_file(kernels.joinpath(name)) as path:
+            argv = ["clang", *STRICT, "-c", path, "-o", tmp_path / "k.o"]
+            subprocess.run(argv, check=True)
+
+
+@pytest.mark.needs_tool
+def test_another_compiler_gives_the_same_bytes(write_c: Callable[..., Any]) -> None:
+    if shutil.which("clang") is None or shutil.which("make") is None:
+        pytest.skip("needs a second compiler: apt install clang make")
+    folder, _ = write_c(tiny())
+    argv = ["make", "-s", "test", "CC=clang", f"CFLAGS={' '.join(STRICT)}"]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout == "edgec self-test: 3 samples agree\n", done.stderr
+
+
+@pytest.mark.needs_tool
+def test_kernels_on_integers_need_no_c_library_and_no_arm(tmp_path: Path) -> None:
+    compiler = "riscv64-unknown-elf-gcc"
+    if shutil.which(compiler) is None:
+        pytest.skip("needs another architecture: apt install gcc-riscv64-unknown-elf")
+    # what a freestanding implementation need not have, kernels may not use
+    (tmp_path / "string.h").write_text(
+        "#include <stddef.h>\nvoid *memcpy(void *, const void *, size_t);\n"
+        "void *memset(void *, int, size_t);\n"
+    )
+    kernels = resources.files("edgec.runtime").joinpath("kernels")
+    machine = ["-march=rv32imac", "-mabi=ilp32", "-ffreestanding", f"-I{tmp_path}"]
+    for name in sorted(set(SOURCES.values())):
+        if name.endswith("_s8.c"):
+            with resources.as_file(kernels.joinpath(name)) as path:
+                argv = [compiler, *STRICT, *machine, "-c", path, "-o", tmp_path / "k.o"]
+                subprocess.run(argv, check=True)
 
 
 def test_memories_that_are_too_small_fail_at_compile_time(write_c: Callable[..., Any]) -> None:

@@ -1,0 +1,418 @@
+"""Cross-validation of latency predictions, beside baselines.
+
+    EDGEC_BENCH_DATA=FOLDER python benchmarks/latency/validate.py [results.json]
+
+Folds keep together what is related: networks of one name on every board, boards with one chip.
+Scores are counted over single measurements: share within 10 % and 20 %, median error, Kendall's τ
+by board, and how many fall into the 80 % interval, whose width is set on other folds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hierarchy
+import numpy as np
+from boards import fit_mixture
+from hierarchy import Array, Hierarchy
+from rows import Table
+
+from edgec.profiles.latency.constants import CoreClass, Fit, Hull
+from edgec.profiles.latency.predict import Anchor, Constants, calibrate
+from edgec.profiles.latency.similar import Similar
+
+if TYPE_CHECKING:
+    from fit import Task
+
+ANCHORS = 5
+FOLDS = 8
+INTERVAL = 0.8
+MANY = 100
+"""Networks from which on the unexplained rest is learned from similar ones."""
+
+
+@dataclass
+class Guess:
+    """Predicted log latencies with standard deviations; NaN where nothing was predicted."""
+
+    truth: Array
+    mean: Array
+    deviation: Array
+    fold: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fold = np.zeros(self.truth.shape, int)
+
+    @classmethod
+    def empty(cls, truth: Array) -> Guess:
+        """Nothing predicted yet."""
+        return cls(truth, np.full(truth.shape, np.nan), np.full(truth.shape, np.nan))
+
+    def put(self, index: Any, mean: Array, deviation: Array, fold: int) -> None:
+        """Predictions for some cells."""
+        self.mean[index], self.deviation[index], self.fold[index] = mean, deviation, fold
+
+    def scale(self, fold: int | None = None) -> float:
+        """Standard deviations that hold 80 % of the errors, without those of one fold."""
+        valid = self._valid() & (
+            np.ones(self.truth.shape, bool) if fold is None else self.fold != fold
+        )
+        z = np.abs(self.truth[valid] - self.mean[valid]) / self.deviation[valid]
+        return float(np.quantile(z, INTERVAL))
+
+    def score(self) -> dict[str, Any]:
+        """What the tables show."""
+        valid = self._valid()
+        error = np.abs(np.exp(self.mean[valid] - self.truth[valid]) - 1)
+        taus = [
+            kendall(self.truth[b][valid[b]], self.mean[b][valid[b]])
+            for b in range(len(self.truth))
+            if valid[b].sum() > 2
+        ]
+        scores = {
+            "n": int(valid.sum()),
+            "within_10": _percent((error <= 0.1).mean()),
+            "within_20": _percent((error <= 0.2).mean()),
+            "median_error": _percent(np.median(error)),
+            "mape": _percent(error.mean()),
+            "kendall_tau": round(float(np.mean(taus)), 3) if taus else None,
+        }
+        if np.isfinite(self.deviation[valid]).all():
+            scores["coverage_80"] = _percent(self.coverage())
+        return scores
+
+    def coverage(self) -> float:
+        """Share inside the interval, its width taken from the other folds."""
+        inside = []
+        for fold in np.unique(self.fold[self._valid()]):
+            cells = self._valid() & (self.fold == fold)
+            try:
+                scale = self.scale(int(fold))
+            except IndexError:
+                continue
+            z = np.abs(self.truth[cells] - self.mean[cells]) / self.deviation[cells]
+            inside += list(z <= scale)
+        return float(np.mean(inside))
+
+    def _valid(self) -> Array:
+        return np.isfinite(self.truth) & np.isfinite(self.mean)
+
+
+def kendall(a: Array, b: Array) -> float:
+    """Kendall's τ-a: concordant minus discordant pairs over all."""
+    i, j = np.triu_indices(len(a), 1)
+    return float((np.sign(a[i] - a[j]) * np.sign(b[i] - b[j])).mean())
+
+
+def unseen_networks(
+    task: Task, table: Table, groups: Sequence[Sequence[int]], features: Sequence[str] | None = None
+) -> Guess:
+    """Networks that no board ran, on boards calibrated by the other networks."""
+    from fit import log_times
+
+    work, times = task.work(table), log_times(table)
+    names: Sequence[str] = task.features
+    if features is not None:  # a baseline with fewer work terms
+        work, names = features_of(table, features), features
+    guess = Guess.empty(times)
+    for number, group in enumerate(groups):
+        train = times.copy()
+        train[:, group] = np.nan
+        keep = np.isfinite(train).sum(1) > 0
+        found = hierarchy.fit(work, train[keep], names, shrink=task.shrink)
+        mean, deviation = _posterior(found, work, found.boards, found.board_covariance)
+        if features is None and len(work) > MANY:
+            rest = np.isfinite(train).any(0)
+            mean = mean + Similar.fit(work[rest], found.residual[rest]).correction(work)
+        cells = np.ix_(np.flatnonzero(keep), group)
+        guess.put(cells, mean[:, group], deviation[:, group], number)
+    return guess
+
+
+def features_of(table: Table, kinds: Sequence[str]) -> Array:
+    """Baselines: all MACs as one term, activations and kernels as others."""
+    rows = []
+    for name in table.networks:
+        layers = table.layers[name]
+        amounts = {
+            "pointwise": sum(layer.macs for layer in layers),
+            "memory": sum(layer.in_elems + layer.out_elems for layer in layers),
+            "kernels": len(layers),
+            "weights": sum(layer.weights for layer in layers),
+        }
+        rows.append([amounts[kind] / 1e6 for kind in kinds])
+    return np.array(rows)
+
+
+def unseen_boards(task: Task, table: Table, *, networks_too: bool) -> Guess:
+    """Boards with chips that were not fitted, known by their core's class only."""
+    from fit import _classes, _within, log_times
+
+    work, times = task.work(table), log_times(table)
+    guess = Guess.empty(times)
+    groups = [[m] for m in range(len(table.networks))] if networks_too else [[]]
+    for fold, test in enumerate(chip_folds(table)):
+        for group in groups:
+            train = np.delete(times, test, axis=0)
+            train[:, group] = np.nan
+            boards = [b for i, b in enumerate(table.boards) if i not in set(test)]
+            found = hierarchy.fit(work, train, task.features, shrink=task.shrink, rounds=8)
+            classes = {
+                (core, threads): constants
+                for core, threads, constants, _ in _classes(found, boards, _within(found, boards))
+            }
+            for b in test:
+                board = table.boards[b]
+                known = classes.get((board.core or "", board.threads))
+                if known is None:
+                    continue  # predicted from the population alone: another table
+                mean, deviation = _moments(work, *known, found)
+                columns = group if networks_too else list(range(len(work)))
+                shift = 0.0 if networks_too else found.residual[columns]
+                guess.put((b, columns), mean[columns] + shift, deviation[columns], fold)
+    return guess
+
+
+def with_anchors(task: Task, table: Table, *, transfer: bool) -> Guess:
+    """Boards with unseen chips after five measurements; networks that other boards ran."""
+    from fit import log_times
+
+    work, times = task.work(table), log_times(table)
+    guess = Guess.empty(times)
+    for fold, test in enumerate(chip_folds(table)):
+        train = np.delete(times, test, axis=0)
+        mixture = fit_mixture(table.networks, train)
+        found = None
+        if not transfer:
+            found = hierarchy.fit(work, train, task.features, shrink=task.shrink)
+        for b in test:
+            ran = [n for n, t in zip(table.networks, times[b], strict=True) if np.isfinite(t)]
+            anchors = mixture.best_anchors(ANCHORS, ran)
+            rest = [i for i, n in enumerate(table.networks) if n in ran and n not in anchors]
+            measured = {n: float(np.exp(times[b, table.networks.index(n)])) for n in anchors}
+            if found is None:
+                answer = mixture.predict(measured)
+                mean = np.array([answer[table.networks[i]][0] for i in rest])
+                deviation = np.array([answer[table.networks[i]][1] for i in rest])
+            else:
+                mean, deviation = _calibrated(task, table, found, work, measured)
+                mean, deviation = mean[rest], deviation[rest]
+            guess.put((b, rest), mean, deviation, fold)
+    return guess
+
+
+def _calibrated(
+    task: Task, table: Table, found: Hierarchy, work: Array, measured: dict[str, float]
+) -> tuple[Array, Array]:
+    fit = as_fit(task, table, found)
+    anchors = [Anchor(n, work[table.networks.index(n)][None], ms) for n, ms in measured.items()]
+    constants = calibrate(fit, Constants(found.mean, found.covariance), anchors)
+    mean, _ = _moments(work, constants.mean, constants.covariance, found)
+    jacobian = _shares(work, constants.mean)
+    variance = np.einsum("mk,kl,ml->m", jacobian, constants.covariance, jacobian)
+    return mean + found.residual, np.sqrt(variance + found.sigma**2)
+
+
+def as_fit(task: Task, table: Table, found: Hierarchy) -> Fit:
+    """A fit as the product reads it."""
+    population = CoreClass("", 0, 1000.0, found.mean, found.covariance, 0)
+    residuals = dict(zip(table.networks, map(float, found.residual), strict=True))
+    return Fit(
+        id=task.id,
+        runtime=task.runtime,
+        precision=task.precision,
+        threads=task.threads,
+        features=task.features,
+        merge=task.merge,
+        classes=(),
+        population=population,
+        tau=found.tau,
+        sigma=found.sigma,
+        scale=1.0,
+        calibrated_scale=1.0,
+        hull=Hull({}, (0.0, 0.0)),
+        residuals=residuals,
+        networks={},
+        provenance={},
+    )
+
+
+def chip_folds(table: Table) -> list[list[int]]:
+    """Boards in folds that keep one chip together."""
+    chips = sorted({board.chip for board in table.boards})
+    folds = min(FOLDS, len(chips))
+    return [
+        [i for i, board in enumerate(table.boards) if chips.index(board.chip) % folds == fold]
+        for fold in range(folds)
+    ]
+
+
+def halves(count: int, seeds: int = 3) -> list[list[list[int]]]:
+    """Random halves of the networks, each tested on the other."""
+    found = []
+    for seed in range(seeds):
+        order = np.random.default_rng(seed).permutation(count)
+        found.append([list(map(int, order[: count // 2])), list(map(int, order[count // 2 :]))])
+    return found
+
+
+def known_elsewhere(task: Task, table: Table) -> Guess:
+    """Boards with unseen chips, half of their networks measured; the others ran elsewhere."""
+    from fit import log_times
+
+    times = log_times(table)
+    guess = Guess.empty(times)
+    rng = np.random.default_rng(0)
+    for fold, test in enumerate(chip_folds(table)):
+        mixture = fit_mixture(table.networks, np.delete(times, test, axis=0))
+        for b in test:
+            ran = np.flatnonzero(np.isfinite(times[b]))
+            order = rng.permutation(ran)
+            half, rest = order[: len(ran) // 2], order[len(ran) // 2 :]
+            answer = mixture.predict({table.networks[i]: float(np.exp(times[b, i])) for i in half})
+            found = [answer[table.networks[i]] for i in rest]
+            means, deviations = np.array(found).T
+            guess.put((b, list(rest)), means, deviations, fold)
+    return guess
+
+
+def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, float, float]]:
+    """All scores of a set, and the widths of its intervals in standard deviations: with the core
+    known only, with constants of the board, and of transfer by anchors."""
+    count = len(table.networks)
+    singles: list[list[int]] = [[m] for m in range(count)]
+    families = sorted(set(table.family.values()))
+    if count > MANY:  # whole families leave together, in folds
+        by = [families.index(table.family[n]) % 10 for n in table.networks]
+        singles = [[m for m in range(count) if by[m] == fold] for fold in range(10)]
+    scores: dict[str, Any] = {}
+    calibrated = unseen_networks(task, table, singles)
+    scores["unseen network"] = calibrated.score()
+    for name, terms in (
+        ("MACs only", ["pointwise"]),
+        ("MACs, activations, kernels", ["pointwise", "memory", "kernels"]),
+    ):
+        scores[f"unseen network, baseline {name}"] = unseen_networks(
+            task, table, singles, terms
+        ).score()
+    wide = calibrated.scale()
+    if table.family and count <= MANY:
+        grouped = [
+            [m for m, n in enumerate(table.networks) if table.family[n] == f] for f in families
+        ]
+        scores["unseen family"] = unseen_networks(task, table, grouped).score()
+    if len(table.boards) > 20:
+        parts = [unseen_networks(task, table, split).score() for split in halves(count)]
+        scores["half of the networks unseen"] = _average(parts)
+        scores["half unseen on this board only"] = known_elsewhere(task, table).score()
+        anchored = with_anchors(task, table, transfer=True)
+        scores["unseen board, 5 anchors"] = anchored.score()
+        scores["unseen board, 5 anchors, work terms"] = with_anchors(
+            task, table, transfer=False
+        ).score()
+        by_class = unseen_boards(task, table, networks_too=False)
+        scores["unseen board, core known"] = by_class.score()
+        both = unseen_boards(task, table, networks_too=True)
+        scores["unseen board and network, core known"] = both.score()
+        return scores, (both.scale(), wide, anchored.scale())
+    return scores, (wide, wide, wide)
+
+
+def _average(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        key: round(float(np.mean([part[key] for part in parts])), 3)
+        if key != "n"
+        else parts[0]["n"]
+        for key in parts[0]
+    }
+
+
+def _posterior(
+    found: Hierarchy, work: Array, boards: Array, covariances: Array
+) -> tuple[Array, Array]:
+    means, deviations = [], []
+    for board, covariance in zip(boards, covariances, strict=True):
+        mean, deviation = _moments(work, found.mean + board, covariance, found)
+        means.append(mean)
+        deviations.append(deviation)
+    return np.array(means), np.array(deviations)
+
+
+def _moments(work: Array, mean: Array, covariance: Array, found: Hierarchy) -> tuple[Array, Array]:
+    """Log time and its deviation for networks that no residual is known of."""
+    jacobian = _shares(work, mean)
+    variance = np.einsum("mk,kl,ml->m", jacobian, covariance, jacobian)
+    total = np.log((work + 1e-9) @ np.exp(mean))
+    return total, np.sqrt(variance + found.sigma**2 + found.tau**2)
+
+
+def _shares(work: Array, mean: Array) -> Array:
+    parts = (work + 1e-9) * np.exp(mean)
+    return np.asarray(parts / parts.sum(1, keepdims=True))
+
+
+def _percent(value: Any) -> float:
+    return round(100 * float(value), 1)
+
+
+COLUMNS = ("n", "within_10", "within_20", "median_error", "mape", "kendall_tau", "coverage_80")
+
+
+def main() -> None:
+    """Score every set, print the table, write the JSON."""
+    from fit import TASKS
+    from rows import data_hash
+
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    rows: list[dict[str, Any]] = []
+    boards = {}
+    print(f"{'':54}" + "".join(f"{column:>14}" for column in COLUMNS))
+    for task in TASKS:
+        table = task.table()
+        if not len(table.boards):
+            print(f"{task.id}: no rows")
+            continue
+        chips = len({board.chip for board in table.boards})
+        size = f"{len(table.networks)} networks, {len(table.boards)} configurations, {chips} chips"
+        boards[task.id] = size
+        print(f"{task.id}: {size}")
+        scores, _ = validate(task, table)
+        for test, score in scores.items():
+            rows.append({"set": task.id, "test": test, **score})
+            cells = "".join(f"{_shown(score.get(column)):>14}" for column in COLUMNS)
+            print(f"  {test:<52}{cells}", flush=True)
+    record = {
+        "schema": "edgec.latency_validation/1",
+        "facts": {"data sha256": data_hash(), **boards},
+        "rows": rows,
+        "notes": NOTES,
+    }
+    if out is not None:
+        out.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+
+
+NOTES = [
+    "unseen network: no board of the folds fitted to ran it; each board is calibrated by its other "
+    "networks. half of the networks unseen: the same with half of them left out at once.",
+    "half unseen on this board only: the other networks ran on other chips.",
+    "unseen board: no configuration of its chip was fitted to. Anchors are those that leave least "
+    "uncertainty; work terms: the anchors calibrate constants, which predict any network, instead "
+    "of the networks that other boards ran.",
+    "coverage 80: share inside the 80 % interval, whose width is set on the other folds.",
+    "ncnn: configurations of up to eight threads, one thread and several apart.",
+    "cube is X-CUBE-AI on Cortex-M7; torch-x86 is torch.compile of two PyTorch versions on one "
+    "Intel i9-10940X, families of networks left out together.",
+]
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Latency prediction: analytic work terms, fitted constants, intervals, calibration by anchors."""

@@ -1,0 +1,126 @@
+"""What a layer costs a processor, as amounts of work that fitted constants turn into time.
+
+The latency of a network is modelled as the sum over its kernels of amount times constant: MACs by
+the kind of kernel that executes them, elements moved, weights streamed, and a fixed cost for each
+kernel. Constants differ between devices and runtimes; amounts do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgec.profiles.layers import Layer
+
+Work = Literal[
+    "winograd",
+    "conv",
+    "stem",
+    "unpacked",
+    "pointwise",
+    "depthwise",
+    "matmul",
+    "linear",
+    "weights",
+    "window_io",
+    "pointwise_io",
+    "depthwise_io",
+    "memory",
+    "transcendental",
+    "local_norm",
+    "normalization",
+    "kernels",
+]
+WORK: tuple[Work, ...] = get_args(Work)
+"""MACs: ``winograd`` 3x3 of stride 1, ``conv`` other windows, ``stem`` windows on few channels,
+``unpacked`` convolutions whose channels do not fill vectors, ``pointwise``, ``depthwise``,
+``matmul`` of activations. Elements: ``linear`` and ``weights`` constants read, ``*_io`` activations
+read and written by products, ``memory`` by everything else, ``transcendental`` results of softmax,
+``local_norm`` of local response normalization, ``normalization`` of LayerNorm and alike.
+``kernels`` counts launches."""
+
+UNIT = 1e6
+"""Amounts are in millions, ``kernels`` included, so that constants are of similar size."""
+
+VECTOR = 4
+"""Channels that the packed layouts of CPU libraries hold together."""
+
+FEW_CHANNELS = 8
+TILE = 4
+"""Winograd's output tiles: sides that they do not divide are computed in part for nothing."""
+
+WINDOWS = ("3x3", "conv", "1x1", "grouped")
+
+
+def layer_work(layer: Layer) -> dict[Work, float]:
+    """Amounts of one layer, in plain numbers."""
+    work: dict[Work, float] = {"kernels": 1.0}
+    moved = layer.in_elems + layer.out_elems
+    if layer.kind in WINDOWS:
+        work |= _window(layer, moved)
+    elif layer.kind == "depthwise":
+        work |= {"depthwise": layer.macs, "depthwise_io": moved}
+    elif layer.kind == "linear":
+        work["linear"] = layer.weights
+    elif layer.kind == "matmul":
+        work |= {"matmul": layer.macs, "pointwise_io": moved}
+    elif layer.kind == "softmax":
+        work["transcendental"] = layer.out_elems
+    elif layer.operator == "LRN":
+        work["local_norm"] = layer.out_elems
+    elif layer.kind == "norm":
+        work["normalization"] = layer.out_elems
+    else:
+        work["memory"] = moved
+    return work
+
+
+def _window(layer: Layer, moved: int) -> dict[Work, float]:
+    """A convolution; a grouped one is that many small ones."""
+    groups = layer.groups if layer.kind == "grouped" else 1
+    inputs, outputs = layer.in_ch // groups, layer.out_ch // groups
+    few = inputs < FEW_CHANNELS
+    unpacked = outputs % VECTOR != 0 or (inputs % VECTOR != 0 and inputs > VECTOR)
+    work: dict[Work, float] = {"weights": layer.weights, "kernels": groups}
+    if layer.kernel <= 1:
+        work["unpacked" if unpacked else "pointwise"] = layer.macs
+        work["pointwise_io"] = moved
+        return work
+    work["window_io"] = moved
+    if unpacked:
+        work["unpacked"] = layer.macs
+    elif few:
+        work["stem"] = layer.macs
+    elif layer.kernel == 3 and layer.stride == 1:
+        side = max(layer.out_hw, 1) ** 0.5
+        tiled = -(-side // TILE) * TILE
+        work["winograd"] = layer.macs * (tiled / side) ** 2
+    else:
+        work["conv"] = layer.macs
+    return work
+
+
+def matrix(
+    layers: Iterable[Layer], features: Sequence[str], merge: Mapping[str, str]
+) -> NDArray[np.float64]:
+    """Work of each layer, shape (layers, features), in `UNIT`.
+
+    Args:
+        features: names of `WORK` that have a constant.
+        merge: where the work of other names goes; names in neither are not charged.
+    """
+    column = {name: index for index, name in enumerate(features)}
+    rows = []
+    for layer in layers:
+        row = np.zeros(len(features))
+        for name, amount in layer_work(layer).items():
+            target: str | None = name
+            while target is not None and target not in column:
+                target = merge.get(target)
+            if target is not None:
+                row[column[target]] += amount / UNIT
+        rows.append(row)
+    return np.array(rows).reshape(-1, len(features))

@@ -1,0 +1,1 @@
+"""C artifacts on this machine."""

@@ -1,0 +1,117 @@
+"""Measures the C artifact of a bundle on a board that runs its MLPerf Tiny firmware."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edgec.export.bundle import Artifact, Bundle
+from edgec.export.errors import UnsupportedError
+from edgec.runtime.bench import SCHEMA, Latency, output_check, read_golden
+from edgec.runtime.feeds import Tensor
+from edgec.runtime.serial.tiny import open_port, parse_device
+
+WINDOWS = 5
+WINDOW_SECONDS = 2.0
+"""The rules of the benchmark want the median of five windows of ten seconds; two are enough to keep
+the error of a microsecond timer below one in a million."""
+MOST_SECONDS = 120.0
+"""A single inference that takes longer has hung."""
+
+
+def bench_serial(
+    bundle: Bundle,
+    artifact: Artifact,
+    device: str,
+    *,
+    warmup: int,
+    tick: Callable[[int, int | None], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Like `edgec.runtime.bench.bench_local`, on the board behind `device`.
+
+    Each sample is the mean of a window of inferences, as the protocol has timestamps before the
+    first and after the last one only.
+
+    Raises:
+        UsageError: EC237, `device` names no port.
+        UnsupportedError: EC333, a network with several inputs or outputs.
+        MissingToolError: EC660 to EC663, no port, no answer, nonsense.
+    """
+    path, baud = parse_device(device)
+    ports = artifact.checks["ports"]
+    if len(ports["inputs"]) != 1 or len(ports["outputs"]) != 1:
+        raise UnsupportedError(
+            "EC333",
+            "the serial protocol has one input and one output",
+            where=artifact.path,
+            why=f"the network has {len(ports['inputs'])} and {len(ports['outputs'])}",
+            fix="measure it with a firmware of your own",
+        )
+    (given,), (told,) = ports["inputs"], ports["outputs"]
+    feeds, golden = read_golden(bundle)
+    with open_port(path, baud) as board:
+        identity = board.identity()
+        board.load(stored(feeds[given["name"]], given).tobytes())
+        first = board.infer(1, 0, seconds=MOST_SECONDS)
+        each = max(first.microseconds, 1) / 1e6
+        count = max(1, math.ceil(WINDOW_SECONDS / each))
+        wait = 10.0 + 2 * (count + warmup) * each
+        samples, run = [], first
+        for window in range(WINDOWS):
+            run = board.infer(count, warmup if window == 0 else 0, seconds=wait)
+            samples.append(run.microseconds / count / 1e3)
+            tick(window + 1, WINDOWS)
+    found = np.asarray(run.results, np.float32)
+    conditions = {"device": identity.name, "profile": identity.profile, "model": identity.model}
+    return {
+        "schema": SCHEMA,
+        "device": device,
+        "runtime": "edgec-c",
+        "model": bundle.manifest.model.get("name"),
+        "threads": 1,
+        "warmup": warmup,
+        "environment_before": conditions | {"baud": baud},
+        "environment_after": conditions | {"baud": baud},
+        "peak_rss_bytes": None,
+        "results": [
+            {
+                "artifact": artifact.path,
+                "sha256": artifact.sha256,
+                "precision": artifact.precision,
+                "bytes": artifact.bytes,
+                "made_for_elsewhere": False,
+                "inferences_per_sample": count,
+                "latency": Latency(tuple(samples)).to_json(),
+                "output_check": output_check(_named(found, told, golden), golden),
+            }
+        ],
+    }
+
+
+def stored(array: Tensor, port: dict[str, Any]) -> Tensor:
+    """An input of the ONNX master as the bytes of a port hold it: channels last, on its grid."""
+    last = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+    if port.get("scale") is None:
+        return np.ascontiguousarray(last, np.float32)
+    integers = np.rint(last / np.float32(port["scale"])) + port["zero_point"]
+    return np.ascontiguousarray(np.clip(integers, -128, 127).astype(np.int8))
+
+
+def _named(values: Tensor, port: dict[str, Any], golden: dict[str, Any]) -> dict[str, Tensor]:
+    """Results in the shape of the golden output."""
+    name = port["name"]
+    if values.size != golden[name].size:
+        raise UnsupportedError(
+            "EC333",
+            f"the device returned {values.size} results, the network has {golden[name].size}",
+            where=name,
+            why="another network runs there",
+            fix="flash the firmware of this very bundle (c/mlperf_tiny)",
+        )
+    shape = port["shape"]
+    if len(shape) == 4:
+        return {name: values.reshape(shape).transpose(0, 3, 1, 2)}
+    return {name: values.reshape(golden[name].shape)}

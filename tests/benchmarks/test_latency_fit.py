@@ -1,0 +1,154 @@
+"""The fits of benchmarks/latency on made-up rows, where the truth is known."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+COLUMNS = (
+    *("device", "soc_core", "clock", "runtime", "precision", "threads", "model", "input"),
+    *("latency_ms", "latency_min_ms", "source", "notes"),
+)
+FEATURES = ("conv", "pointwise", "memory", "kernels")
+TRUTH = np.log(np.array([1.5, 1.0, 9.0, 20_000.0]))
+
+
+@pytest.fixture(scope="module")
+def scripts(root: Path) -> Iterator[dict[str, ModuleType]]:
+    """The modules, imported as the scripts import each other."""
+    names = ("networks", "rows", "hierarchy", "boards", "fit", "validate")
+    sys.path.insert(0, str(root / "benchmarks" / "latency"))
+    try:
+        yield {name: __import__(name) for name in names}
+    finally:
+        sys.path.pop(0)
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def world() -> tuple[np.ndarray, np.ndarray]:
+    """Work of 12 networks, and log milliseconds on 24 boards: a factor and small differences."""
+    rng = np.random.default_rng(0)
+    work = rng.lognormal(0, 1.0, (12, 4)) * np.array([200.0, 300.0, 20.0, 6e-5])
+    boards = rng.normal(0, 0.8, (24, 1)) + rng.normal(0, 0.15, (24, 4))
+    times = np.log(np.exp(TRUTH + boards) @ work.T) - 8
+    return work, times + rng.normal(0, 0.02, times.shape)
+
+
+def test_unseen_networks_are_predicted(scripts, world) -> None:
+    work, times = world
+    train = times.copy()
+    train[:, 8:] = np.nan
+    found = scripts["hierarchy"].fit(work, train, FEATURES)
+    guess = np.log(np.exp(found.mean + found.boards) @ work.T)[:, 8:]
+    error = np.abs(np.exp(guess - times[:, 8:]) - 1)
+    assert np.median(error) < 0.1
+    # beside the guess that only knows the sum of the work
+    plain = np.log(work.sum(1))[None] + np.nanmean(train - np.log(work.sum(1)), 1)[:, None]
+    assert np.median(error) < 0.5 * np.median(np.abs(np.exp(plain[:, 8:] - times[:, 8:]) - 1))
+
+
+def test_work_that_no_network_has_stays_as_uncertain_as_the_prior(scripts, world) -> None:
+    work, times = world
+    wider = np.hstack([work, np.zeros((12, 1))])
+    found = scripts["hierarchy"].fit(wider, times, (*FEATURES, "matmul"))
+    prior, _ = scripts["hierarchy"].prior_of((*FEATURES, "matmul"))
+    assert found.mean[4] - found.mean[1] == pytest.approx(prior[4] - prior[1], abs=1.5)
+    assert found.covariance[4, 4] >= found.covariance[1, 1] * 0.5
+
+
+def test_gaps_do_not_hinder_transfer(scripts, world) -> None:
+    times = world[1]
+    names = [f"n{i}" for i in range(12)]
+    rng = np.random.default_rng(1)
+    train = np.where(rng.random((20, 12)) < 0.15, np.nan, times[:20])
+    mixture = scripts["boards"].fit_mixture(names, train, components=3)
+    anchors = mixture.best_anchors(4)
+    errors = []
+    for board in times[20:]:
+        answer = mixture.predict({n: float(np.exp(board[names.index(n)])) for n in anchors})
+        errors += [answer[n][0] - board[i] for i, n in enumerate(names) if n not in anchors]
+    assert np.sqrt(np.mean(np.square(errors))) < 0.12
+
+
+def test_rows_are_read_and_grouped(scripts, tmp_path: Path, monkeypatch) -> None:
+    rows = scripts["rows"]
+    layer = {"layer": "Convolution", "kind": "conv", "macs": 9000, "weights": 90, "in_elems": 100,
+             "out_elems": 100, "kernel": 3, "stride": 1, "out_hw": 100, "in_ch": 8,
+             "out_ch": 8}  # fmt: skip
+    (tmp_path / "ncnn_layers.json").write_text(json.dumps({"net": [layer], "other_net": [layer]}))
+    text = "Board Chip RK3399 (Cortex-A72 1.8GHz x 2 + Cortex-A53 1.5GHz x 4)"
+    entries = [
+        ("net", "11.0", "10.0", "run=1;powersave=2"),
+        ("net", "12.0", "", "run=1;powersave=2"),
+        ("other-net", "20.0", "", "run=1;powersave=2"),
+        ("net", "40.0", "39.0", "run=2;powersave=1"),
+    ]
+    with (tmp_path / "published_latencies.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for model, latency, least, notes in entries:
+            writer.writerow(
+                dict.fromkeys(COLUMNS, "")
+                | {"device": "Board", "soc_core": text, "runtime": "ncnn-cpu", "threads": "2"}
+                | {"precision": "fp32 model", "model": model, "notes": notes}
+                | {"latency_ms": latency, "latency_min_ms": least}
+            )
+    monkeypatch.setenv("EDGEC_BENCH_DATA", str(tmp_path))
+    table = rows.ncnn_table("fp32")
+    assert [(b.core, b.clock_mhz, b.chip) for b in table.boards] == [
+        ("Cortex-A72", 1800.0, "RK3399"),
+        ("Cortex-A53", 1500.0, "RK3399"),
+    ]
+    assert table.networks == ["net", "other_net"]
+    assert table.ms[0].tolist() == [10.0, 20.0]
+    assert np.isnan(table.ms[1, 1])
+    assert table.layers["net"][0].kind == "3x3"
+    assert len(rows.data_hash()) == 64
+
+
+def test_networks_have_the_published_macs(scripts) -> None:
+    networks = scripts["networks"]
+
+    def macs(rows) -> int:
+        return sum(row["macs"] for row in rows)
+
+    # MLPerf Tiny's own count; MobileNetV2 (arXiv:1801.04381, table 4: 300 M)
+    assert macs(networks.named("MobileNetV1-0.25 VWW", "", 0)) == 7_489_664
+    assert macs(networks.named("ResNet8 CIFAR-10", "", 0)) == 12_501_632
+    assert macs(networks.autoencoder()) == 264_192
+    assert macs(networks.mobilenet_v2(224, 1.0, 1000)) == pytest.approx(300e6, rel=0.01)
+    assert networks.named("unheard_of", "224x224x3", 10) is None
+
+
+def test_scores_of_a_known_guess(scripts) -> None:
+    validate = scripts["validate"]
+    truth = np.log(np.array([[1.0, 2.0, 4.0, 8.0]] * 10))
+    guess = validate.Guess.empty(truth)
+    off = np.log([1.0, 1.05, 1.15, 1.5])
+    for b in range(10):
+        guess.put(b, truth[b] + off, np.full(4, 0.1), b)
+    scores = guess.score()
+    assert (scores["within_10"], scores["within_20"]) == (50.0, 75.0)
+    assert scores["kendall_tau"] == 1.0
+    assert scores["coverage_80"] in (75.0, 100.0)
+    assert validate.kendall(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == -1.0
+
+
+def test_chips_stay_in_one_fold(scripts) -> None:
+    rows, validate = scripts["rows"], scripts["validate"]
+    boards = [rows.Board(f"b{i}", f"chip{i // 2}", None, None, 1) for i in range(20)]
+    table = rows.Table(boards, ["n"], {}, np.ones((20, 1)))
+    folds = validate.chip_folds(table)
+    assert sorted(i for fold in folds for i in fold) == list(range(20))
+    for fold in folds:
+        others = {boards[i].chip for f in folds if f is not fold for i in f}
+        assert not others & {boards[i].chip for i in fold}

@@ -1,0 +1,130 @@
+"""Report pages: what is on them, and that nothing in a record can break out of its text."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgec
+from edgec.export.errors import InputError
+from edgec.export.page.assemble import gather
+from edgec.export.page.blocks import bars, section
+from edgec.export.page.describe import page
+from edgec.export.page.render import render
+
+HOSTILE = "</title><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path_factory: Any
+) -> Path:
+    """An int8 bundle."""
+    out = tmp_path_factory.mktemp("page") / "bundle"
+    edgec.compile(
+        str(tiny_onnx),
+        target="x86",
+        precision="int8",
+        calib=str(image_folder),
+        preprocess=str(preprocess_json),
+        out=str(out),
+    )
+    return Path(out)
+
+
+def measurement(name: str = "net") -> dict[str, Any]:
+    latency = {"min_ms": 1.0, "median_ms": 2.5, "p90_ms": 3.0, "runs": 50, "samples_ms": [2.5]}
+    return {
+        "schema": "edgec.bench/1",
+        "device": "local",
+        "runtime": "onnxruntime",
+        "model": name,
+        "threads": 2,
+        "environment_before": {"cpu": name, "load_1min": 0.5},
+        "environment_after": {"cpu": name, "load_1min": 1.5},
+        "results": [
+            {
+                "artifact": name,
+                "latency": latency,
+                "output_check": {"max_abs": 0.0, "relative": None},
+                "layers": [{"name": name, "module": None, "ms": 0.25}],
+            }
+        ],
+    }
+
+
+class _Tags(HTMLParser):
+    """Start tags and the text outside of style."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_bundle_tells_everything(bundle: Path) -> None:
+    content = page(gather([str(bundle)], None))
+    (result,) = content["results"]
+    titles = [s["title"] for s in result["sections"]]
+    assert titles == [
+        "Summary", "Artifacts", "Accuracy", "Latency", "Memory", "Network", "Quantization",
+        "Warnings", "Notes on the target", "Reproduce",
+    ]  # fmt: skip
+    memory = next(s for s in result["sections"] if s["title"] == "Memory")
+    assert memory["blocks"][1]["svg"].startswith("<svg")
+    json.dumps(content)
+    text = _Tags(render(content)).text
+    report = json.loads((bundle / "report.json").read_text("utf-8"))
+    for artifact in report["artifacts"]:
+        assert artifact["path"] in text
+        assert f"{artifact['bytes']:,}" in text
+
+
+def test_a_measurement_shows_latency_layers_and_conditions() -> None:
+    text = _Tags(render(page([(measurement(), None, None)]))).text
+    for expected in ("2.5 ms median", "min 1, p90 3, 50 runs", "0.25 ms", "load 1min", "2 thread"):
+        assert expected in text
+
+
+def test_names_stay_text() -> None:
+    html = render(page([(measurement(HOSTILE), None, None)]))
+    parsed = _Tags(html)
+    assert {tag for tag, _ in parsed.tags} <= {
+        "html", "head", "meta", "title", "style", "body", "article", "h1", "h2", "p", "section",
+        "div", "table", "tr", "th", "td", "dl", "dt", "dd", "span", "small",
+    }  # fmt: skip
+    assert not [a for _, attrs in parsed.tags for a in attrs if a.startswith("on")]
+    assert HOSTILE in parsed.text
+
+
+def test_nothing_is_fetched(bundle: Path) -> None:
+    html = render(page(gather([str(bundle)], None)))
+    assert not re.search(r"""(?:src|href)\s*=|url\(|@import|<script""", html)
+    assert "default-src 'none'" in html
+
+
+def test_other_files_make_no_report() -> None:
+    with pytest.raises(InputError, match="EC710"):
+        page([({"schema": "edgec.plan/1"}, None, None)])
+
+
+def test_bars_share_one_scale_and_sum_the_rest() -> None:
+    block = bars("ms", [(f"layer {n}", float(10 - n), "") for n in range(10)], most=3)
+    assert [row["share"] for row in block["rows"]][:3] == [35.71, 32.14, 28.57]
+    assert block["rows"][-1]["label"] == "7 more"
+    assert block["rows"][-1]["value"] == sum(range(1, 8))
+    assert bars("ms", [("nothing", 0.0, "")])["rows"][0]["share"] == 0.0
+    assert section("empty", bars("ms", [])) is None

@@ -1,0 +1,97 @@
+"""Networks that come quantized keep their integers in every format."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgec.export import as_in_file
+from edgec.export.as_in_file import is_quantized_file
+from edgec.export.bundle import Bundle
+from edgec.export.errors import UsageError
+from edgec.export.pipeline import compile_model
+from edgec.export.tflite import decode
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> dict[str, Path]:
+    """A small network in float32 and in int8, as .onnx and .tflite."""
+    folder = tmp_path_factory.mktemp("as_in_file")
+    bundle = compile_model(
+        str(tiny_onnx),
+        target="generic-c99",
+        calib="random",
+        formats="onnx,tflite",
+        out=str(folder / "bundle"),
+    )
+    found = {"float.onnx": "onnx/model.onnx", "float.tflite": "tflite/model_fp32.tflite"}
+    found |= {"int8.onnx": "onnx/model_int8.onnx", "int8.tflite": "tflite/model_int8.tflite"}
+    for name, path in found.items():
+        shutil.copy(bundle.path / path, folder / name)
+    return {name: folder / name for name in found}
+
+
+def test_only_quantized_activations_count(files: dict[str, Path], tmp_path: Path) -> None:
+    assert {name: is_quantized_file(str(path)) for name, path in files.items()} == {
+        "float.onnx": False,
+        "float.tflite": False,
+        "int8.onnx": True,
+        "int8.tflite": True,
+    }
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(b"TFL3")
+    assert not is_quantized_file(str(broken))
+    assert not is_quantized_file("emov2_5m")
+
+
+@pytest.mark.parametrize("name", ["int8.onnx", "int8.tflite"])
+def test_every_format_keeps_the_integers(files: dict[str, Path], name: str, tmp_path: Path) -> None:
+    bundle = compile_model(
+        str(files[name]),
+        target="stm32h743",
+        formats="onnx,tflite,c",
+        out=str(tmp_path / "bundle"),
+    )
+    built = {a.format: a for a in bundle.manifest.artifacts}
+    assert {kind: a.scheme for kind, a in built.items()} == {
+        "onnx": as_in_file.SCHEME,
+        "tflite": as_in_file.SCHEME,
+        "c": as_in_file.SCHEME,
+    }
+    assert built["onnx"].checks["vs_source"]["max_abs"] == 0.0
+    assert bundle.artifact().path == "onnx/model_int8.onnx"
+    written = decode((bundle.path / "tflite" / "model_int8.tflite").read_bytes())
+    assert _constants(written.main) == _constants(decode(files["int8.tflite"].read_bytes()).main)
+
+
+def _constants(graph: object) -> list[bytes]:
+    """The integer weights of a file, in a fixed order."""
+    arrays = (tensor.data for tensor in graph.tensors if tensor.dtype == "INT8")  # type: ignore[attr-defined]
+    return sorted(np.asarray(a).tobytes() for a in arrays if a is not None)
+
+
+def test_the_bundle_runs_and_says_what_it_is(files: dict[str, Path], tmp_path: Path) -> None:
+    bundle = compile_model(str(files["int8.onnx"]), target="x86", out=str(tmp_path / "bundle"))
+    assert isinstance(bundle, Bundle)
+    assert "as in the file" in (bundle.path / "report.txt").read_text("utf-8")
+    golden = np.load(bundle.path / "golden" / "inputs_0.npz")
+    (result,) = bundle.run({k: golden[k] for k in golden})
+    assert all(np.isfinite(v).all() for v in result.outputs.values())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"precision": "fp32"}, {"calib": "random"}, {"recipe": "plain"}, {"precision": "mixed"}],
+    ids=str,
+)
+def test_nothing_quantizes_twice(
+    files: dict[str, Path], options: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="EC231"):
+        compile_model(
+            str(files["int8.tflite"]), target="x86", out=str(tmp_path / "bundle"), **options
+        )
+    assert not (tmp_path / "bundle").exists()

@@ -1,0 +1,121 @@
+"""Predictions against arithmetic by hand, and when there are none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgec.profiles.latency.constants import Fit
+from edgec.profiles.latency.features import layer_work, matrix
+from edgec.profiles.latency.predict import (
+    Anchor,
+    any_board,
+    calibrate,
+    class_constants,
+    predict,
+)
+from edgec.profiles.layers import Layer
+
+
+def test_work_of_convolutions_by_what_kernel_runs_them() -> None:
+    plain = Layer("x", "Conv", "3x3", kernel=3, stride=1, macs=160, in_ch=16, out_ch=16, out_hw=16)
+    assert layer_work(plain)["winograd"] == 160
+    # five pixels take two tiles of four
+    ragged = replace(plain, out_hw=25)
+    assert layer_work(ragged)["winograd"] == pytest.approx(160 * (8 / 5) ** 2)
+    assert "conv" in layer_work(replace(plain, stride=2))
+    assert "stem" in layer_work(replace(plain, in_ch=3))
+    assert "unpacked" in layer_work(replace(plain, out_ch=18))
+    grouped = replace(plain, kind="grouped", groups=4, kernel=1)
+    assert layer_work(grouped)["kernels"] == 4
+
+
+def test_work_without_a_constant_is_merged_or_dropped(layers: list[Layer]) -> None:
+    work = matrix(layers, ("conv", "memory"), {"pointwise_io": "memory"})
+    assert work.shape == (2, 2)
+    assert work[0].tolist() == [4.0, 0.0]
+    assert work[1, 1] == pytest.approx((18000 + 36000) / 1e6 * 1.0, rel=0.5)
+
+
+def test_time_is_the_sum_over_layers_and_goes_with_the_clock(fit: Fit, layers: list[Layer]) -> None:
+    slow = class_constants(fit.classes[0], 1000.0)
+    fast = class_constants(fit.classes[0], 2000.0)
+    found = predict(fit, slow, layers, "by hand")
+    expected = (matrix(layers, fit.features, fit.merge) @ np.exp(fit.population.mean)).sum()
+    assert found.latency_ms == pytest.approx(expected)
+    assert sum(found.layer_ms) == pytest.approx(expected)
+    assert predict(fit, fast, layers, "").latency_ms == pytest.approx(expected / 2)
+    assert found.low_ms is not None
+    assert found.high_ms is not None
+    assert found.low_ms < expected < found.high_ms
+    assert "80 % interval" in found.line()
+
+
+def test_the_interval_holds_four_of_five_boards(fit: Fit, layers: list[Layer]) -> None:
+    fit = replace(fit, scale=1.2816)
+    constants = class_constants(fit.classes[0], 1000.0)
+    found = predict(fit, constants, layers, "")
+    rng = np.random.default_rng(0)
+    work = matrix(layers, fit.features, fit.merge).sum(0)
+    boards = rng.multivariate_normal(constants.mean, constants.covariance, 4000)
+    noise = rng.normal(0, np.hypot(fit.tau, fit.sigma), 4000)
+    times = (np.exp(boards) @ work) * np.exp(noise)
+    assert found.low_ms is not None
+    assert found.high_ms is not None
+    inside = ((times > found.low_ms) & (times < found.high_ms)).mean()
+    assert 0.77 < inside < 0.83
+
+
+def test_a_core_is_found_with_its_threads(fit: Fit) -> None:
+    assert fit.core_class("Cortex-A72", 1) is fit.classes[0]
+    assert fit.core_class("Cortex-A9", 1) is None
+    assert fit.core_class("Cortex-A72", 4) is None
+
+
+def test_what_was_not_fitted_is_refused(fit: Fit, layers: list[Layer]) -> None:
+    constants = any_board(fit)
+    attention = Layer("s", "MatMul", "matmul", macs=20_000_000)
+    refused = predict(fit, constants, [*layers, attention], "basis").refused
+    assert refused is not None
+    assert "matmul work, at most 0 %" in refused
+    small = [replace(layer, macs=layer.macs // 50, in_elems=1, out_elems=1) for layer in layers]
+    cheap = replace(fit, features=fit.features[:2], hull=replace(fit.hull, share={
+        "conv": 1.0, "pointwise": 1.0}), population=replace(
+        fit.population, mean=fit.population.mean[:2], covariance=np.eye(2)))  # fmt: skip
+    refused = predict(cheap, any_board(cheap), small, "basis").refused
+    assert refused is not None
+    assert "much smaller" in refused
+    found = predict(fit, constants, [], "basis")
+    assert found.latency_ms is None
+    assert "no prediction" in found.line()
+
+
+def test_anchors_find_the_speed_of_a_board(fit: Fit, layers: list[Layer]) -> None:
+    truth = fit.population.mean + np.log(7.0) + np.array([0.05, -0.05, 0.02, 0.0, 0.0])
+    wide = [replace(layer, in_elems=4 * layer.in_elems) for layer in layers]
+    networks = [layers, layers[:1], layers[1:], wide]
+    works = [matrix(n, fit.features, fit.merge) for n in networks]
+    anchors = [
+        Anchor(f"n{i}", work, float((work @ np.exp(truth)).sum())) for i, work in enumerate(works)
+    ]
+    constants = calibrate(fit, any_board(fit), anchors[1:])
+    found = predict(fit, constants, layers, "")
+    assert found.latency_ms == pytest.approx(anchors[0].latency_ms, rel=0.04)
+    before = predict(fit, any_board(fit), layers, "")
+    for prediction in (before, found):
+        assert prediction.low_ms is not None
+        assert prediction.high_ms is not None
+    assert found.high_ms / found.low_ms < 2  # type: ignore[operator]
+    assert before.high_ms / before.low_ms > 50  # type: ignore[operator]
+
+
+def test_one_disturbed_measurement_does_not_decide(fit: Fit, layers: list[Layer]) -> None:
+    work = matrix(layers, fit.features, fit.merge)
+    right = float((work @ np.exp(fit.population.mean)).sum())
+    anchors = [Anchor(f"n{i}", work, right) for i in range(4)]
+    anchors.append(Anchor("throttled", work, 5 * right))
+    constants = calibrate(fit, any_board(fit), anchors)
+    latency = predict(fit, constants, layers, "").latency_ms
+    assert latency == pytest.approx(right, rel=0.15)

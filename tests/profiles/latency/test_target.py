@@ -1,0 +1,127 @@
+"""Which constants a target gets, and what ships."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from edgec.profiles.latency.constants import shipped_fits
+from edgec.profiles.latency.features import WORK, matrix
+from edgec.profiles.latency.predict import Anchor
+from edgec.profiles.latency.target import Anchors, core_of, fit_for, predict_for, transfer
+from edgec.profiles.layers import Layer
+from edgec.targets import get_target
+
+
+def network(scale: int = 1) -> list[Layer]:
+    """Sixteen blocks of depthwise and pointwise convolutions on 14x14."""
+    found = []
+    for index in range(16):
+        n = 196 * 128
+        dw = Layer(f"d{index}", "Conv", "depthwise", macs=9 * n, weights=9 * 128, in_elems=n,
+                   out_elems=n, kernel=3, stride=1, in_ch=128, out_ch=128, out_hw=196,
+                   groups=128)  # fmt: skip
+        pw = Layer(f"p{index}", "Conv", "1x1", macs=128 * n * scale, weights=128 * 128,
+                   in_elems=n, out_elems=n, kernel=1, stride=1, in_ch=128, out_ch=128,
+                   out_hw=196)  # fmt: skip
+        found += [dw, pw]
+    return found
+
+
+@pytest.mark.parametrize("fit", shipped_fits(), ids=lambda fit: fit.id)
+def test_shipped_constants_are_whole(fit) -> None:
+    assert set(fit.features) <= set(WORK)
+    # every kind of work is charged somewhere; streaming weights and launches may be free
+    for name in set(WORK) - {"weights", "kernels"}:
+        while name not in fit.features:
+            assert name in fit.merge, name
+            name = fit.merge[name]
+    for entry in (fit.population, *fit.classes):
+        assert entry.mean.shape == (len(fit.features),)
+        assert np.linalg.eigvalsh(entry.covariance).min() > 0
+        assert entry.boards > 0
+    assert len(fit.provenance["data_sha256"]) == 64
+    assert fit.provenance["rows"] > 0
+    scores = fit.provenance["cross_validation"]["unseen network"]
+    assert 75 <= scores["coverage_80"] <= 85
+    assert fit.hull.work[0] < fit.hull.work[1]
+    if fit.mixture is not None:
+        assert set(fit.mixture.networks) <= set(fit.networks)
+
+
+def test_a_microcontroller_and_a_board() -> None:
+    chip = predict_for(network(), "int8", get_target("stm32h743"))
+    assert chip.latency_ms is not None
+    assert "X-CUBE-AI int8 on Cortex-M7 at 480 MHz" in chip.basis
+    assert "tflm and edgec's C were not measured" in chip.basis
+    slower = predict_for(network(), "int8", get_target("stm32f746"))
+    assert slower.latency_ms == pytest.approx(chip.latency_ms * 480 / 216, rel=1e-6)
+    board = predict_for(network(), "fp32", get_target("raspberry-pi-4"))
+    assert board.latency_ms is not None
+    assert board.latency_ms < chip.latency_ms
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "why"),
+    [
+        ("jetson", "fp16", "gpu targets"),
+        ("coral-edgetpu", "int8", "npu targets"),
+        ("stm32h743", "fp32", "fp32 on mcu"),
+        ("generic-x86-64", "fp32", "no core"),
+        ("nrf5340", "int8", "no Cortex-M33"),
+        ("qemu-mps2-an500", "int8", "no core"),
+    ],
+)
+def test_where_nothing_was_measured_there_is_no_number(
+    target: str, precision: str, why: str
+) -> None:
+    found = predict_for(network(), precision, get_target(target))
+    assert found.latency_ms is None
+    assert found.refused is not None
+    assert why in found.refused
+
+
+def test_threads_that_were_not_measured_name_those_that_were() -> None:
+    found = predict_for(network(), "fp32", get_target("raspberry-pi-4"), threads=3)
+    assert found.refused is not None
+    assert "there are Cortex-A72 (1 thread), Cortex-A72 (2 threads)" in found.refused
+
+
+def test_anchors_give_a_number_where_the_core_is_unknown() -> None:
+    target = get_target("generic-x86-64")
+    fit = fit_for(target, "fp32", 2)
+    assert fit is not None
+    work = [matrix(network(s), fit.features, fit.merge).sum(0)[None] for s in (1, 2, 3)]
+    times = [math.exp(2.0) * float((w @ np.exp(fit.population.mean)).sum()) for w in work]
+    measured = tuple(
+        Anchor(f"n{i}", w, t) for i, (w, t) in enumerate(zip(work, times, strict=True))
+    )
+    anchors = Anchors(fit, "mine", "onnxruntime", 2, measured)
+    found = predict_for(network(2), "fp32", target, anchors=anchors)
+    assert found.latency_ms == pytest.approx(times[1], rel=0.1)
+    assert "calibrated by 3 measurements on mine, onnxruntime, 2 threads" in found.basis
+
+
+def test_known_networks_are_transferred() -> None:
+    fit = fit_for(get_target("raspberry-pi-5"), "fp32", 1)
+    assert fit is not None
+    assert fit.mixture is not None
+    names = fit.mixture.best_anchors(3)
+    middle = dict(zip(fit.mixture.networks, fit.mixture.means[0], strict=True))
+    anchors = [Anchor(n, fit.networks[n][None], math.exp(3 + middle[n])) for n in names]
+    found = transfer(Anchors(fit, "mine", "ncnn", 1, tuple(anchors)))
+    assert set(found) == set(fit.mixture.networks) - set(names)
+    for prediction in found.values():
+        assert prediction.low_ms is not None
+        assert prediction.latency_ms is not None
+        assert prediction.high_ms is not None
+        assert prediction.low_ms < prediction.latency_ms < prediction.high_ms
+    assert transfer(Anchors(fit, "mine", "ncnn", 1, tuple(anchors[:2]))) == {}
+
+
+def test_cores_are_read_from_facts() -> None:
+    assert core_of(get_target("rk3588")) == ("Cortex-A76", 2400.0)
+    assert core_of(get_target("stm32f412")) == ("Cortex-M4", 100.0)
+    assert core_of(get_target("generic-c99")) == (None, None)
