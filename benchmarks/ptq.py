@@ -5,10 +5,11 @@
     ... --nncf nncf/bin/python --modelopt modelopt/bin/python
 
 Networks and data: see _ptq_networks.py; what is not on the machine is skipped. Peers that pin other
-versions run by interpreters of their own (nncf==3.4.0, nvidia-modelopt[onnx]==0.47.0). All start from the graph that edgec rewrote, are calibrated and scored on the
-same samples. `±` is the standard error of the drop, from the samples on which the two differ.
-Schemes for other processors and other widths run as written, without latency. With --json, rows of
-this run replace those of the same network and name in the file.
+versions run by interpreters of their own (nncf==3.4.0, nvidia-modelopt[onnx]==0.47.0). All start
+from the graph that edgec rewrote, are calibrated and scored on the same samples. `±` is the
+standard error of the drop, from the samples on which the two differ. Schemes for other processors
+and other widths run as written, without latency. With --json, rows of this run replace those of the
+same network and name in the file.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def variants(network: Network, recipes: list[str], arguments: argparse.Namespace
     for title, scheme in SCHEMES.items():
         for name in recipes:
             chosen = known[name] if name in known else choose_recipe(name, None, scheme, model)[0]
-            label = f"edgec {title}, {name}"
+            label = f"edgec {title}, {Path(name).stem}"
             found.append(by_recipe(label, model, chosen, scheme, emulated=title in EMULATED))
     for method in ("minmax", "percentile", "entropy"):
         found.append(onnxruntime_static(f"onnxruntime {method}", model, method))

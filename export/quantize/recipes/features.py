@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
 from edgec.export.errors import UnsupportedError
-from edgec.export.quantize.graph import constant_of
 from edgec.export.quantize.weights import per_channel
-from edgec.export.rewrite.graph import is_op, shape_of
+from edgec.export.rewrite.graph import is_op
 from edgec.export.rewrite.linear import Linear, match_linear
 from edgec.profiles.macs import count_graph_macs
 
@@ -21,24 +19,16 @@ class GraphFeatures:
     """Numbers that the automatic recipe decides by.
 
     Attributes:
-        parameters: weights of the linear operators.
         macs: of one run; None where a shape is unknown.
         layers: linear operators with constant weights.
-        depthwise: convolutions among them with one filter per channel.
-        products: matrix products of two activations: attention.
-        norms: layer normalizations.
         spread: median over the layers of (largest weight / largest weight of the median channel):
-            what one scale per tensor costs the channels in octaves of their grid.
+            what one scale per tensor costs the channels in precision.
         worst_spread: largest such quotient.
         worst: "depthwise" or "dense", the kind of the layer that has it.
     """
 
-    parameters: int
     macs: int | None
     layers: int
-    depthwise: int
-    products: int
-    norms: int
     spread: float
     worst_spread: float
     worst: str
@@ -47,16 +37,11 @@ class GraphFeatures:
 def graph_features(model: ir.Model) -> GraphFeatures:
     """Read the features of a float graph."""
     layers = [found for node in model.graph if (found := match_linear(node)) is not None]
-    depthwise = [layer for layer in layers if _is_depthwise(layer)]
     spreads = [(_spread(layer), layer) for layer in layers]
     worst, of = max(spreads, key=lambda pair: pair[0], default=(1.0, None))
     return GraphFeatures(
-        parameters=sum(layer.weight.size for layer in layers),
         macs=_macs(model),
         layers=len(layers),
-        depthwise=len(depthwise),
-        products=sum(_is_product(node) for node in model.graph),
-        norms=sum(is_op(node, "LayerNormalization") for node in model.graph),
         spread=float(np.median([spread for spread, _ in spreads])) if spreads else 1.0,
         worst_spread=worst,
         worst="depthwise" if of is not None and _is_depthwise(of) else "dense",
@@ -72,13 +57,6 @@ def _macs(model: ir.Model) -> int | None:
 
 def _is_depthwise(layer: Linear) -> bool:
     return is_op(layer.node, "Conv") and layer.groups == layer.channels > 1
-
-
-def _is_product(node: ir.Node) -> bool:
-    if not is_op(node, "MatMul") or any(constant_of(v) is not None for v in node.inputs):
-        return False
-    shapes = [shape_of(v) for v in node.inputs]
-    return all(shape is not None and prod(shape) > 1 for shape in shapes)
 
 
 def _spread(layer: Linear) -> float:

@@ -101,12 +101,8 @@ def test_what_was_measured_on_a_family_holds_for_its_grids_only(hybrid) -> None:
 
 
 SPREAD = GraphFeatures(
-    parameters=5_000_000,
     macs=30_000_000,
     layers=50,
-    depthwise=16,
-    products=0,
-    norms=0,
     spread=6.0,
     worst_spread=41.0,
     worst="depthwise",
