@@ -2,8 +2,7 @@
 
     python benchmarks/render.py
 
-Every figure in the document comes from such a file; each file is written by one run of the script
-named beside it.
+Every figure in the document comes from such a file, which the script of the same name wrote.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "(McNemar), agreement the share of samples or time steps with the float network's class, "
         "calibration the number of samples. Convolutions are counted after ONNX Runtime's "
         "optimization, latency is the ratio to float32 in it, seconds are CPU time. Schemes for "
-        "other processors and fewer bits run as written, without latency. The rows come from several "
-        "runs: compare drops where the number of samples is the same.",
+        "other processors and fewer bits run as written, without latency. The rows come from "
+        "several runs: compare drops where the number of samples is the same.",
         ("model", "name", "metric", "drop", "standard_error", "agreement", "latency_ratio",
          "megabytes", "integer_convs", "convs", "seconds", "calibration", "samples"),
     ),
