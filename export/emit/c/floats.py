@@ -244,20 +244,7 @@ def resize_bilinear(frame: Frame, op: Operator) -> list[Call]:
         corners = op.options["align_corners"] and y.shape[axis] > 1
         scale = (x.shape[axis] - int(corners)) / (y.shape[axis] - int(corners))
         places.append((scale / 2 - 0.5 if op.options["half_pixel_centers"] else 0.0, scale))
-    return [
-        Call(
-            "edgec_resize_bilinear_f32",
-            {
-                **moves.image_sizes(x, y),
-                "start_h": places[0][0],
-                "start_w": places[1][0],
-                "scale_h": places[0][1],
-                "scale_w": places[1][1],
-            },
-            (frame.index(0),),
-            frame.output_index,
-        )
-    ]
+    return [moves.interpolation(frame, "edgec_resize_bilinear_f32", places[0], places[1])]
 
 
 def _clamp(frame: Frame, op: Operator) -> dict[str, float]:

@@ -314,21 +314,27 @@ def resize_nearest(frame: Frame, op: Operator) -> list[Call]:
 def resize_bilinear(frame: Frame, op: Operator) -> list[Call]:
     """RESIZE_BILINEAR."""
     x, y = frame.tensor(0), frame.output
-    places = [_interpolation(op, x, y, axis) for axis in (1, 2)]
-    return [
-        Call(
-            "edgec_resize_bilinear_s8",
-            {
-                **image_sizes(x, y),
-                "start_h": places[0][0],
-                "start_w": places[1][0],
-                "scale_h": places[0][1],
-                "scale_w": places[1][1],
-            },
-            (frame.index(0),),
-            frame.output_index,
-        )
-    ]
+    rows, columns = (_interpolation(op, x, y, axis) for axis in (1, 2))
+    return [interpolation(frame, "edgec_resize_bilinear_s8", rows, columns)]
+
+
+def interpolation(
+    frame: Frame, kernel: str, rows: tuple[float, float], columns: tuple[float, float]
+) -> Call:
+    """The call of a bilinear kernel: where the first row and column lie in the input, and how far
+    apart they are."""
+    return Call(
+        kernel,
+        {
+            **image_sizes(frame.tensor(0), frame.output),
+            "start_h": rows[0],
+            "start_w": columns[0],
+            "scale_h": rows[1],
+            "scale_w": columns[1],
+        },
+        (frame.index(0),),
+        frame.output_index,
+    )
 
 
 def image_sizes(x: Tensor, y: Tensor) -> dict[str, int]:
