@@ -24,6 +24,7 @@ from edgec.targets.schema import Runtime, Target
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgec.export.lint.engine import LintReport
     from edgec.export.quantize.calibrate import Calibration
     from edgec.profiles.layers import Layer
 
@@ -176,6 +177,7 @@ class _Graphs:
         self._calibration: Calibration | None = None
         self._built: dict[tuple[str, str | None], ir.Model] = {}
         self._layers: dict[tuple[str, str | None], tuple[Layer, ...]] = {}
+        self._linted: dict[tuple[str, str | None, tuple[str, ...]], LintReport] = {}
 
     def get(self, precision: str, scheme: str | None) -> ir.Model:
         """The graph in one precision; int8 by the quantization scheme called `scheme`."""
@@ -183,6 +185,15 @@ class _Graphs:
         if key not in self._built:
             self._built[key] = self._build(precision, scheme)
         return self._built[key]
+
+    def lint(self, precision: str, target: Target) -> LintReport:
+        """What the rules say of a graph; they ask a target for its runtime, scheme and formats."""
+        from edgec.export.lint.engine import lint
+
+        key = (precision, target.int8_scheme, target.formats)
+        if key not in self._linted:
+            self._linted[key] = lint(self.get(precision, target.int8_scheme), target)
+        return self._linted[key]
 
     def layers(self, precision: str, scheme: str | None) -> tuple[Layer, ...]:
         """The kernels of a graph, profiled once."""
@@ -216,13 +227,11 @@ class _Graphs:
 
 
 def _fit(target: Target, precision: str, graphs: _Graphs) -> Fit:
-    from edgec.export.lint.engine import lint
-
     ram, source = _ram(target)
     width = BYTES[precision]
     try:
         graph = graphs.get(precision, target.int8_scheme)
-        report = lint(graph, target)
+        report = graphs.lint(precision, target)
     except EdgecError as error:
         parameters = _initializer_bytes(graphs.master)
         return Fit(
