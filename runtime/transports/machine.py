@@ -89,7 +89,7 @@ def open_device(uri: str, *, silence: float = SILENCE_SECONDS, wait: float = 2.0
     except ValueError as error:
         raise _no_device(uri, str(error)) from error
     if parts.scheme != "ssh" or not parts.hostname:
-        raise _no_device(uri, "it is neither local nor ssh://user@host[:port][/folder]")
+        raise _no_device(uri, "its kind is not known")
     if parts.password is not None:
         raise _no_device(uri.replace(f":{parts.password}@", ":…@"), "passwords do not belong here")
     user = unquote(parts.username) if parts.username else None
@@ -107,7 +107,8 @@ def _no_device(uri: str, why: str) -> UsageError:
         "EC213",
         f"no way to reach device {uri!r}",
         why=why,
-        fix="--device local, or --device ssh://user@host[:port]",
+        fix="--device local or ssh://user@host[:port][/folder]; edgec bench also takes "
+        "serial:///dev/TTY and qemu:BOARD",
     )
 
 
