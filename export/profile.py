@@ -197,7 +197,7 @@ def measured_by_module(path: Path, artifact: str | None = None) -> tuple[str, di
             "the record holds no measurements by layer",
             where=str(path),
             why=f"{type(error).__name__}: {error}",
-            fix="measure with a profiler: edgec bench --save RECORD of an ONNX, C or TensorRT artifact",
+            fix="measure by layer: edgec bench --save RECORD of an ONNX, C or TensorRT artifact",
         ) from error
     return unit, sums
 
