@@ -23,7 +23,7 @@ from edgec.export.lint.base import (
     readers,
 )
 from edgec.export.lint.tensors import type_name
-from edgec.export.quantize.plan import is_depthwise
+from edgec.export.quantize.operands import is_depthwise
 from edgec.export.quantize.weights import is_pair_safe, per_channel
 from edgec.export.rewrite.graph import int_attr
 

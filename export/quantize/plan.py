@@ -17,7 +17,7 @@ The rules, in the order in which they are applied:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import prod
 
@@ -25,7 +25,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgec.export.quantize.graph import constant_of, consumers, is_excluded
+from edgec.export.quantize.operands import is_depthwise, weight_axis
 from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.rewrite.graph import float_attr, int_attr
 
 Edge = tuple[str, int]
 """A consumer: node name and input index."""
@@ -247,12 +249,12 @@ class _Planner:
         weight = constant_of(node.inputs[1])
         if weight is None or constant_of(node.inputs[0]) is not None:
             return "weight is not constant"
-        if _int_attribute(node, "transA") or _float_attribute(node, "alpha") != 1.0:
+        if int_attr(node, "transA", 0) or float_attr(node, "alpha", 1.0) != 1.0:
             return "transA or alpha"
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             bias = constant_of(node.inputs[2])
-            rows = weight.shape[0] if _int_attribute(node, "transB") else weight.shape[1]
-            if bias is None or bias.shape != (rows,) or _float_attribute(node, "beta") != 1.0:
+            rows = weight.shape[0] if int_attr(node, "transB", 0) else weight.shape[1]
+            if bias is None or bias.shape != (rows,) or float_attr(node, "beta", 1.0) != 1.0:
                 return "bias is not a constant vector"
         return ""
 
@@ -460,28 +462,6 @@ def _bias_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:
     return (add, index) if bias is not None and bias.shape == (weight.shape[1],) else None
 
 
-def is_depthwise(node: ir.Node, shape: Sequence[int]) -> bool:
-    """One filter per channel: these kernels multiply in 32 bits."""
-    return node.op_type == "Conv" and shape[1] == 1 and _int_attribute(node, "group", 1) == shape[0]
-
-
-def weight_axis(node: ir.Node, index: int, rank: int) -> int | None:
-    """Output-channel axis of a constant operand; None if it has no such axis.
-
-    Conv (M, C/g, …): 0. ConvTranspose (C, M/g, …): 1, only for one group. Gemm B: 0 if transB
-    else 1. MatMul B of rank 2: 1. A constant left operand or a stack of matrices: None.
-    """
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "ConvTranspose":
-        return 1 if _int_attribute(node, "group", 1) == 1 else None
-    if node.op_type == "Gemm":
-        return 0 if _int_attribute(node, "transB") else 1
-    if node.op_type == "MatMul" and index == 1 and rank == 2:
-        return 1
-    return None
-
-
 def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
     """Output limits of Relu or Clip; None if they are not constant or do not hold zero."""
     if node.op_type == "Relu":
@@ -496,13 +476,3 @@ def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
         limits[i] = float(constant)
     low, high = limits
     return (low, high) if low <= 0.0 <= high else None
-
-
-def _int_attribute(node: ir.Node, name: str, default: int = 0) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
-def _float_attribute(node: ir.Node, name: str, default: float = 1.0) -> float:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_float()

@@ -24,7 +24,7 @@ from edgec.export.quantize.equivalent.links import Link, find_links, rescale
 from edgec.export.quantize.equivalent.statistics import ChannelStatistics, channel_statistics
 from edgec.export.quantize.equivalent.transformed import Transformed
 from edgec.export.quantize.graph import prepared_copy
-from edgec.export.quantize.plan import weight_axis
+from edgec.export.quantize.operands import weight_axis
 from edgec.export.quantize.qhyvit.gradients import tensors
 from edgec.export.quantize.qhyvit.layers import Layer
 from edgec.export.quantize.qhyvit.segment import rounded
