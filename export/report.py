@@ -255,6 +255,8 @@ def artifact_text(checks: dict[str, Any]) -> str:
     if "arena_bytes" in checks:
         proof = "proved optimal" if checks["arena_proved"] else "not proved optimal"
         parts.append(f"arena {mib(checks['arena_bytes'])} ({proof})")
+        if checks.get("streamed"):
+            parts.append(f"{len(checks['streamed'])} expansions row by row to fit")
         parts.append(f"constants {mib(checks['constant_bytes'])}")
         if checks.get("golden_sqnr_db") is not None:
             samples = checks["golden_samples"]
