@@ -8,8 +8,8 @@ from edgec.profiles.memory.plan import Plan
 SHOWN = 12
 _FIXES = {
     "ram": "choose a smaller --input-size or network, --order best, or a device with more memory",
-    "flash": "choose a smaller network or a device with more flash; flash outside of the chip (QSPI) "
-    "is a [[memory]] in a copy of the target file",
+    "flash": "choose a smaller network or a device with more flash; flash outside of the chip "
+    "(QSPI) is a [[memory]] in a copy of the target file",
 }
 
 
