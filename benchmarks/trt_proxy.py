@@ -6,7 +6,8 @@
 One row per network: the graphs in fp32, fp16 and int8 of an export for a Jetson Orin Nano, compiled
 by TensorRT for RTX for SM86, a proxy for the device's own TensorRT. Kernels do not depend on
 weights, so the zoo's are random and int8 is calibrated on noise. `--placements` tries every
-placement of Q/DQ instead, on trained networks and images of EDGEC_BENCH_DATA.
+placement of Q/DQ instead, on trained networks and images of EDGEC_BENCH_DATA; its rows go into a
+file of their own (trt_placements.json).
 
 The file is the regression table: a network that was compiled and is refused now, or needs more
 kernels than before from the same compiler, is named, and the exit status is 1. Rows already in the
@@ -45,10 +46,26 @@ def measure(model: str) -> dict[str, Any]:
     return row_of(model, [*arguments, "--placement", "default"])
 
 
-def measure_placements(model: str) -> dict[str, Any]:
-    """The row of a trained network, its placement chosen."""
+def measure_placements(model: str) -> list[dict[str, Any]]:
+    """A row for each placement in a trained network."""
     archive = data_folder() / CIFAR_ARCHIVE
-    return row_of(model, ["--calib", str(archive), "--calib-limit", "256", "--placement", "auto"])
+    row = row_of(model, ["--calib", str(archive), "--calib-limit", "256", "--placement", "auto"])
+    if row["error"]:
+        raise SystemExit(f"{model}: {row['error']}")
+    step = row["placement"]
+    half = {
+        "name": "none (fp16)",
+        "kernels": row["kernels"]["fp16"],
+        "fused": row["fused"]["fp16"],
+        "attention": row["attention_fused"]["fp16"],
+        "integer_macs": 0.0,
+        "sqnr_db": None,
+    }
+    return [
+        {"model": model, "placement": found["name"], "chosen": found["name"] == step["chosen"]}
+        | {key: found[key] for key in half if key != "name"}
+        for found in (half, *step["candidates"])
+    ]
 
 
 def row_of(model: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -65,16 +82,18 @@ def row_of(model: str, arguments: Sequence[str]) -> dict[str, Any]:
     report = answer["report"]
     (made,) = (a for a in report["artifacts"] if a["path"] == "tensorrt")
     proxy = made["checks"]["proxy"]
+    engines = proxy["engines"]
     steps = report["calibration"]["recipe"]["steps"]
     placement = next((step for step in steps if step["step"] == "placement"), None)
-    (integers,) = (a for a in report["artifacts"] if a["path"].endswith("model_int8.onnx"))
     return row | {
         "compiler": proxy["compiler"],
         "capability": proxy["capability"],
         "attentions": proxy["attentions"],
-        "engines": proxy["engines"],
-        "placement": placement,
-        "int8": integers["checks"]["vs_fp32"] if placement else None,
+        "kernels": {p: e["kernels"] for p, e in engines.items()},
+        "fused": {p: e["kinds"].get("runtime_fusion", 0) for p, e in engines.items()},
+        "attention_fused": {p: e["attention"] for p, e in engines.items()},
+        "engines": engines,
+        **({"placement": placement} if placement else {}),
     }
 
 
@@ -115,6 +134,23 @@ def line(row: dict[str, Any]) -> str:
     return "".join(cells)
 
 
+def placements(names: Sequence[str], file: Path) -> int:
+    """Choose placements in trained networks."""
+    rows = []
+    for model in names:
+        for row in measure_placements(model):
+            rows.append(row)
+            noise = "" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
+            print(
+                f"{model:<26}{row['placement']:<14}{row['kernels']:>5}{row['fused']:>5}"
+                f"{row['attention']:>4}{row['integer_macs']:>7.0%}  {noise:<8}"
+                + (" chosen" if row["chosen"] else ""),
+                flush=True,
+            )
+    file.write_text(dump_json({"facts": {"target": TARGET}, "rows": rows}), "utf-8")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description="Compile every network with NVIDIA's proxy.")
@@ -126,14 +162,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if proxy_python() is None:
         print("needs TensorRT for RTX: pip install 'edgec[trt-check]'", file=sys.stderr)
         return 6
-    kept: dict[str, Any] = {"zoo": [], "placements": []}
+    if options.placements:
+        return placements(options.models or [f"{name}_cifar10" for name in CIFAR], options.json)
+    rows: dict[str, dict[str, Any]] = {}
     if options.json.is_file():
-        kept |= json.loads(options.json.read_text("utf-8"))
-    part = "placements" if options.placements else "zoo"
-    rows = {row["model"]: row for row in kept[part]}
-    names = options.models or (
-        [f"{name}_cifar10" for name in CIFAR] if options.placements else list_models()
-    )
+        rows = {row["model"]: row for row in json.loads(options.json.read_text("utf-8"))["rows"]}
+    names = options.models or list_models()
     worse: list[str] = []
     print(
         f"{'network':<26}{'att.':>5}"
@@ -142,11 +176,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for model in sorted(names, key=lambda name: (get_spec(name).macs, name)):
         before = rows.get(model)
         if before is None or options.again:
-            row = measure_placements(model) if options.placements else measure(model)
+            row = measure(model)
             worse += [] if before is None else regressions(before, row)
             rows[model] = row
-            kept[part] = list(rows.values())
-            options.json.write_text(dump_json(kept), "utf-8")
+            facts = {"target": TARGET, "compiler": row.get("compiler")}
+            content = {"facts": facts, "rows": list(rows.values())}
+            options.json.write_text(dump_json(content), "utf-8")
         print(line(rows[model]), flush=True)
     failed = [name for name in names if rows[name]["error"] or refused(rows[name])]
     print(f"{len(names)} networks, {len(failed)} not compiled in every precision {failed or ''}")

@@ -2,9 +2,10 @@
 
 Each placement of `edgec.export.quantize.placement` is tried with plain rounding: the kernels that
 the proxy's plan has depend on where Q/DQ stand, not on the values in them. Of those that are not
-less accurate than the default one, the one with the fewest kernels is kept; of equals, the one that
-multiplies most on integers. Each kernel is a launch and a pass over memory, which is what int8
-loses to float16 on a Jetson; how fast the kernels themselves are only the device can tell.
+less accurate than the default one and still do most of their work on integers, the one with the
+fewest kernels is kept; of equals, the one that multiplies most on integers. Each kernel is a launch
+and a pass over memory, which is what int8 loses to float16 on a Jetson; how fast the kernels
+themselves are only the device can tell.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ SAMPLES = 32
 EQUAL_DB = 0.5
 """Loss of signal to noise that counts as none: between two halves of 64 images the figure of one
 placement moves by about as much."""
+
+LEAST_WORK = 0.5
+"""Share of the default's integer multiplications below which a graph is int8 by name only: with
+next to nothing quantized, the kernels are those of float16."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,16 @@ def best(candidates: Sequence[Candidate]) -> Candidate:
     """The placement to keep; the default one where the proxy compiled none."""
     default = next(c for c in candidates if c.name == DEFAULT)
     least = float("inf") if default.sqnr_db is None else default.sqnr_db - EQUAL_DB
-    legal = [c for c in candidates if c.built and (c.sqnr_db is None or c.sqnr_db >= least)]
-    return min(legal, key=lambda c: (c.kernels, -c.integer_macs), default=default)
+    legal = [
+        c
+        for c in candidates
+        if c.built
+        and (c.sqnr_db is None or c.sqnr_db >= least)
+        and c.integer_macs >= LEAST_WORK * default.integer_macs
+    ]
+    return min(
+        legal, key=lambda c: (c.kernels, -c.integer_macs, -(c.sqnr_db or 0)), default=default
+    )
 
 
 def note(candidates: Sequence[Candidate], chosen: Candidate) -> dict[str, Any]:

@@ -130,13 +130,15 @@ def candidate(name: str, kernels: int, macs: float, noise: float | None, built: 
 @pytest.mark.parametrize(
     ("others", "chosen"),
     [
-        ([candidate("linear", 90, 0.2, 45.0)], "linear"),
-        ([candidate("linear", 101, 0.2, 45.0)], "default"),
+        ([candidate("linear", 90, 0.5, 45.0)], "linear"),
+        ([candidate("linear", 101, 0.5, 45.0)], "default"),
+        ([candidate("linear", 70, 0.4, 45.0)], "default"),  # hardly anything is integer
         ([candidate("attention", 90, 1.0, 27.0)], "default"),  # fewer kernels, less accurate
         ([candidate("attention", 90, 1.0, 29.6)], "attention"),  # within the noise
-        ([candidate("linear", 90, 0.2, None)], "linear"),  # equal to float
-        ([candidate("linear", 90, 0.2, 45.0), candidate("no-arms", 90, 0.9, 30.0)], "no-arms"),
-        ([candidate("linear", 0, 0.2, 45.0, built=False)], "default"),
+        ([candidate("linear", 90, 0.5, None)], "linear"),  # equal to float
+        ([candidate("linear", 90, 0.5, 45.0), candidate("no-arms", 90, 0.9, 30.0)], "no-arms"),
+        ([candidate("no-arms", 100, 0.9, 31.0)], "no-arms"),  # alike, but for noise
+        ([candidate("linear", 0, 0.5, 45.0, built=False)], "default"),
     ],
 )
 def test_the_fewest_kernels_at_equal_accuracy_win(others: list[Candidate], chosen: str) -> None:
