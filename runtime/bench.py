@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import InputError
 from edgec.runtime.environment import environment
 from edgec.runtime.host.runner import CArtifactRunner
+from edgec.runtime.modules import ModuleNames
 from edgec.runtime.onnx_layers import time_layers
 from edgec.runtime.onnx_runner import made_for_elsewhere
 from edgec.runtime.runners import Runner, open_runner
@@ -23,6 +24,7 @@ from edgec.runtime.runners import Runner, open_runner
 SCHEMA = "edgec.bench/1"
 MIN_RUNS = 50
 STEP_RUNS = 20
+Layer = dict[str, Any]
 RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert", "c": "C"}
 
 
@@ -148,11 +150,17 @@ def _layers(
         return {}
     names = artifact.checks["step_names"]
     times = runner.step_ms(feeds, STEP_RUNS)
-    steps = [
-        {"name": name, "module": "", "ms": round(ms, 5)}
+    return {"layers": step_table(bundle, names, times)}
+
+
+def step_table(bundle: Bundle, names: Sequence[str], times: Sequence[float]) -> list[Layer]:
+    """Rows of ``name``, ``module`` and ``ms`` for the steps of a C artifact, longest first."""
+    modules = ModuleNames(bundle)
+    rows: list[Layer] = [
+        {"name": name, "module": modules.of_step(name), "ms": round(ms, 5)}
         for name, ms in zip(names, times, strict=True)
     ]
-    return {"layers": sorted(steps, key=lambda step: -step["ms"])}
+    return sorted(rows, key=lambda row: (-row["ms"], row["name"]))
 
 
 def read_golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:

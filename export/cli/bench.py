@@ -141,6 +141,7 @@ def _count(
     print(f"RAM           {record['ram_bytes']:,} bytes, of which arena {record['arena_bytes']:,}")
     print(f"stack         {record['stack_bytes']:,} bytes used")
     print(f"flash         {record['flash_bytes']:,} bytes, golden data of the self-test included")
+    _top(record["layers"], "instructions", ",")
     if not record["agreed"]:
         raise typer.Exit(1)
 
@@ -166,10 +167,12 @@ def _slowest(record: dict[str, Any]) -> None:
         layers = result.get("layers") or []
         if layers:
             print(f"{result['artifact']}: slowest of {len(layers)} kernels")
-            print_table(
-                ("ms", "module", "kernel"),
-                [
-                    (f"{row['ms']:.4f}", row["module"] or "-", row["name"][:60])
-                    for row in layers[:5]
-                ],
-            )
+            _top(layers, "ms", ".4f")
+
+
+def _top(layers: list[dict[str, Any]], unit: str, form: str) -> None:
+    """The first rows of a table of layers."""
+    print_table(
+        (unit, "module", "kernel"),
+        [(format(row[unit], form), row["module"] or "-", row["name"][:60]) for row in layers[:5]],
+    )

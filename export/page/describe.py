@@ -208,7 +208,7 @@ def _bench(record: Record) -> dict[str, Any]:
 def _count(record: Record) -> dict[str, Any]:
     title = f"{record.get('model')} on {record['device']} (simulated)"
     names = ("instructions", "macs", "ram_bytes", "arena_bytes", "stack_bytes", "flash_bytes")
-    steps = record.get("steps") or []
+    steps = record.get("layers") or record.get("steps") or []
     return _result(
         title,
         f"{title}: {number(record['instructions'])} instructions, which is no latency",
@@ -228,7 +228,8 @@ def _count(record: Record) -> dict[str, Any]:
 def _step(item: tuple[int, Any]) -> tuple[str, float, str]:
     position, step = item
     if isinstance(step, Mapping):
-        return str(step.get("name", position)), float(step["instructions"]), ""
+        name = str(step.get("name", position))
+        return str(step.get("module") or name), float(step["instructions"]), name
     return f"step {position}", float(step), ""
 
 

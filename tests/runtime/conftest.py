@@ -1,4 +1,7 @@
-"""A real OpenSSH server on loopback, with keys of its own, and a client configuration for it."""
+"""A real OpenSSH server on loopback, with keys of its own, and a client configuration for it.
+
+And the bundle of a network whose nodes name modules.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+import edgec
 
 
 @dataclass
@@ -117,3 +124,32 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.cut()
         daemon.terminate()
         daemon.wait()
+
+
+class Small(nn.Module):
+    """Stem, one residual block, head: few modules, each with a name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential()
+        self.stem.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.block = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(image))
+        return self.head((x + torch.relu(self.block(x))).mean((2, 3)))
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> edgec.Bundle:
+    """C and .tflite of a network with modules, int8 on random inputs, and its ONNX master."""
+    torch.manual_seed(0)
+    return edgec.compile(
+        Small().eval(),
+        target="generic-c99",
+        input_shape=(3, 16, 16),
+        calib="random",
+        formats=("c", "tflite"),
+        out=str(tmp_path_factory.mktemp("small") / "bundle"),
+    )
