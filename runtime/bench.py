@@ -8,18 +8,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import InputError
+from edgec.runtime.energy import LOOP_SECONDS, SYSFS, energy_fields
 from edgec.runtime.environment import environment
 from edgec.runtime.host.runner import CArtifactRunner
 from edgec.runtime.modules import ModuleNames
 from edgec.runtime.onnx_layers import time_layers
 from edgec.runtime.onnx_runner import made_for_elsewhere
 from edgec.runtime.runners import Runner, open_runner
+from edgec.runtime.transports.device.meters import watch
 
 SCHEMA = "edgec.bench/1"
 MIN_RUNS = 50
@@ -86,8 +89,9 @@ def bench_local(
         warmup: uncounted runs per artifact before.
 
     Returns:
-        A JSON-ready record: environment before and after, and per artifact its latency and whether
-        its outputs match the bundle's golden outputs.
+        A JSON-ready record: environment before and after, and per artifact its latency, whether its
+        outputs match the bundle's golden outputs, and, where a power meter is read, the energy of
+        an inference (`edgec.runtime.energy`), measured apart.
     """
     runs = max(runs, MIN_RUNS)
     feeds, golden = read_golden(bundle)
@@ -127,6 +131,7 @@ def bench_local(
                 and made_for_elsewhere(artifact.scheme),
                 "latency": Latency(tuple(slot)).to_json(),
                 "output_check": check,
+                **energy_fields(watch(partial(runner.run, feeds), LOOP_SECONDS, SYSFS)),
                 **_layers(bundle, artifact, runner, feeds, threads),
             }
             for artifact, slot, check, runner in zip(

@@ -55,9 +55,9 @@ def bench(
 ) -> None:
     """Time artifacts: all samples kept, outputs checked, conditions recorded.
 
-    TensorRT engines that edgec build made are measured where they are; of other bundles, the ONNX
-    and .tflite artifacts in turn. Over ssh:// the device needs python3 and the runtime, nothing of
-    edgec.
+    TensorRT engines that edgec build made are measured where they are; of other bundles, the ONNX,
+    .tflite and C artifacts in turn. Over ssh:// the device needs nothing of edgec: for ONNX python3
+    with onnxruntime, for C a shell and a compiler, or a cross compiler here.
     """
     if list_:
         show_stored(store, as_json=json, as_csv=csv)
@@ -75,7 +75,7 @@ def bench(
     if device.startswith("qemu:"):
         _count(opened, device.removeprefix("qemu:"), save, store, json, quiet)
         return
-    chosen = chosen_artifacts(opened, artifact or [])
+    chosen = chosen_artifacts(opened, artifact or [], device)
     reporter = Reporter(1, quiet=quiet)
     with reporter.stage(f"measure {len(chosen)} artifacts") as tick:
         record = bench_any(
@@ -88,8 +88,8 @@ def bench(
         print_json("edgec.bench/1", record)
         return
     print(_conditions(record))
-    if record.get("left_out"):
-        print(f"not measured there: {', '.join(record['left_out'])} (only ONNX artifacts are)")
+    for path, why in record.get("left_out", {}).items():
+        print(f"{path} not measured: {why}")
     elsewhere = [r["artifact"] for r in record["results"] if r["made_for_elsewhere"]]
     if elsewhere:
         print(f"{', '.join(elsewhere)}: quantized for other hardware: times mean little")
@@ -112,6 +112,13 @@ def bench(
             for r in record["results"]
         ],
     )
+    for result in record["results"]:
+        if "energy" in result:
+            spent = result["energy"]
+            print(
+                f"{result['artifact']}: {1e3 * spent['joules_per_inference']:.4g} mJ per inference "
+                f"({spent['meter']}: {spent['watts']:.3g} W, idle {spent['idle_watts']:.3g} W)"
+            )
     _slowest(record)
 
 
@@ -154,8 +161,15 @@ def _conditions(record: dict[str, Any]) -> str:
         return f"TensorRT {machine['tensorrt']} on {machine['device'] or 'this machine'}, {mode}"
     if record["runtime"] == "edgec-c":
         return f"C firmware {machine['model']} ({machine['device']}) on {record['device']}"
+    compiler = machine.get("compiler")
+    told = {
+        "onnxruntime": f"onnxruntime {machine.get('onnxruntime')}",
+        "C": "C" + (f" ({compiler})" if compiler else ""),
+        "litert": "LiteRT",
+    }
+    programs = ", ".join(told.get(name, name) for name in record["runtime"].split(", "))
     return (
-        f"onnxruntime {machine['onnxruntime']} on {machine['cpu'] or machine['machine']}, "
+        f"{programs} on {machine.get('cpu') or machine['machine']}, "
         f"{record['threads']} thread(s), load {machine['load_1min']}"
     )
 
