@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import UsageError
+from edgec.runtime.adb.devices import open_android
 from edgec.runtime.bench import bench_local
 from edgec.runtime.bench_remote import bench_remote
+from edgec.runtime.bench_tool import bench_tool, tool_named
 from edgec.runtime.host.remote import bench_c
 from edgec.runtime.qemu.artifact import c_artifact_of
 from edgec.runtime.runners import runnable_here
 from edgec.runtime.serial.measure import bench_serial
 from edgec.runtime.tensorrt.measure import measure_engines
 from edgec.runtime.transports.machine import open_device
-from edgec.runtime.transports.shell import open_shell
+from edgec.runtime.transports.shell import BOOTSTRAP, Shell, open_shell
 
-MEASURED: Mapping[str, tuple[str, ...]] = {"ssh": ("c", "onnx")}
+MEASURED: Mapping[str, tuple[str, ...]] = {"ssh": ("c", "tflite", "onnx"), "adb": ("c", "tflite")}
 """Kind of a device → formats of artifacts that are measured there, in this order."""
 
 
@@ -53,9 +56,14 @@ def bench_any(
     threads: int,
     runs: int,
     warmup: int,
+    tool: Path | None = None,
     tick: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure `artifacts` on `device`; see `edgec.runtime.bench.bench_local` for the record.
+
+    Args:
+        tool: LiteRT's ``benchmark_model`` for the device; by default that of the environment
+            (`edgec.runtime.bench_tool`).
 
     What the device's kind, or the device itself, cannot run is listed as ``left_out``: path →
     reason.
@@ -66,35 +74,63 @@ def bench_any(
             return measure_engines(bundle, machine, engines, runs=runs, warmup=warmup)
     if device.startswith("serial:"):
         return bench_serial(bundle, c_artifact_of(bundle), device, warmup=warmup, tick=tick)
-    if device == "local":
+    if device == "local" and tool is None:
         return bench_local(bundle, artifacts, threads=threads, runs=runs, warmup=warmup, tick=tick)
-    return _over_ssh(bundle, artifacts, device, threads=threads, runs=runs, warmup=warmup)
+    if device == "local":
+        files = _only_tflite(artifacts)
+        shell = Shell("local", ["sh", "-c", BOOTSTRAP], None)
+        return bench_tool(bundle, files, shell, tool, threads=threads, runs=runs, warmup=warmup)
+    counts = {"threads": threads, "runs": runs, "warmup": warmup}
+    return _elsewhere(bundle, artifacts, device, tool, **counts)
 
 
-def _over_ssh(
+def _only_tflite(artifacts: Sequence[Artifact]) -> list[Artifact]:
+    files = [a for a in artifacts if a.format == "tflite"]
+    if not files:
+        raise UsageError(
+            "EC229", "benchmark_model runs .tflite files only", fix="leave --benchmark-model away"
+        )
+    return files
+
+
+def _elsewhere(
     bundle: Bundle,
     artifacts: Sequence[Artifact],
     device: str,
+    tool: Path | None,
     *,
     threads: int,
     runs: int,
     warmup: int,
 ) -> dict[str, Any]:
-    """C with a shell and no more, ONNX with the device's Python."""
-    programs = [a for a in artifacts if a.format == "c"]
-    graphs = [a for a in artifacts if a.format == "onnx"]
-    left = {a.path: "only ONNX and C are measured there" for a in artifacts}
-    for artifact in (*programs, *graphs):
-        del left[artifact.path]
-    shell = open_shell(device)
-    if not (programs or graphs):
+    """C with a shell and no more, .tflite by LiteRT's program, ONNX by the device's Python."""
+    kind = device.partition(":")[0]
+    formats = MEASURED.get(kind, MEASURED["ssh"])
+    todo = {f: [a for a in artifacts if a.format == f] for f in formats}
+    left = {
+        a.path: f"not measured over {kind}, which takes {', '.join(formats)}"
+        for a in artifacts
+        if a.format not in formats
+    }
+    shell = open_android(device) if kind == "adb" else open_shell(device)
+    tool = tool_named(tool)
+    if not any(todo.values()):
         raise UsageError(
             "EC229",
-            "only C, ONNX and TensorRT engines are measured over ssh",
-            fix="run edgec bench there, or give LiteRT's benchmark_model to a phone (adb:)",
+            f"nothing of this bundle is measured over {kind}",
+            why=", ".join(sorted({a.format for a in artifacts})) + " was chosen",
+            fix=f"{kind} takes {', '.join(formats)} and engines of TensorRT over ssh",
         )
-    records = [bench_c(bundle, a, shell, runs=runs, warmup=warmup) for a in programs]
-    if programs and graphs and "onnxruntime yes" not in shell.ask("hello"):
+    records = [bench_c(bundle, a, shell, runs=runs, warmup=warmup) for a in todo["c"]]
+    if todo["tflite"] and (tool is not None or kind == "adb" or not any((todo["c"], todo["onnx"]))):
+        files = todo["tflite"]
+        records.append(
+            bench_tool(bundle, files, shell, tool, threads=threads, runs=runs, warmup=warmup)
+        )
+    elif todo["tflite"]:
+        left |= {a.path: "needs --benchmark-model" for a in todo["tflite"]}
+    graphs = todo.get("onnx", [])
+    if records and graphs and "onnxruntime yes" not in shell.ask("hello"):
         left |= {a.path: "the device has no Python with onnxruntime" for a in graphs}
         graphs = []
     if graphs:
@@ -115,6 +151,6 @@ def _joined(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "threads": last["threads"],
         "environment_before": last["environment_before"] | first["environment_before"],
         "environment_after": first["environment_after"] | last["environment_after"],
-        "peak_rss_bytes": max(record["peak_rss_bytes"] for record in records),
+        "peak_rss_bytes": max((r["peak_rss_bytes"] or 0 for r in records), default=0) or None,
         "results": [result for record in records for result in record["results"]],
     }

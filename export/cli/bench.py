@@ -33,7 +33,8 @@ def bench(
         str,
         typer.Option(
             "--device",
-            help="local, ssh://USER@HOST:PORT (folder optional), serial:///dev/TTY, or qemu:BOARD.",
+            help="local, ssh://USER@HOST:PORT (folder optional), adb: or adb:SERIAL, "
+            "serial:///dev/TTY, or qemu:BOARD.",
         ),
     ] = "local",
     artifact: Annotated[
@@ -42,6 +43,13 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     runs: Annotated[int, typer.Option(min=1, help="Samples per artifact (at least 50).")] = 100,
     warmup: Annotated[int, typer.Option(min=0, help="Uncounted runs before.")] = 10,
+    benchmark_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="LiteRT's benchmark_model for the device, to measure .tflite files with. "
+            "[default: EDGEC_BENCHMARK_MODEL, on Android /data/local/tmp/benchmark_model]"
+        ),
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the JSON record to this file.")] = None,
     store: Store = None,
     list_: Annotated[
@@ -57,7 +65,8 @@ def bench(
 
     TensorRT engines that edgec build made are measured where they are; of other bundles, the ONNX,
     .tflite and C artifacts in turn. Over ssh:// the device needs nothing of edgec: for ONNX python3
-    with onnxruntime, for C a shell and a compiler, or a cross compiler here.
+    with onnxruntime, for C a shell and a compiler, or a cross compiler here. On Android (adb:), and
+    wherever --benchmark-model is given, LiteRT's own program measures .tflite artifacts.
     """
     if list_:
         show_stored(store, as_json=json, as_csv=csv)
@@ -79,7 +88,14 @@ def bench(
     reporter = Reporter(1, quiet=quiet)
     with reporter.stage(f"measure {len(chosen)} artifacts") as tick:
         record = bench_any(
-            opened, chosen, device, threads=threads, runs=runs, warmup=warmup, tick=tick
+            opened,
+            chosen,
+            device,
+            threads=threads,
+            runs=runs,
+            warmup=warmup,
+            tool=benchmark_model,
+            tick=tick,
         )
     if save is not None:
         atomic_write(save, dump_json(record).encode())
@@ -105,9 +121,9 @@ def bench(
                 r["artifact"],
                 f"{r['latency']['min_ms']:.3f}",
                 f"{r['latency']['median_ms']:.3f}",
-                f"{r['latency']['p90_ms']:.3f}",
+                _optional(r["latency"]["p90_ms"], ".3f"),
                 f"{r['latency']['median_ms'] / base:.2f}x",
-                f"{r['output_check']['max_abs']:.3g}",
+                _optional((r["output_check"] or {}).get("max_abs"), ".3g"),
             )
             for r in record["results"]
         ],
@@ -120,6 +136,10 @@ def bench(
                 f"({spent['meter']}: {spent['watts']:.3g} W, idle {spent['idle_watts']:.3g} W)"
             )
     _slowest(record)
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _count(

@@ -170,8 +170,7 @@ def _bench(record: Record) -> dict[str, Any]:
             (
                 r["artifact"],
                 r["latency"]["median_ms"],
-                f"min {number(r['latency']['min_ms'])}, p90 {number(r['latency']['p90_ms'])}, "
-                f"{r['latency']['runs']} runs",
+                _spread(r["latency"]),
             )
             for r in results
         ],
@@ -203,6 +202,15 @@ def _bench(record: Record) -> dict[str, Any]:
             section("Conditions", conditions),
         ],
     )
+
+
+def _spread(latency: Record) -> str:
+    tail = next(
+        (f"{key} {number(latency[f'{key}_ms'])}, " for key in ("p90", "p95", "max")
+         if latency.get(f"{key}_ms") is not None),
+        "",
+    )  # fmt: skip
+    return f"min {number(latency['min_ms'])}, {tail}{latency['runs']} runs"
 
 
 def _count(record: Record) -> dict[str, Any]:

@@ -5,10 +5,7 @@ Where it has a compiler, the sources are built there; else a static program is b
 
 from __future__ import annotations
 
-import hashlib
-import io
 import secrets
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -34,39 +31,12 @@ from edgec.runtime.energy import LOOP_SECONDS, energy_fields
 from edgec.runtime.host.cross import build_static, compiler_for, first_line, not_compiled
 from edgec.runtime.transports.failures import explain_failure
 from edgec.runtime.transports.machine import JobEnd
+from edgec.runtime.transports.package import Package, send_package
 from edgec.runtime.transports.shell import Shell, ShellRefusal
 
 FLAGS = ("-std=c99", "-O2", "-DEDGEC_PROFILE", "-Dmain=edgec_self_test")
-SUMS = "SHA256SUMS"
 PROGRAM = "bench"
 HEADER = "edgec_bench_network.h"
-
-
-@dataclass(frozen=True)
-class Package:
-    """Files that go to a device together.
-
-    Attributes:
-        name: SHA-256 of what is in it.
-    """
-
-    name: str
-    archive: bytes
-
-    @classmethod
-    def of(cls, files: Mapping[str, bytes]) -> Package:
-        """An archive of `files` by path, with a list of their hashes for ``sha256sum -c``."""
-        sums = "".join(
-            f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in sorted(files.items())
-        ).encode()
-        stream = io.BytesIO()
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for path, data in sorted({**files, SUMS: sums}.items()):
-                entry = tarfile.TarInfo(path)
-                entry.size = len(data)
-                entry.mode = 0o755 if path == PROGRAM else 0o644
-                archive.addfile(entry, io.BytesIO(data))
-        return cls(hashlib.sha256(sums).hexdigest(), stream.getvalue())
 
 
 @dataclass(frozen=True)
@@ -147,8 +117,9 @@ def bench_c(
         with suppress(EdgecError, ShellRefusal):
             shell.ask("stop", run)
         raise
-    parts = _parts(answer)
+    parts = split_parts(answer)
     shell.ask("drop", run)
+    made = {"compiler": build.compiler}
     status = int((parts["status"] or ["-1"])[0])
     if status != 0:
         end = JobEnd(status, None, status < 0, "\n".join(parts["log"]))
@@ -160,8 +131,8 @@ def bench_c(
         "model": bundle.manifest.model.get("name"),
         "threads": 1,
         "warmup": warmup,
-        "environment_before": _environment(parts["before"], build),
-        "environment_after": _environment(parts["after"], build),
+        "environment_before": shell_environment(parts["before"]) | made,
+        "environment_after": shell_environment(parts["after"]) | made,
         **_results(bundle, artifact, parts, build, golden, runs, shell.name),
     }
 
@@ -173,7 +144,7 @@ def _program(
     sources = sources_of(bundle, artifact)
     if "compiler" in facts:
         package = Package.of(sources)
-        _put(shell, package)
+        send_package(shell, package)
         try:
             shell.ask("build", package.name, facts["compiler"], " ".join(FLAGS))
         except ShellRefusal as refusal:
@@ -187,17 +158,8 @@ def _program(
             (folder / path).write_bytes(data)
         build_static(compiler, folder, FLAGS, folder / PROGRAM)
         package = Package.of({PROGRAM: (folder / PROGRAM).read_bytes()})
-    _put(shell, package)
+    send_package(shell, package)
     return package.name, Build("here, static", first_line(compiler), (*FLAGS, "-static"))
-
-
-def _put(shell: Shell, package: Package) -> None:
-    if shell.ask("have", package.name) == ["yes"]:
-        return
-    try:
-        shell.ask("put", package.name, payload=package.archive)
-    except ShellRefusal as refusal:
-        raise _lost(shell, str(refusal)) from refusal
 
 
 def _lost(shell: Shell, why: str) -> MissingToolError:
@@ -212,7 +174,8 @@ def _pairs(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def _parts(lines: Sequence[str]) -> dict[str, list[str]]:
+def split_parts(lines: Sequence[str]) -> dict[str, list[str]]:
+    """Lines of an answer by the part that they belong to."""
     parts: dict[str, list[str]] = {}
     part: list[str] = []
     for line in lines:
@@ -223,7 +186,7 @@ def _parts(lines: Sequence[str]) -> dict[str, list[str]]:
     return parts
 
 
-def _environment(lines: Sequence[str], build: Build) -> dict[str, Any]:
+def shell_environment(lines: Sequence[str]) -> dict[str, Any]:
     """As `edgec.runtime.environment.environment`, of what the shell saw."""
     heat: dict[str, int] = {}
     found: dict[str, Any] = {}
@@ -236,7 +199,7 @@ def _environment(lines: Sequence[str], build: Build) -> dict[str, Any]:
             found[key] = int(value) if value.isdigit() and key != "throttled" else value
     load = str(found.pop("load", "")).split(" ")[0]
     found["load_1min"] = float(load) if load else None
-    return found | {"temperatures_mc": heat, "compiler": build.compiler}
+    return found | {"temperatures_mc": heat}
 
 
 def _results(

@@ -119,7 +119,7 @@ def _no_device(uri: str, why: str) -> UsageError:
         f"no way to reach device {uri!r}",
         why=why,
         fix="--device local or ssh://user@host[:port][/folder]; edgec bench also takes "
-        "serial:///dev/TTY and qemu:BOARD",
+        "adb:, serial:///dev/TTY and qemu:BOARD",
     )
 
 

@@ -139,7 +139,7 @@ put() {
     folder=$root/files/$package
     part=$folder.part$$
     rm -rf "$part"
-    said=$(mkdir "$part" 2>&1 && tar -xf - -C "$part" 2>&1) || {
+    said=$(mkdir -p "$part" 2>&1 && tar -xf - -C "$part" 2>&1) || {
         rm -rf "$part"
         unwritable "$said"
     }
@@ -225,6 +225,38 @@ run() {
     printf 'edgec part end\n'
 }
 
+# LiteRT's benchmark_model, or any program that writes to its folder
+tool() {
+    word package
+    word program
+    word limit
+    word arguments
+    cd "$root/files/$package" || failed system "$root/files/$package is gone"
+    case $program in [0-9a-f]*) program=$root/files/$program ;; esac
+    [ -x "$program" ] || failed tool "$program"
+    rm -f said profile.csv output.bin
+    # arguments are words of edgec's own, without anything that a shell would expand
+    "$program" $arguments >said 2>&1 </dev/null &
+    until=$(($(date +%s) + limit))
+    while kill -0 $! 2>/dev/null; do
+        alive
+        pause
+        if [ "$(date +%s)" -gt $until ]; then
+            kill -9 $!
+            failed slow "$limit s"
+        fi
+    done
+    wait $!
+    printf 'edgec part status\n%s\n' $?
+    printf 'edgec part log\n'
+    cat said
+    printf '\nedgec part profile\n'
+    [ ! -f profile.csv ] || cat profile.csv
+    printf '\nedgec part output\n'
+    [ ! -f output.bin ] || od -An -v -tx1 output.bin
+    printf '\nedgec part end\n'
+}
+
 stop() {
     word id
     kill "$(cat "$root/runs/$id/program")" 2>/dev/null
@@ -239,7 +271,7 @@ word root
 sys=${EDGEC_SYS:-/sys}
 printf 'edgec begin\n'
 case $request in
-hello | have | put | build | run | stop) "$request" ;;
+hello | have | put | build | run | tool | stop | environment) "$request" ;;
 drop)
     word id
     drop
