@@ -18,6 +18,7 @@ from edgec.export.errors import InputError
 from edgec.runtime.energy import LOOP_SECONDS, SYSFS, energy_fields
 from edgec.runtime.environment import environment
 from edgec.runtime.host.runner import CArtifactRunner
+from edgec.runtime.litert_profile import NotProfiled, time_operators
 from edgec.runtime.modules import ModuleNames
 from edgec.runtime.onnx_layers import time_layers
 from edgec.runtime.onnx_runner import made_for_elsewhere
@@ -144,18 +145,24 @@ def bench_local(
 def _layers(
     bundle: Bundle, artifact: Artifact, runner: Runner, feeds: dict[str, Any], threads: int
 ) -> dict[str, Any]:
-    """Nodes of an ONNX artifact or steps of a C artifact, the slowest first; LiteRT does not tell.
+    """Nodes of an ONNX artifact, operators of a .tflite file or steps of a C artifact, the slowest
+    first; ``no_layers`` tells why there are none.
 
     Measured apart, because looking costs time.
     """
     if artifact.format == "onnx":
         path = bundle.file(artifact)
         return {"layers": time_layers(path, feeds, runs=STEP_RUNS, threads=threads)}
+    if artifact.format == "tflite":
+        path, names = bundle.file(artifact), ModuleNames(bundle)
+        try:
+            return {"layers": time_operators(path, feeds, names, runs=STEP_RUNS, threads=threads)}
+        except NotProfiled as reason:
+            return {"no_layers": str(reason)}
     if not isinstance(runner, CArtifactRunner):
         return {}
-    names = artifact.checks["step_names"]
     times = runner.step_ms(feeds, STEP_RUNS)
-    return {"layers": step_table(bundle, names, times)}
+    return {"layers": step_table(bundle, artifact.checks["step_names"], times)}
 
 
 def step_table(bundle: Bundle, names: Sequence[str], times: Sequence[float]) -> list[Layer]:

@@ -29,9 +29,8 @@ from edgec.runtime.benchmark_model import (
 )
 from edgec.runtime.host.remote import shell_environment, split_parts
 from edgec.runtime.litert_layers import file_operators, join_operators
-from edgec.runtime.litert_runner import dequantized
 from edgec.runtime.modules import ModuleNames
-from edgec.runtime.tflite_artifact import as_integers
+from edgec.runtime.tflite_artifact import as_given, as_stored
 from edgec.runtime.transports.failures import explain_failure
 from edgec.runtime.transports.machine import JobEnd
 from edgec.runtime.transports.package import Package, send_package
@@ -131,8 +130,10 @@ class _Series:
 
     def send(self, feeds: Mapping[str, Any]) -> None:
         files = {"model.tflite": self.file.read_bytes()}
-        for number, data in enumerate(stored_inputs(self.model, feeds)):
-            files[f"input{number}"] = data
+        inputs = zip(input_names(self.model), self.model.main.inputs, strict=True)
+        for number, (name, index) in enumerate(inputs):
+            stored = as_stored(np.asarray(feeds[name]), self.model.main.tensors[index])
+            files[f"input{number}"] = stored.tobytes()
         package = Package.of(files)
         send_package(self.shell, package)
         self.package = package.name
@@ -225,17 +226,6 @@ class _Series:
         return said
 
 
-def stored_inputs(model: Model, feeds: Mapping[str, Any]) -> list[bytes]:
-    """Inputs of the ONNX master as the file's inputs hold them: channels last, on their grids."""
-    found = []
-    for name, index in zip(input_names(model), model.main.inputs, strict=True):
-        tensor = model.main.tensors[index]
-        array = np.asarray(feeds[name])
-        array = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
-        found.append(np.ascontiguousarray(as_integers(array, tensor)).tobytes())
-    return found
-
-
 def real_outputs(model: Model, data: bytes) -> dict[str, Any]:
     """Outputs in the ONNX master's order, from the bytes of all of them.
 
@@ -250,8 +240,7 @@ def real_outputs(model: Model, data: bytes) -> dict[str, Any]:
         if len(data) < end:
             raise ValueError(f"{len(data)} bytes of outputs")
         array = np.frombuffer(data[start:end], dtype).reshape(tensor.shape)
-        value = dequantized(array, tensor)
-        found[name] = value.transpose(0, 3, 1, 2) if value.ndim == 4 else value
+        found[name] = as_given(array, tensor)
         start = end
     if start != len(data):
         raise ValueError(f"{len(data)} bytes of outputs, {start} expected")

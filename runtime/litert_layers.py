@@ -1,44 +1,51 @@
 """Operators that LiteRT timed, in the names of the user's modules.
 
 LiteRT numbers its own kernels by the file's operators. XNNPACK tells kinds and an order, which is
-the file's, with operators that it fused or left away missing: the n-th of a kind is the file's n-th
-of that kind, provided that there are as many.
+the file's, but fuses operators, leaves some away, and computes 1x1 convolutions as fully connected
+layers. Convolutions and products of matrices it does one by one: where their sequence is that of
+the file, they are known, and what lies between two of them is looked for there.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from edgec.export.tflite import Model
 from edgec.runtime.modules import ModuleNames
 
+FileOperator = tuple[str, str, str | None]
+"""Code, name of the first output, module."""
+
 _NUMBER = re.compile(r"^\[(?P<outputs>.*)\]:(?P<number>\d+)$")
-_KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (r"^Convolution .*DWConv", ("DEPTHWISE_CONV_2D",)),
-    (r"^Deconvolution", ("TRANSPOSE_CONV",)),
-    (r"^Convolution", ("CONV_2D",)),
-    (r"^(Dynamic )?Fully Connected", ("FULLY_CONNECTED",)),
-    (r"^Batch Matrix Multiply", ("BATCH_MATMUL",)),
-    (r"^Add\b", ("ADD",)),
-    (r"^Multiply\b", ("MUL",)),
-    (r"^Subtract\b", ("SUB",)),
-    (r"^Sigmoid\b", ("LOGISTIC",)),
-    (r"^Softmax\b", ("SOFTMAX",)),
-    (r"^(Mean|Reduce Mean|Global Average Pooling)\b", ("MEAN",)),
-    (r"^Average Pooling\b", ("AVERAGE_POOL_2D",)),
-    (r"^Max Pooling\b", ("MAX_POOL_2D",)),
-    (r"^(Resize Bilinear)\b", ("RESIZE_BILINEAR",)),
-    (r"^Transpose\b", ("TRANSPOSE",)),
-    (r"^HardSwish\b", ("HARD_SWISH",)),
-    (r"^Convert\b", ("QUANTIZE", "DEQUANTIZE")),
+_PRODUCTS: tuple[tuple[str, frozenset[str]], ...] = (
+    (r"^Convolution .*DWConv", frozenset({"DEPTHWISE_CONV_2D"})),
+    (r"^Deconvolution", frozenset({"TRANSPOSE_CONV"})),
+    (r"^Convolution", frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})),
+    (r"^(Dynamic )?Fully Connected", frozenset({"FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL"})),
+    (r"^Batch Matrix Multiply", frozenset({"BATCH_MATMUL", "FULLY_CONNECTED"})),
 )
-"""XNNPACK's names (src/operators, xnn_operator_type) → the file's operators."""
+_OTHERS: tuple[tuple[str, frozenset[str]], ...] = (
+    (r"^Add\b", frozenset({"ADD"})),
+    (r"^Multiply\b", frozenset({"MUL"})),
+    (r"^Subtract\b", frozenset({"SUB"})),
+    (r"^Sigmoid\b", frozenset({"LOGISTIC"})),
+    (r"^Soft[mM]ax\b", frozenset({"SOFTMAX"})),
+    (r"^(Mean|Reduce|Global Average Pooling)\b", frozenset({"MEAN"})),
+    (r"^Average Pooling\b", frozenset({"AVERAGE_POOL_2D"})),
+    (r"^Max Pooling\b", frozenset({"MAX_POOL_2D"})),
+    (r"^Resize Bilinear\b", frozenset({"RESIZE_BILINEAR"})),
+    (r"^Transpose\b", frozenset({"TRANSPOSE"})),
+)
+"""XNNPACK's names (xnn_operator_type) → the file's operators that they may stand for."""
+_MULTIPLY = frozenset().union(*(codes for _, codes in _PRODUCTS))
+_VIEWS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS"}
 
 
-def file_operators(model: Model, modules: ModuleNames) -> list[tuple[str, str, str | None]]:
+def file_operators(model: Model, modules: ModuleNames) -> list[FileOperator]:
     """Code, name of the first output, and module of each operator of the main subgraph."""
     main = model.main
     found = []
@@ -49,7 +56,7 @@ def file_operators(model: Model, modules: ModuleNames) -> list[tuple[str, str, s
 
 
 def join_operators(
-    rows: Sequence[Mapping[str, Any]], operators: Sequence[tuple[str, str, str | None]]
+    rows: Sequence[Mapping[str, Any]], operators: Sequence[FileOperator]
 ) -> list[dict[str, Any]]:
     """`rows` with ``module``, the slowest first.
 
@@ -61,37 +68,75 @@ def join_operators(
     Returns:
         The rows; ``module`` is None where it cannot be told, or where there is none.
     """
-    numbered: dict[int, int] = {}
-    for position, row in enumerate(rows):
-        match = _NUMBER.match(row["name"])
-        if match is not None and int(match["number"]) < len(operators):
-            numbered[position] = int(match["number"])
-    taken = set(numbered.values())
-    free: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for number, (code, _, _) in enumerate(operators):
-        if number not in taken:
-            for kinds in {kinds for _, kinds in _KINDS if code in kinds}:
-                free[kinds].append(number)
-    kinds_of = {p: _kinds(row["operator"]) for p, row in enumerate(rows) if p not in numbered}
-    counts = Counter(kinds_of.values())
-    used: Counter[tuple[str, ...]] = Counter()
+    known = _numbered(rows, len(operators))
+    known |= _products(rows, operators, known)
+    modules: dict[int, str | None] = {}
+    positions = sorted(known)
+    indices = [known[position] for position in positions]
+    if all(one < other for one, other in pairwise(indices)):
+        starts = [(-1, -1), *zip(positions, indices, strict=True)]
+        for (row, index), (end, next_index) in pairwise([*starts, (len(rows), len(operators))]):
+            gap = range(index + 1, next_index)
+            _between(rows, range(row + 1, end), operators, gap, known, modules)
     joined = []
-    for position, row in enumerate(rows):
-        index: int | None = numbered.get(position)
-        kinds = kinds_of.get(position, ())
-        if index is None and kinds and counts[kinds] == len(free[kinds]):
-            index = free[kinds][used[kinds]]
-            used[kinds] += 1
-        known = None if index is None else operators[index]
-        joined.append(
-            {
-                **row,
-                "name": row["name"] if known is None else f"{row['operator']} {known[1]}",
-                "module": None if known is None else known[2],
-            }
-        )
+    for position, told in enumerate(rows):
+        if position in known:
+            _, value, module = operators[known[position]]
+            joined.append({**told, "name": f"{told['operator']} {value}", "module": module})
+        else:
+            joined.append({**told, "module": modules.get(position)})
     return sorted(joined, key=lambda row: (-row["ms"], row["name"]))
 
 
-def _kinds(operator: str) -> tuple[str, ...]:
-    return next((kinds for pattern, kinds in _KINDS if re.search(pattern, operator)), ())
+def _numbered(rows: Sequence[Mapping[str, Any]], count: int) -> dict[int, int]:
+    """Rows of LiteRT's own kernels → the file's operators."""
+    found = {}
+    for position, row in enumerate(rows):
+        match = _NUMBER.match(row["name"])
+        if match is not None and int(match["number"]) < count:
+            found[position] = int(match["number"])
+    return found
+
+
+def _products(
+    rows: Sequence[Mapping[str, Any]], operators: Sequence[FileOperator], known: Mapping[int, int]
+) -> dict[int, int]:
+    """XNNPACK's products → the file's, if all of them fit, one by one."""
+    taken = set(known.values())
+    theirs = [n for n, (code, _, _) in enumerate(operators) if code in _MULTIPLY and n not in taken]
+    ours = [
+        (n, codes)
+        for n, row in enumerate(rows)
+        if n not in known and (codes := _codes(row["operator"], _PRODUCTS))
+    ]
+    fits = len(ours) == len(theirs) and all(
+        operators[index][0] in codes for (_, codes), index in zip(ours, theirs, strict=True)
+    )
+    return {n: index for (n, _), index in zip(ours, theirs, strict=True)} if fits else {}
+
+
+def _between(
+    rows: Sequence[Mapping[str, Any]],
+    inside: range,
+    operators: Sequence[FileOperator],
+    gap: range,
+    known: dict[int, int],
+    modules: dict[int, str | None],
+) -> None:
+    """What lies between two known rows: by its kind, if as many of it are in both, or else by the
+    module, if there is only one."""
+    by_kind: dict[frozenset[str], list[int]] = defaultdict(list)
+    for position in inside:
+        by_kind[_codes(rows[position]["operator"], _OTHERS)].append(position)
+    computing = [n for n in gap if operators[n][0] not in _VIEWS]
+    candidates = {operators[n][2] for n in computing}
+    for codes, positions in by_kind.items():
+        same = [n for n in computing if operators[n][0] in codes]
+        if len(same) == len(positions):
+            known |= dict(zip(positions, same, strict=True))
+        elif len(candidates) == 1:
+            modules |= dict.fromkeys(positions, next(iter(candidates)))
+
+
+def _codes(operator: str, table: Sequence[tuple[str, frozenset[str]]]) -> frozenset[str]:
+    return next((codes for pattern, codes in table if re.search(pattern, operator)), frozenset())

@@ -15,18 +15,12 @@ ROOT = "/data/local/tmp/edgec"
 """Where every user of adb may write and execute."""
 LIST_SECONDS = 30.0
 HOW_TO_GET = "apt-get install adb, or Android's platform tools"
-STATES = {
-    "unauthorized": (
-        "EC674",
-        "unlock its screen and allow this computer (adb kill-server asks anew)",
-    ),
-    "authorizing": ("EC674", "unlock its screen and allow this computer"),
-    "no permissions": (
-        "EC674",
-        "add a udev rule for it (apt-get install android-sdk-platform-tools-common)",
-    ),
-    "offline": ("EC675", "reconnect it, or adb reconnect offline"),
+UNTRUSTED = {
+    "unauthorized": "unlock its screen and allow this computer (adb kill-server asks anew)",
+    "authorizing": "unlock its screen and allow this computer",
+    "no permissions": "add a udev rule (apt-get install android-sdk-platform-tools-common)",
 }
+"""What to do about states in which adb may not talk to a device."""
 
 
 def open_android(
@@ -40,9 +34,9 @@ def open_android(
         seconds: how long adb may take to list devices.
 
     Raises:
-        UsageError: EC238, no serial number; EC673, several devices.
-        MissingToolError: EC671 no adb, EC672 no such device, EC674 it does not trust this
-            computer, EC675 it is not ready, EC677 adb hangs.
+        UsageError: EC238, no serial number.
+        MissingToolError: EC671 no adb, EC672 no such device, EC673 several, EC674 it does not trust
+            this computer, EC675 it is not ready, EC677 adb hangs.
     """
     wanted = uri.partition(":")[2]
     if wanted and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:\[\]%-]*", wanted):
@@ -100,7 +94,7 @@ def _ready(wanted: str, found: dict[str, str]) -> str:
         )
     usable = [wanted] if wanted else [s for s, state in found.items() if state == "device"]
     if len(usable) > 1:
-        raise UsageError(
+        raise MissingToolError(
             "EC673",
             "several Android devices are attached",
             why=listed,
@@ -108,11 +102,20 @@ def _ready(wanted: str, found: dict[str, str]) -> str:
         )
     serial = usable[0] if usable else next(iter(found))
     state = found[serial]
+    for words, fix in UNTRUSTED.items():
+        if state.startswith(words):
+            raise MissingToolError(
+                "EC674",
+                f"the Android device {serial} does not trust this computer",
+                why=state,
+                fix=fix,
+            )
     if state != "device":
-        known = next((value for key, value in STATES.items() if state.startswith(key)), None)
-        code, fix = known or ("EC675", "start Android on it")
         raise MissingToolError(
-            code, f"the Android device {serial} is not ready: {state}", why=listed, fix=fix
+            "EC675",
+            f"the Android device {serial} is not ready: {state}",
+            why=listed,
+            fix="start Android on it, or reconnect it (adb reconnect offline)",
         )
     return serial
 
@@ -124,7 +127,7 @@ def explain(loss: LinkLost, where: str, known: bool) -> EdgecError:
     if "unauthorized" in lower:
         return MissingToolError(
             "EC674", "the Android device does not trust this computer", where=where, why=last,
-            fix=STATES["unauthorized"][1],
+            fix=UNTRUSTED["unauthorized"],
         )  # fmt: skip
     if "nothing came for" in lower:
         return MissingToolError(
