@@ -20,6 +20,8 @@ from edgec.targets.schema import FORMATS, PRECISIONS, Target
 CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse", "fisher"]
 MIXED = "mixed"
 """The ``--precision`` whose int8 artifact keeps some blocks in float."""
+AUTO_PLACEMENT = "auto"
+PLACEMENT_NAMES = ("default", "attention", "skip-arms", "no-arms", "convolutions", "linear")
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
 
@@ -40,6 +42,9 @@ class ExportOptions:
         calib_method: how activation ranges are chosen.
         bias_correction: shift biases so that rounded weights keep the mean output of each channel.
         keep_float: module paths, node names or operator types that int8 leaves in float.
+        placement: which operators get Q/DQ in a TensorRT graph, a name of
+            `edgec.export.quantize.placement.PLACEMENTS`; ``auto`` lets the proxy's plans decide
+            where TensorRT for RTX is installed, and is ``default`` elsewhere.
         preprocess: JSON file with the fields of `edgec.models.preprocess.Preprocess`, for networks
             that bring none.
         input_size: (height, width) for image networks.
@@ -66,6 +71,7 @@ class ExportOptions:
     calib_method: CalibrationMethod = "mse"
     bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
+    placement: str = AUTO_PLACEMENT
     preprocess: str | None = None
     input_size: tuple[int, int] | None = None
     shapes: Mapping[str, tuple[int, ...]] | None = None
@@ -287,6 +293,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "calib_method": _one_of(*CALIBRATION_METHODS),
     "bias_correction": _flag,
     "keep_float": _names,
+    "placement": _one_of(AUTO_PLACEMENT, *PLACEMENT_NAMES),
     "preprocess": str,
     "input_size": parse_size,
     "shapes": parse_shapes,

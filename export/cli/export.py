@@ -85,6 +85,14 @@ def export(
             "`edgec eval --explain` suggests some."
         ),
     ] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(
+            help="Where int8 goes in a TensorRT graph: auto, default, attention, skip-arms, "
+            "no-arms, convolutions, linear. [default: auto, the fewest kernels of NVIDIA's "
+            "compiler where the extra trt-check is installed]"
+        ),
+    ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(help="JSON file telling how images become the input (own networks)."),
@@ -185,6 +193,7 @@ def export(
             "calib_method": calib_method,
             "bias_correction": False if no_bias_correction else None,
             "keep_float": keep_float,
+            "placement": placement,
             "preprocess": preprocess,
             "input_size": input_size,
             "shapes": shape,
