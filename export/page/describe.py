@@ -198,10 +198,24 @@ def _bench(record: Record) -> dict[str, Any]:
         [
             section("Latency", summary),
             *layers,
+            section("Energy", _energy(results)),
             section("Outputs", checks),
             section("Conditions", conditions),
         ],
     )
+
+
+def _energy(results: Sequence[Record]) -> Block:
+    head = ("artifact", "meter", "mJ per inference", "watts", "watts idle", "seconds")
+    rows = []
+    for result in results:
+        spent = result.get("energy")
+        if spent:
+            joules, watts = spent["joules_per_inference"], spent["watts"]
+            idle, seconds = spent["idle_watts"], spent["seconds"]
+            row = (result["artifact"], spent["meter"], number(1e3 * joules), watts, idle, seconds)
+            rows.append(row)
+    return table(head, rows)
 
 
 def _spread(latency: Record) -> str:

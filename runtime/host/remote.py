@@ -103,8 +103,7 @@ def bench_c(
         UnsupportedError: the sources do not compile (EC331), or compute something else (EC334).
     """
     runs = max(runs, MIN_RUNS)
-    feeds, golden = read_golden(bundle)
-    del feeds  # the first golden input is among the sources
+    _, golden = read_golden(bundle)  # its input is among the sources
     facts = dict(_pairs(shell.ask("hello")))
     name, build = _program(bundle, artifact, shell, facts)
     run = secrets.token_hex(8)
@@ -120,9 +119,9 @@ def bench_c(
     parts = split_parts(answer)
     shell.ask("drop", run)
     made = {"compiler": build.compiler}
-    status = int((parts["status"] or ["-1"])[0])
+    status = int((parts.get("status") or ["-1"])[0])
     if status != 0:
-        end = JobEnd(status, None, status < 0, "\n".join(parts["log"]))
+        end = JobEnd(status, None, status < 0, "\n".join(parts.get("log", [])))
         raise explain_failure(end, "the C artifact was not measured", shell.name)
     return {
         "schema": SCHEMA,

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 import edgec
+from edgec.export.page.describe import page
 from edgec.runtime import bench, bench_remote
 from edgec.runtime.bench import bench_local
 from edgec.runtime.energy import energy_fields
+from edgec.runtime.results.figures import summarize
 from edgec.runtime.transports.device.meters import find_meters, watch
 from edgec.runtime.transports.machine import open_device
 
@@ -164,6 +166,8 @@ def test_here_and_by_python_on_a_device(
         assert energy["joules_per_inference"] == pytest.approx(
             energy["watts"] * energy["seconds"] / energy["inferences"], rel=0.01
         )
+        assert "joules_per_inference" in {figure.name for figure in summarize(record).figures}
+        assert "INA3221 POM_5V_IN" in str(page([(record, None, None)]))
 
 
 def test_without_meters_the_record_says_so(

@@ -54,6 +54,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (programs / "getprop").chmod(0o755)
     script(tmp_path / "bin" / "adb", HERE / "fake_adb.py")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("FAKE_ADB_PATH", str(programs))
     monkeypatch.setenv("FAKE_ADB_LOG", str(tmp_path / "adb.log"))
     storage = tmp_path / "storage"

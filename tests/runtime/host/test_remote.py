@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ import pytest
 
 import edgec
 from edgec.export.bundle import Artifact
-from edgec.export.errors import MissingToolError, UnsupportedError, UsageError
+from edgec.export.errors import EdgecError, MissingToolError, UnsupportedError, UsageError
 from edgec.runtime.bench_any import bench_any, chosen_artifacts
 from edgec.runtime.host import cross, remote
 from edgec.runtime.host.remote import Package, bench_c
-from edgec.runtime.transports.shell import COMMAND, Shell, open_shell
+from edgec.runtime.transports.shell import BOOTSTRAP, Shell, ShellRefusal, open_shell
 
 pytestmark = [
     pytest.mark.needs_tool,
@@ -55,7 +57,7 @@ def here(tmp_path: Path) -> Callable[..., Shell]:
 
     def make(*, wait: float = 0.05, silence: float = 60.0, **variables: str) -> Shell:
         words = [f"{name}={value}" for name, value in variables.items()]
-        argv = ["env", *words, "/bin/sh", "-c", COMMAND.partition(" -c ")[2].strip("'")]
+        argv = ["env", *words, "/bin/sh", "-c", BOOTSTRAP]
         root = str(tmp_path / "far $(touch pwned) 'side'")
         return Shell("here", argv, root, wait=wait, silence=silence)
 
@@ -88,6 +90,7 @@ def test_over_ssh_with_a_shell_and_a_compiler(
     assert list((server.root / "runs").iterdir()) == [], "nothing stays but the sources"
 
 
+@pytest.mark.slow
 def test_onnx_and_c_of_one_bundle_in_one_record(server: Any, small_bundle: edgec.Bundle) -> None:
     chosen = chosen_artifacts(small_bundle, [], server.uri)
     record = bench_any(small_bundle, chosen, server.uri, threads=1, runs=50, warmup=0)
@@ -166,6 +169,50 @@ def test_a_cut_link_is_taken_up_again(
     record = bench_c(small_bundle, artifact, shell, runs=40_000, warmup=0)
     assert sum(cuts) >= 1, "the link was not cut"
     assert record["results"][0]["latency"]["runs"] == 40_000
+
+
+def test_ctrl_c_ends_the_program_there(
+    small_bundle: edgec.Bundle, artifact: Artifact, here: Callable[..., Shell], tmp_path: Path
+) -> None:
+    shell = here()
+    started: list[int] = []
+    ask = Shell.ask
+
+    def interrupted(self: Shell, request: str, *words: str, payload: bytes = b"") -> list[str]:
+        if request != "run":
+            return ask(self, request, *words, payload=payload)
+
+        def follow() -> None:
+            with suppress(EdgecError, ShellRefusal):  # it is lost, as it was ended
+                ask(self, request, *words)
+
+        threading.Thread(target=follow, daemon=True).start()
+        until = time.monotonic() + 30
+        while not started and time.monotonic() < until:
+            started.extend(int(file.read_text() or 0) for file in tmp_path.rglob("program"))
+        os.kill(started[0], 0)
+        raise KeyboardInterrupt
+
+    shell.ask = interrupted.__get__(shell)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        bench_c(small_bundle, artifact, shell, runs=10_000_000, warmup=0)
+    until = time.monotonic() + 10
+    while Path(f"/proc/{started[0]}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{started[0]}").exists()
+
+
+@pytest.mark.parametrize("words", ["dash", "bash", "busybox sh", "mksh"])
+def test_every_shell_understands_the_script(
+    words: str, small_bundle: edgec.Bundle, artifact: Artifact, tmp_path: Path
+) -> None:
+    program, *rest = words.split()
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    shell = Shell(words, [program, *rest, "-c", BOOTSTRAP], str(tmp_path / "far"), wait=0.05)
+    record = bench_c(small_bundle, artifact, shell, runs=50, warmup=0)
+    assert record["environment_before"]["machine"] == os.uname().machine
+    assert record["environment_before"]["cpus"] == os.cpu_count()
 
 
 def test_no_compiler_anywhere(
@@ -255,7 +302,7 @@ def test_programs_that_end_early(
         f"__attribute__((constructor)) static void early(void) {{ {body} }}\n"
     )
     monkeypatch.setattr(remote, "network_header", lambda facts: header)
-    with pytest.raises(edgec.export.errors.EdgecError) as caught:
+    with pytest.raises(EdgecError) as caught:
         bench_c(small_bundle, artifact, here(), runs=50, warmup=0)
     assert caught.value.code == code
 
