@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgec.export.bundle import Artifact, Bundle
-from edgec.export.errors import UsageError
+from edgec.export.errors import MissingToolError, UsageError
 from edgec.runtime.adb.devices import open_android
 from edgec.runtime.bench import bench_local
 from edgec.runtime.bench_remote import bench_remote
@@ -22,6 +23,9 @@ from edgec.runtime.transports.shell import BOOTSTRAP, Shell, open_shell
 
 MEASURED: Mapping[str, tuple[str, ...]] = {"ssh": ("c", "tflite", "onnx"), "adb": ("c", "tflite")}
 """Kind of a device → formats of artifacts that are measured there, in this order."""
+
+LACKS = {"EC653", "EC678"}
+"""No compiler, no ``benchmark_model``: no reason not to measure other formats."""
 
 
 def chosen_artifacts(bundle: Bundle, names: list[str], device: str = "local") -> list[Artifact]:
@@ -121,24 +125,34 @@ def _elsewhere(
             why=", ".join(sorted({a.format for a in artifacts})) + " was chosen",
             fix=f"{kind} takes {', '.join(formats)} and engines of TensorRT over ssh",
         )
-    records = [bench_c(bundle, a, shell, runs=runs, warmup=warmup) for a in todo["c"]]
-    if todo["tflite"] and (tool is not None or kind == "adb" or not any((todo["c"], todo["onnx"]))):
-        files = todo["tflite"]
-        records.append(
-            bench_tool(bundle, files, shell, tool, threads=threads, runs=runs, warmup=warmup)
-        )
-    elif todo["tflite"]:
-        left |= {a.path: "needs --benchmark-model" for a in todo["tflite"]}
+    records: list[dict[str, Any]] = []
+    lacks: list[MissingToolError] = []
+
+    def attempt(files: Sequence[Artifact], measure: Callable[[], dict[str, Any]]) -> None:
+        try:
+            records.append(measure())
+        except MissingToolError as error:
+            if error.code not in LACKS:
+                raise
+            lacks.append(error)
+            left.update({a.path: f"{error.code} {error.what}" for a in files})
+
+    for artifact in todo["c"]:
+        attempt([artifact], partial(bench_c, bundle, artifact, shell, runs=runs, warmup=warmup))
+    counts = {"threads": threads, "runs": runs, "warmup": warmup}
+    if todo["tflite"]:
+        attempt(todo["tflite"], partial(bench_tool, bundle, todo["tflite"], shell, tool, **counts))
     graphs = todo.get("onnx", [])
     if records and graphs and "onnxruntime yes" not in shell.ask("hello"):
         left |= {a.path: "the device has no Python with onnxruntime" for a in graphs}
-        graphs = []
-    if graphs:
+    elif graphs:
         with open_device(device) as machine:
             record = bench_remote(
                 bundle, graphs, machine, threads=threads, runs=runs, warmup=warmup
             )
         records.append(record)
+    if not records:
+        raise lacks[0]
     return _joined(records) | {"left_out": left}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgec.export.bundle import Artifact, Bundle
-from edgec.export.errors import EdgecError, MissingToolError
+from edgec.export.errors import EdgecError, MissingToolError, UnsupportedError
 from edgec.export.tflite import Model, load
 from edgec.export.tflite.names import input_names, output_names
 from edgec.runtime.adb.devices import ROOT
@@ -147,14 +147,17 @@ class _Series:
 
     def look(self) -> dict[str, Any]:
         """Operators, memory and start-up, which looking for changes the times of a run."""
-        said = self._run(
-            f"--num_runs={MIN_RUNS}",
-            "--min_secs=0",
-            "--enable_op_profiling=true",
-            f"--max_profiling_buffer_entries={4 * len(self.model.main.operators) + 64}",
-            "--profiling_output_csv_file=profile.csv",
-            "--report_peak_memory_footprint=true",
-        )
+        try:
+            said = self._run(
+                f"--num_runs={MIN_RUNS}",
+                "--min_secs=0",
+                "--enable_op_profiling=true",
+                f"--max_profiling_buffer_entries={4 * len(self.model.main.operators) + 64}",
+                "--profiling_output_csv_file=profile.csv",
+                "--report_peak_memory_footprint=true",
+            )
+        except UnsupportedError as error:  # a version without these flags
+            return {"peak_rss_bytes": None, "layers": [], "no_layers": error.why or error.what}
         log = "\n".join(said["log"])
         found: dict[str, Any] = {"peak_rss_bytes": peak_bytes(log), "init_ms": init_ms(log)}
         try:

@@ -129,13 +129,27 @@ def bench(
         ],
     )
     for result in record["results"]:
-        if "energy" in result:
-            spent = result["energy"]
-            print(
-                f"{result['artifact']}: {1e3 * spent['joules_per_inference']:.4g} mJ per inference "
-                f"({spent['meter']}: {spent['watts']:.3g} W, idle {spent['idle_watts']:.3g} W)"
-            )
+        for remark in _remarks(result):
+            print(f"{result['artifact']}: {remark}")
     _slowest(record)
+
+
+def _remarks(result: dict[str, Any]) -> list[str]:
+    """What a table of times does not tell."""
+    remarks = []
+    if "build" in result:
+        remarks.append(f"compiled by {result['build']['compiler']} ({result['build']['where']})")
+    if "statistics" in result["latency"]:
+        remarks.append(f"statistics of {result['latency']['statistics']}; no single samples")
+    if "no_output_check" in result:
+        remarks.append(f"outputs not compared: {result['no_output_check']}")
+    if "energy" in result:
+        spent = result["energy"]
+        remarks.append(
+            f"{1e3 * spent['joules_per_inference']:.4g} mJ per inference "
+            f"({spent['meter']}: {spent['watts']:.3g} W, idle {spent['idle_watts']:.3g} W)"
+        )
+    return remarks
 
 
 def _optional(value: float | None, form: str) -> str:
@@ -188,10 +202,9 @@ def _conditions(record: dict[str, Any]) -> str:
         "litert": "LiteRT",
     }
     programs = ", ".join(told.get(name, name) for name in record["runtime"].split(", "))
-    return (
-        f"{programs} on {machine.get('cpu') or machine['machine']}, "
-        f"{record['threads']} thread(s), load {machine['load_1min']}"
-    )
+    keys = ("ro.product.model", "board", "cpu", "machine")
+    where = next(str(machine[key]) for key in keys if machine.get(key))
+    return f"{programs} on {where}, {record['threads']} thread(s), load {machine['load_1min']}"
 
 
 def _slowest(record: dict[str, Any]) -> None:

@@ -25,6 +25,9 @@ if MODE == "garbage":
 if MODE == "old" and "output_filepath" in flags:
     print("Unrecognized commandline flag: --output_filepath", file=sys.stderr)
     sys.exit(1)
+if MODE == "no profiler" and "enable_op_profiling" in flags:
+    print("Unknown flag: --enable_op_profiling", file=sys.stderr)
+    sys.exit(1)
 runs = int(flags["num_runs"])
 tail = "" if MODE == "old" else " p5=4000 median=4400 p95=5000"
 print("INFO: STARTING!\nINFO: Graph: [model.tflite]", file=sys.stderr)

@@ -138,6 +138,10 @@ def test_an_old_tool_tells_less(
     (result,) = bench_any(small_bundle, [int8], "adb:", threads=1, runs=50, warmup=0)["results"]
     assert result["layers"] == []
     assert "no table" in result["no_layers"]
+    monkeypatch.setenv("FAKE_TOOL_MODE", "no profiler")
+    (result,) = bench_any(small_bundle, [int8], "adb:", threads=1, runs=50, warmup=0)["results"]
+    assert "Unknown flag" in result["no_layers"]
+    assert result["output_check"]["relative"] < 0.1
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -147,6 +151,15 @@ def test_c_runs_as_a_static_program(small_bundle: edgec.Bundle, phone: Path) -> 
     (result,) = record["results"]
     assert result["build"]["where"] == "here, static"
     assert record["environment_after"]["ro.product.model"] == "Pixel 4"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_what_the_device_lacks_is_left_out(small_bundle: edgec.Bundle, phone: Path) -> None:
+    chosen = chosen_artifacts(small_bundle, [], "adb:")
+    record = bench_any(small_bundle, chosen, "adb:", threads=1, runs=50, warmup=0)
+    assert [result["artifact"] for result in record["results"]] == ["c"]
+    assert record["left_out"]["tflite/model_int8.tflite"].startswith("EC678")
+    assert "over adb" in record["left_out"]["onnx/model.onnx"]
 
 
 @pytest.mark.parametrize(
