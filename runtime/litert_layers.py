@@ -39,9 +39,11 @@ _OTHERS: tuple[tuple[str, frozenset[str]], ...] = (
     (r"^Max Pooling\b", frozenset({"MAX_POOL_2D"})),
     (r"^Resize Bilinear\b", frozenset({"RESIZE_BILINEAR"})),
     (r"^Transpose\b", frozenset({"TRANSPOSE"})),
+    (r"^Constant Pad\b", frozenset({"PAD"})),
 )
 """XNNPACK's names (xnn_operator_type) → the file's operators that they may stand for."""
 _MULTIPLY = frozenset().union(*(codes for _, codes in _PRODUCTS))
+_COPIES = re.compile(r"^(Copy|Static Reshape)\b")
 _VIEWS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS"}
 
 
@@ -124,18 +126,24 @@ def _between(
     modules: dict[int, str | None],
 ) -> None:
     """What lies between two known rows: by its kind, if as many of it are in both, or else by the
-    module, if there is only one."""
+    module of the other operators, if that is one."""
     by_kind: dict[frozenset[str], list[int]] = defaultdict(list)
     for position in inside:
-        by_kind[_codes(rows[position]["operator"], _OTHERS)].append(position)
-    computing = [n for n in gap if operators[n][0] not in _VIEWS]
-    candidates = {operators[n][2] for n in computing}
-    for codes, positions in by_kind.items():
-        same = [n for n in computing if operators[n][0] in codes]
+        if not _COPIES.match(rows[position]["operator"]):
+            by_kind[_codes(rows[position]["operator"], _OTHERS)].append(position)
+    # views are no work, and a PAD without a row of its own is in the convolution behind it
+    pads = frozenset({"PAD"})
+    rest = {n for n in gap if operators[n][0] not in (_VIEWS if pads in by_kind else _VIEWS | pads)}
+    for codes, positions in list(by_kind.items()):
+        same = sorted(n for n in rest if operators[n][0] in codes)
         if len(same) == len(positions):
             known |= dict(zip(positions, same, strict=True))
-        elif len(candidates) == 1:
-            modules |= dict.fromkeys(positions, next(iter(candidates)))
+            rest -= set(same)
+            del by_kind[codes]
+    found = {operators[n][2] for n in rest}
+    if len(found) == 1:
+        for positions in by_kind.values():
+            modules |= dict.fromkeys(positions, next(iter(found)))
 
 
 def _codes(operator: str, table: Sequence[tuple[str, frozenset[str]]]) -> frozenset[str]:

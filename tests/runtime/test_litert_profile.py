@@ -78,6 +78,7 @@ FILE = [
     ("LOGISTIC", "act/Sigmoid:out", "act"),
     ("MUL", "act/Mul:out", "act"),
     ("RESHAPE", "r:out", "other"),
+    ("PAD", "p:out", "b"),
     ("DEPTHWISE_CONV_2D", "b/Conv:out", "b"),
     ("ADD", "sum:out", "block"),
     ("MUL", "scale:out", "gamma"),
@@ -118,7 +119,7 @@ def test_nothing_is_guessed_where_the_products_do_not_fit() -> None:
 
 def test_numbers_of_the_runtimes_own_kernels() -> None:
     told = [
-        {"name": "[sum:out]:5", "operator": "ADD", "ms": 1.0},
+        {"name": "[sum:out]:6", "operator": "ADD", "ms": 1.0},
         {"name": "[x]:99", "operator": "ADD", "ms": 0.5},
     ]
     assert [row["module"] for row in join_operators(told, FILE)] == ["block", None]
