@@ -63,8 +63,8 @@ def _attached(seconds: float) -> dict[str, str]:
         raise MissingToolError(
             "EC671", "adb cannot be started", why=str(error), fix=HOW_TO_GET
         ) from error
-    head, _, rest = listed.stdout.partition("List of devices attached")
-    if listed.returncode or not _:
+    head, mark, rest = listed.stdout.partition("List of devices attached")
+    if listed.returncode or not mark:
         said = (listed.stderr.strip() or head.strip() or f"status {listed.returncode}").splitlines()
         raise MissingToolError(
             "EC671", "adb cannot list devices", why=said[-1], fix="adb kill-server; adb devices"
