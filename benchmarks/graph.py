@@ -131,11 +131,11 @@ TARGETS = {"nodes": 0.9, "slower": 1.02, "latency": 0.97}
 mean of these ratios."""
 
 
-_SETS = (4, 24)
+_SETS = (3, 24)
 """Fewest and most sets of fresh sessions."""
 
 _SET_MS = 1000
-"""Time to spend in a set of sessions, while that is 3 to 30 rounds."""
+"""Time to spend in a set of sessions, while that is 2 to 30 rounds."""
 
 _SMALL_ERROR = 0.25
 """Standard error at which to stop, as a share of the distance from `TARGETS["slower"]`."""
@@ -269,8 +269,11 @@ def add_timings(
 ) -> None:
     """Latency columns, one thread; `seconds` is the CPU time after which no set is added."""
     start = time.process_time()
-    probe = interleaved(graphs, {"input": x}, threads=1, rounds=1, warmup=1, clock=time.thread_time)
-    rounds = min(30, max(3, int(_SET_MS / sum(own[0] for own in probe.values()))))
+    feeds = {"input": x}
+    probe = interleaved(
+        {"raw": graphs["raw"]}, feeds, threads=1, rounds=1, warmup=1, clock=time.thread_time
+    )
+    rounds = min(30, max(2, int(_SET_MS / (len(graphs) * probe["raw"][0]))))
     tools = list(graphs)
     peers = [t for t in valid_tools(records) if t in PEERS]
     latencies: dict[str, list[float]] = {tool: [] for tool in tools}
@@ -279,7 +282,7 @@ def add_timings(
         k = len(logs["raw"]) % len(tools)
         ordered = {tool: graphs[tool] for tool in tools[k:] + tools[:k]}
         samples = interleaved(
-            ordered, {"input": x}, threads=1, rounds=rounds, warmup=1, clock=time.thread_time
+            ordered, feeds, threads=1, rounds=rounds, warmup=1, clock=time.thread_time
         )
         for tool in tools:
             latencies[tool] += samples[tool]
