@@ -4,7 +4,9 @@ A `View` cuts the input, read row-major, into factors and puts the factors in an
 compose exactly, whatever ranks they pass through; the composed view then drops factors of size
 one, merges factors that stay neighbours, and `plan` prints it again with the cheapest operators of
 limited rank. That is how the rank-6 window partitions of vision transformers come down to two
-Transposes that move whole runs, or to SpaceToDepth and one Transpose.
+Transposes that move whole runs or one axis, or to SpaceToDepth and one Transpose. Two Transposes
+are always of different shapes, with a Reshape between: runtimes join neighbours to the one
+scattering Transpose that the two avoid.
 """
 
 from __future__ import annotations
@@ -193,21 +195,33 @@ NODE_NS = 40e3
 def cost(steps: Sequence[Step], shape: Shape) -> tuple[float, int]:
     """(estimated nanoseconds, sum of ranks) of `steps` on a float32 tensor of `shape`.
 
-    Rates measured in ONNX Runtime's CPU kernels on one desktop core; what counts is the order
+    Rates measured in ONNX Runtime's CPU kernels on one core of a server; what counts is the order
     between forms. Moving one axis and moving whole runs is cheap there, and in every other
-    runtime looked at; scattering single elements costs fifteen times as much.
+    runtime looked at; scattering single elements costs fifteen times as much. Transposes with no
+    Reshape between them are priced as the one Transpose that graph optimizers make of them.
     """
     total = 0.0
+    size = math.prod(shape)
+    perm: Shape | None = None  # of the Transposes just before, joined
+    start = shape
     for step in steps:
         total += NODE_NS
         if step.op == "Transpose":
-            total += math.prod(shape) * _transpose_rate(shape, step.argument)
-        elif step.op == "SpaceToDepth":
-            total += math.prod(shape) * 1.1
-        elif step.op == "DepthToSpace":
-            total += math.prod(shape) * 2.0
+            if perm is None:
+                perm, start = step.argument, shape
+            else:
+                total -= size * _transpose_rate(start, perm)
+                perm = tuple(perm[p] for p in step.argument)
+            total += size * _transpose_rate(start, perm)
+        else:
+            perm = None
+            total += size * _BLOCK_RATES.get(step.op, 0.0)
         shape = step.shape
     return total, sum(len(step.shape) for step in steps)
+
+
+_BLOCK_RATES = {"SpaceToDepth": 1.2, "DepthToSpace": 2.0}
+"""Nanoseconds per element."""
 
 
 def _transpose_rate(shape: Shape, perm: Shape) -> float:
@@ -216,13 +230,16 @@ def _transpose_rate(shape: Shape, perm: Shape) -> float:
     while fixed < len(perm) and perm[-1 - fixed] == len(perm) - 1 - fixed:
         fixed += 1
     run = math.prod(shape[len(shape) - fixed :])
-    if run > 1:
-        return min(4.5, max(0.2, 7 / run))
     one_axis = any(
         [p for p in perm if p != axis] == [p for p in range(len(perm)) if p != axis]
         for axis in range(len(perm))
     )
-    return 0.3 if one_axis else 4.5
+    if run > 1:
+        return min(_SCATTER, 0.15 + (22 if one_axis else 11) / run)
+    return 0.5 if one_axis else _SCATTER
+
+
+_SCATTER = 7.0
 
 
 def _reshape(shape: Sequence[int]) -> Step:
@@ -332,13 +349,13 @@ def _two_transposes(view: View, max_rank: int) -> Iterator[tuple[Step, ...]]:
             rest = None if first.is_reshape else first.inverse().then(view)
             if rest is None or len(rest.simplified().sizes) > max_rank:
                 continue
-            merged = first.simplified()
-            head = _plain(merged, max_rank)
+            second = rest.simplified()
+            if second.is_reshape:
+                continue
+            head = _plain(first.simplified(), max_rank)
             if head[-1].op == "Reshape":  # the second half starts from any shape
                 head = head[:-1]
-            second = rest.simplified()
-            middle = head[-1].shape
-            yield (
-                *head,
-                *_plain(View(middle, second.sizes, second.order, view.out_shape), max_rank),
-            )
+            if head[-1].shape == second.sizes:
+                continue  # what optimizers join to one Transpose is one
+            flat = (math.prod(second.sizes),)  # no dimensions of its own: starts with a Reshape
+            yield (*head, *_plain(View(flat, second.sizes, second.order, view.out_shape), max_rank))

@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/bundle.md",
     "docs/preprocessing.md",
+    "docs/rewriting.md",
     "docs/quantization.md",
     "docs/tflite.md",
     "docs/memory.md",

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
-from edgec.export.rewrite.layout import Step, View, cost, plan
+from edgec.export.rewrite.layout import NODE_NS, Step, View, cost, plan
 
 
 def execute(steps: tuple[Step, ...], x: NDArray[Any]) -> NDArray[Any]:
@@ -66,17 +72,20 @@ def chains(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[str, tuple[int,
 def test_composed_chain_equals_numpy(
     chain: tuple[tuple[int, ...], list[tuple[str, tuple[int, ...]]]], max_rank: int
 ) -> None:
-    shape, steps = chain
+    shape, links = chain
     x = want = numbered(shape)
     view: View | None = View.identity(shape)
-    for op, argument in steps:
+    for op, argument in links:
         want = want.reshape(argument) if op == "Reshape" else want.transpose(argument)
         view = view.reshape(argument) if op == "Reshape" else view.transpose(argument)
         if view is None:
             return  # a boundary inside a factor: rightly not expressible
     np.testing.assert_array_equal(view.apply(x), want)
     np.testing.assert_array_equal(view.simplified().apply(x), want)
-    np.testing.assert_array_equal(execute(plan(view, max_rank), x), want)
+    steps = plan(view, max_rank)
+    np.testing.assert_array_equal(execute(steps, x), want)
+    operators = [step.op for step in steps]
+    assert ("Transpose", "Transpose") not in itertools.pairwise(operators)
     np.testing.assert_array_equal(view.inverse().apply(want), x)
 
 
@@ -135,3 +144,62 @@ def test_cost_prefers_runs_over_scattered_elements() -> None:
     runs = (Step("Transpose", (1, 0, 2, 3), (128, 5, 14, 14)),)
     scattered = (Step("Transpose", (3, 1, 2, 0), (14, 128, 14, 5)),)
     assert cost(runs, shape) < cost(scattered, shape)
+
+
+def test_cost_of_neighbouring_transposes_is_that_of_the_joined_one() -> None:
+    shape = (1920, 4, 8, 4)
+    apart = (
+        Step("Transpose", (1, 0, 2, 3), (4, 1920, 8, 4)),
+        Step("Transpose", (0, 3, 1, 2), (4, 4, 1920, 8)),
+    )
+    joined = (Step("Transpose", (1, 3, 0, 2), (4, 4, 1920, 8)),)
+    between = (*apart[:1], Step("Reshape", (4, 15360, 4), (4, 15360, 4)))
+    last = Step("Transpose", (0, 2, 1), (4, 4, 15360))
+    assert cost(apart, shape)[0] == pytest.approx(cost(joined, shape)[0] + NODE_NS)
+    assert cost((*between, last), shape)[0] < cost(apart, shape)[0]
+
+
+@pytest.mark.parametrize("max_rank", [4, 5])
+def test_onnx_runtime_executes_the_transposes_that_were_planned(max_rank: int) -> None:
+    """Its optimizer joins neighbouring Transposes, which would undo a plan that relied on two."""
+    view = View.identity((1, 480, 32, 32)).space_to_depth(4)
+    assert view is not None
+    view = view.reshape((16, 4, 120, 64))
+    assert view is not None
+    back = view.inverse()
+    steps = plan(back, max_rank)
+    planned = [step.argument for step in steps if step.op == "Transpose"]
+    assert len(planned) == 2
+    assert executed_transposes(steps, back.in_shape) == planned
+
+
+def executed_transposes(steps: tuple[Step, ...], shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Permutations in the graph that ONNX Runtime makes of `steps`."""
+    nodes, tensors, value = [], [], "x"
+    for i, step in enumerate(steps):
+        inputs, attributes = [value], {}
+        if step.op == "Reshape":
+            tensors.append(numpy_helper.from_array(np.array(step.argument, np.int64), f"s{i}"))
+            inputs.append(f"s{i}")
+        elif step.op == "Transpose":
+            attributes = {"perm": step.argument}
+        else:
+            attributes = {"blocksize": step.argument[0]}
+        value = f"v{i}"
+        nodes.append(helper.make_node(step.op, inputs, [value], **attributes))
+    float_type = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "view",
+        [helper.make_tensor_value_info("x", float_type, shape)],
+        [helper.make_tensor_value_info(value, float_type, steps[-1].shape)],
+        tensors,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        executed = onnx.load(path).graph.node
+    return [tuple(n.attribute[0].ints) for n in executed if n.op_type == "Transpose"]
