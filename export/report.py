@@ -114,6 +114,7 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
         )
         lines += _per_output(a["checks"])
         lines += _proxy(a["checks"])
+        lines += [f"  {d['line']}" for d in a["checks"].get("delegates", {}).values()]
     return lines
 
 

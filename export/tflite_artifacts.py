@@ -14,7 +14,8 @@ from edgec.export import as_in_file
 from edgec.export.bundle import Artifact
 from edgec.export.data import CalibrationData
 from edgec.export.emit.onnx_file import serialize
-from edgec.export.emit.tflite.flavour import FLAVOURS, flavour_for
+from edgec.export.emit.tflite.delegates.partition import predict
+from edgec.export.emit.tflite.flavour import flavour_for, scheme_of
 from edgec.export.emit.tflite.write import TfliteFile, convert
 from edgec.export.errors import InternalError, UnsupportedError
 from edgec.export.files import sha256_bytes
@@ -25,11 +26,12 @@ from edgec.export.plan import Job, float_tflite
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
 from edgec.export.quantize.calibrate import Calibration
-from edgec.export.quantize.scheme import TFLITE, QuantScheme, get_scheme
+from edgec.export.quantize.scheme import QuantScheme, get_scheme
 from edgec.models.preprocess import Preprocess
 from edgec.runtime.agreement import Agreement, compare
 from edgec.runtime.onnx_runner import OnnxRunner
 from edgec.targets.operators.table import OperatorTable, select_table, table_versions
+from edgec.targets.schema import Target
 
 if TYPE_CHECKING:
     from edgec.runtime.tflite_artifact import TfliteArtifactRunner
@@ -106,7 +108,7 @@ def _artifacts(
             metadata=_metadata(source),
             offline=source.job.target.runtime.name == "tflm",
         )
-        artifact = _artifact(precision, file)
+        artifact = _artifact(precision, file, source.job.target)
         found.append((_judged_float(artifact, file, source), file.content))
         tick(number + 1, len(floats) + 1)
     if source.job.quantized:
@@ -120,8 +122,7 @@ def _artifacts(
 
 def scheme_for(job: Job) -> QuantScheme:
     """The scheme of int8 .tflite files: the target's, if it is one of TFLite."""
-    wanted = job.target.int8_scheme or ""
-    return get_scheme(wanted) if wanted in FLAVOURS else TFLITE
+    return get_scheme(scheme_of(job.target.int8_scheme))
 
 
 def _table(job: Job) -> OperatorTable:
@@ -132,8 +133,11 @@ def _table(job: Job) -> OperatorTable:
     return select_table("litert", table_versions("litert")[-1]).table
 
 
-def _artifact(precision: str, file: TfliteFile, scheme: str | None = None) -> Artifact:
+def _artifact(
+    precision: str, file: TfliteFile, target: Target, scheme: str | None = None
+) -> Artifact:
     operators = file.lowered.operators
+    main, modules = file.lowered.model.main, file.lowered.modules
     return Artifact(
         path=f"tflite/model_{precision}.tflite",
         format="tflite",
@@ -148,6 +152,7 @@ def _artifact(precision: str, file: TfliteFile, scheme: str | None = None) -> Ar
             "reshapes": operators.get("RESHAPE", 0),
             "requantizations": file.lowered.requantizations,
             **({"float_operators": file.lowered.float_operators()} if precision == "int8" else {}),
+            "delegates": {d: predict(main, d, modules).to_json() for d in target.delegates},
         },
     )
 
@@ -190,7 +195,7 @@ def _as_in_file(source: Source) -> tuple[Artifact, bytes]:
         table=_table(source.job),
         metadata=_metadata(source),
     )
-    artifact = _artifact("int8", file, as_in_file.SCHEME)
+    artifact = _artifact("int8", file, source.job.target, as_in_file.SCHEME)
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN), file.content
@@ -257,7 +262,7 @@ def _integer(
         metadata=_metadata(source),
         offline=source.job.target.runtime.name == "tflm",
     )
-    artifact = _artifact("int8", file, f"int8 ({scheme.name})")
+    artifact = _artifact("int8", file, source.job.target, f"int8 ({scheme.name})")
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN), file.content

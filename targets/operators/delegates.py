@@ -28,6 +28,8 @@ class Form:
         ratio: bounds of input over output scale as powers of two, the upper one refused.
         product: the same of the product of both input scales over the output's.
         same_grid: inputs and output have one scale and zero point.
+        unit_strides: of STRIDED_SLICE, all strides are 1.
+        covered: of TRANSPOSE_CONV, with SAME padding the kernel is as large as the stride.
         symmetric: input whose zero point is 0; None: any zero point goes.
     """
 
@@ -40,6 +42,8 @@ class Form:
     ratio: tuple[int, int] | None = None
     product: tuple[int, int] | None = None
     same_grid: bool = False
+    unit_strides: bool = False
+    covered: bool = False
     symmetric: int | None = None
 
 
@@ -106,4 +110,5 @@ def parse_delegate(data: dict[str, Any]) -> DelegateTable:
 
 
 def _form(limits: dict[str, Any]) -> Form:
-    return Form(**{k: tuple(v) if isinstance(v, list) else v for k, v in limits.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in limits.items()}
+    return Form(**fields)

@@ -2,7 +2,7 @@
 
 Usage, with ``ai-edge-litert`` installed::
 
-    PYTHONPATH=.src:targets/operators python targets/operators/make_xnnpack.py
+    PYTHONPATH=.src python targets/operators/make_xnnpack.py
 
 The interpreter is handed models of one operator each, with its default delegate, and says whether
 the delegate took the operator. Each property of a call (rank, constant or computed operand, fused
@@ -21,7 +21,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import make_tflite as probes
 import numpy as np
 
 from edgec.export.emit.tflite.versions import version
@@ -29,6 +28,7 @@ from edgec.export.errors import EdgecError
 from edgec.export.tflite import Model, decode
 from edgec.export.tflite.model import Quantization, Tensor
 from edgec.runtime.litert_runner import LiteRTRunner
+from edgec.targets.operators import make_tflite as probes
 
 LICENCE = "Apache-2.0"
 TYPES = ("float", "int8", "uint8", "int16")
@@ -173,11 +173,31 @@ def limits(name: str, form: str, base: Model) -> dict[str, Any]:
         calls = {f"{list(a)}": a for a in AXES}
         _restrict(found, "axes", calls, lambda a: _reduced(base, calls[a]))
         _restrict(found, "keep_dims", (True, False), lambda k: _reduced(base, (1, 2), k))
+    if name == "STRIDED_SLICE" and not taken(changed(base, _by_twos)):
+        found["unit_strides"] = True
+    if name == "TRANSPOSE_CONV" and not taken(changed(base, _gapped)):
+        found["covered"] = True
     if form in ("int8", "uint8"):
         found |= _grids(base)
     if "beta" in operator.options:
         _restrict(found, "beta", (1.0, 2.0), lambda b: _with(base, beta=b))
     return found
+
+
+def _gapped(model: Model) -> None:
+    """Stride 4 with a kernel of 3 and SAME padding: outputs that no input reaches."""
+    operator = model.main.operators[0]
+    operator.options |= {"padding": "SAME", "stride_w": 4, "stride_h": 4}
+    shape = (1, 16, 16, 3)
+    operand(model, 0).data = np.array(shape, np.int32)
+    model.main.tensors[operator.outputs[0]].shape = shape
+
+
+def _by_twos(model: Model) -> None:
+    """Take every other element of the last dimension."""
+    operand(model, 3).data = np.array([1, 1, 1, 2], np.int32)
+    result = model.main.tensors[model.main.operators[0].outputs[0]]
+    result.shape = (*result.shape[:-1], result.shape[-1] // 2)
 
 
 def _restrict(

@@ -46,6 +46,9 @@ def test_artifacts_and_their_checks(bundle: Path) -> None:
         assert artifact.path in manifest.files
         assert artifact.checks["transposes"] == 0
         assert artifact.checks["partitions"] >= 1
+        predicted = artifact.checks["delegates"]["xnnpack"]
+        assert predicted["partitions"] == artifact.checks["partitions"]
+        assert predicted["taken"] == predicted["operators"] == artifact.checks["operators"]
         assert artifact.checks["runtime"].startswith("ai-edge-litert")
     assert max(found["fp32"].checks["relative"].values()) < 1e-5
     assert found["int8"].checks["vs_qdq"]["xnnpack"]["max_steps"] <= 2
@@ -54,6 +57,11 @@ def test_artifacts_and_their_checks(bundle: Path) -> None:
     entry = json.loads(load(bundle / "tflite/model_int8.tflite").metadata["edgec"])
     assert entry["preprocess"]["resize"] == "stretch"
     assert entry["producer"].startswith("edgec ")
+
+
+def test_the_report_says_how_delegates_divide_the_files(bundle: Path) -> None:
+    text = (bundle / "report.txt").read_text("utf-8")
+    assert text.count("XNNPACK: 1 partition, 100 % of operators") == 4
 
 
 def test_what_stays_in_float_is_named(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ class Flavour:
         channel_linear: FULLY_CONNECTED takes int8 weights with a scale per output channel
             (version 12, TensorFlow 2.17); otherwise such a layer is a 1×1 CONV_2D.
         max_rank: most dimensions of a TRANSPOSE.
+        least_ratio: smallest scale of an operand over that of the sum that an integer addition
+            takes; None where any will do.
     """
 
     name: str = "litert"
@@ -29,6 +31,7 @@ class Flavour:
     float_operators: frozenset[str] = frozenset()
     channel_linear: bool = True
     max_rank: int = 6
+    least_ratio: float | None = None
 
 
 LITERT = Flavour(
@@ -42,10 +45,12 @@ LITERT = Flavour(
             "AveragePool",
             "MatMul",
         }
-    )
+    ),
+    least_ratio=2.0**-10,
 )
 """LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in
-float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`)."""
+float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`). The L2
+norm, which it does not have at all, is spelled out."""
 
 INTEGER = Flavour(name="integer", max_rank=5)
 """Every operator on integers that has a kernel for them: Edge TPU, TensorFlow Lite Micro."""
@@ -67,3 +72,9 @@ def flavour_for(scheme: str, runtime: str) -> Flavour:
     if runtime == "tflite-runtime":  # its last release is from TensorFlow 2.14
         return replace(flavour, channel_linear=False)
     return flavour
+
+
+def scheme_of(int8_scheme: str | None) -> str:
+    """The scheme of a target's .tflite files, given its `int8_scheme`, which may be another
+    format's."""
+    return int8_scheme if int8_scheme in FLAVOURS else "tflite"

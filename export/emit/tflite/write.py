@@ -12,10 +12,8 @@ import onnx_ir as ir
 from edgec.export.emit.tflite import offline_plan
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import LITERT, Flavour
-from edgec.export.emit.tflite.lower import Lowered, emit
-from edgec.export.emit.tflite.normalise import normalise
+from edgec.export.emit.tflite.lower import Lowered, emit, prepare
 from edgec.export.emit.tflite.precision import half_weights, integer_weights
-from edgec.export.emit.tflite.read import read_graph
 from edgec.export.emit.tflite.runtime_fit import require_executable
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.encode import encode
@@ -69,7 +67,7 @@ def convert(
     size = sum(v.const_value.nbytes for v in graph.graph.initializers.values() if v.const_value)
     if size > LARGEST:
         raise _too_large(size)
-    read = normalise(read_graph(graph, flavour), flavour.max_rank)
+    read = prepare(graph, flavour)
     if ends == "integer":
         integer_ends(read)
     lowered = emit(read, flavour)

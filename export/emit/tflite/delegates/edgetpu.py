@@ -19,7 +19,9 @@ LARGEST_SOFTMAX = 16_000
 DEPTH_STEP = 4
 """Channels that a reduction over them has to come in."""
 _EIGHT = frozenset({"INT8", "UINT8"})
-_WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "PRELU"})
+_WEIGHTED = frozenset(
+    {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "PRELU"}
+)
 
 
 def obstacle(call: Call, table: DelegateTable, *, typed: bool = True) -> str:

@@ -1,8 +1,8 @@
 """Whether the GPU delegate takes an operator.
 
-Source: tensorflow/lite/tools/versioning/gpu_compatibility.cc (``CheckGpuDelegateCompatibility``,
-with broadcasting as that function's caller for files assumes it), and ``ExtractTensorShape`` of
-tensorflow/lite/delegates/gpu/common/model_builder_helper.cc for the number of dimensions. Conditions
+Source: ``CheckGpuDelegateCompatibility`` of tensorflow/lite/tools/versioning/gpu_compatibility.cc,
+with broadcasting as its caller for files assumes it, and, for the number of dimensions,
+``ExtractTensorShape`` of tensorflow/lite/delegates/gpu/common/model_builder_helper.cc. Conditions
 that a valid file meets anyway are left out.
 """
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from edgec.export.emit.tflite.delegates import edgetpu, gpu, xnnpack
 from edgec.export.emit.tflite.delegates.call import Call
 from edgec.export.tflite.model import ABSENT, Operator, Subgraph
 from edgec.targets.operators.delegates import DelegateTable, delegate_table
 
-Delegate = Literal["xnnpack", "gpu", "edgetpu"]
-DELEGATES: tuple[Delegate, ...] = ("xnnpack", "gpu", "edgetpu")
-
 _RULES: Mapping[str, Callable[[Call, DelegateTable], str]] = {
     "xnnpack": xnnpack.obstacle,
     "gpu": gpu.obstacle,
     "edgetpu": edgetpu.obstacle,
 }
-_FREE = frozenset({"xnnpack", "gpu"})
-"""Delegates that may be called any number of times; the Edge TPU's compiler takes the first part
-and leaves the rest to the host."""
+_FIRST_ONLY = frozenset({"edgetpu"})
+"""Compilers that take one part and leave what is behind it to the host (coral.ai, "TensorFlow
+models on the Edge TPU", Compiling)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ class Partitioning:
         operators: of the main subgraph.
         parts: positions of the operators that each part of the delegate replaces.
         left: the others, in order.
+        first_only: the delegate takes one part, and everything behind it stays.
     """
 
     delegate: str
@@ -66,6 +64,7 @@ class Partitioning:
     operators: int
     parts: tuple[tuple[int, ...], ...]
     left: tuple[Left, ...]
+    first_only: bool = False
 
     @property
     def share(self) -> float:
@@ -81,7 +80,12 @@ class Partitioning:
         """``XNNPACK: 4 partitions, 98 % of operators; left: 6 L2_NORMALIZATION (stages.1)``."""
         count = len(self.parts)
         text = f"{self.title}: {count} partition{'s' * (count != 1)}, {_percent(self)} of operators"
-        if self.left:
+        if self.left and self.first_only:
+            taken = {position for part in self.parts for position in part}
+            end = max(taken, default=-1)
+            one = next((o for o in self.left if o.operator > end), self.left[-1])
+            text += f", up to {one.code} ({one.where}): {one.why}"
+        elif self.left:
             counts = Counter(one.code for one in self.left).most_common(3)
             named = [
                 f"{number} {code} ({next(o.where for o in self.left if o.code == code)})"
@@ -115,19 +119,28 @@ def _percent(found: Partitioning) -> str:
 
 
 def predict(
-    graph: Subgraph, delegate: Delegate, modules: Sequence[str | None] | None = None
+    graph: Subgraph, delegate: str, modules: Sequence[str | None] | None = None
 ) -> Partitioning:
     """Divide a subgraph as `delegate` would.
 
     Args:
         graph: operators in the order of execution.
+        delegate: name of a table, one of `Target.delegates`.
         modules: source module of each operator.
+
+    Raises:
+        KeyError: there is no table of that name.
     """
     table = delegate_table(delegate)
     rule = _RULES[delegate]
+    reasons = [rule(call, table) for call in calls(graph)]
+    return divide(graph, table, reasons, modules, first_only=delegate in _FIRST_ONLY)
+
+
+def calls(graph: Subgraph) -> list[Call]:
+    """The operators with their tensors, in order."""
     folded = _folded(graph)
-    reasons = [rule(Call.of(op, graph.tensors, folded), table) for op in graph.operators]
-    return divide(graph, table, reasons, modules, whole=delegate in _FREE)
+    return [Call.of(op, graph.tensors, folded) for op in graph.operators]
 
 
 def divide(
@@ -136,21 +149,21 @@ def divide(
     reasons: Sequence[str],
     modules: Sequence[str | None] | None = None,
     *,
-    whole: bool = True,
+    first_only: bool = False,
 ) -> Partitioning:
     """The partitioning that follows from which operators are taken.
 
     Args:
         reasons: why an operator is not taken, empty if it is.
-        whole: all parts go to the delegate; False: only the first one.
+        first_only: the delegate takes only the first part.
     """
     epochs = _epochs(graph, [not why for why in reasons])
     parts = [part for part, taken in epochs if taken]
     why = list(reasons)
-    for part in [] if whole else parts[1:]:
+    for part in parts[1:] if first_only else []:
         for position in part:
             why[position] = f"it comes behind operators that the {table.title} does not take"
-    parts = parts if whole else parts[:1]
+    parts = parts[:1] if first_only else parts
     taken = {position for part in parts for position in part}
     splitting = _between(graph, taken)
     left = tuple(
@@ -166,7 +179,7 @@ def divide(
         if position not in taken
     )
     return Partitioning(
-        table.name, table.title, len(graph.operators), tuple(map(tuple, parts)), left
+        table.name, table.title, len(graph.operators), tuple(map(tuple, parts)), left, first_only
     )
 
 

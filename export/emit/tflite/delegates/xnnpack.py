@@ -33,7 +33,7 @@ def form_of(call: Call) -> str:
 
 
 def _call_obstacle(call: Call, form: Form) -> str:
-    rank = len(call.data.shape)
+    rank = max(len(t.shape) for t in (call.data, *call.outputs))
     if form.ranks and rank not in form.ranks:
         return f"{rank} dimensions"
     if form.operand and len(call.inputs) > 1:
@@ -44,6 +44,10 @@ def _call_obstacle(call: Call, form: Form) -> str:
         return f"fused {call.activation}"
     if form.axes and str(list(call.axes or ())) not in form.axes:
         return f"a reduction over axes {list(call.axes or ())}"
+    if form.unit_strides and (call.inputs[3].data is None or (call.inputs[3].data != 1).any()):
+        return "strides other than 1"
+    if form.covered and _gapped(call):
+        return "SAME padding of a kernel smaller than the stride"
     keep = bool(call.operator.options.get("keep_dims"))
     if form.keep_dims and keep not in form.keep_dims:
         return f"keep_dims = {str(keep).lower()}"
@@ -51,6 +55,13 @@ def _call_obstacle(call: Call, form: Form) -> str:
     if form.beta and beta not in form.beta:
         return f"beta = {beta}"
     return ""
+
+
+def _gapped(call: Call) -> bool:
+    options = call.operator.options
+    steps = (options["stride_h"], options["stride_w"])
+    kernel = call.inputs[1].shape[1:3]
+    return options["padding"] == "SAME" and any(k < s for k, s in zip(kernel, steps, strict=True))
 
 
 def _grid_obstacle(call: Call, form: Form) -> str:
@@ -69,11 +80,11 @@ def _grid_obstacle(call: Call, form: Form) -> str:
     scales = [_scale(t) for t in call.inputs if _gridded(t)]
     if form.ratio is not None and output:
         for scale in scales:
-            if not _between(np.float32(scale) / np.float32(output), form.ratio):
+            if not _between(float(np.float32(scale) / np.float32(output)), form.ratio):
                 return f"scales {scale:.3g} and {output:.3g}, whose ratio it does not compute"
     if form.product is not None and output and len(scales) > 1:
         product = np.float32(scales[0]) * np.float32(scales[1])
-        if not _between(product / np.float32(output), form.product):
+        if not _between(float(product / np.float32(output)), form.product):
             return f"scales {scales[0]:.3g} · {scales[1]:.3g} over {output:.3g}"
     return ""
 
@@ -89,4 +100,4 @@ def _scale(tensor: Tensor) -> float:
 
 
 def _between(value: float, bounds: tuple[int, int]) -> bool:
-    return bool(2.0 ** bounds[0] <= value < 2.0 ** bounds[1])
+    return 2.0 ** bounds[0] <= value < 2.0 ** bounds[1]
