@@ -93,6 +93,14 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "largest output of the ONNX master; latency in LiteRT with XNNPACK, interleaved.",
         (),
     ),
+    "tflite_mixes": (
+        "Precision mixes of TFLite files",
+        "Time over float32 in LiteRT with XNNPACK, interleaved, median over rounds; `int8 "
+        "convolutions` leaves linear layers in float, `int8 linear layers` convolutions, `int8 "
+        "where it is faster` the modules whose operators, timed alone, integers slow down. Where "
+        "int8 takes more than 0.75 of float32's time: what it spends its operators' time on.",
+        (),
+    ),
     "mcu": (
         "Embedded C",
         "TFLite files compiled to C and run on simulated boards: every output byte compared with "

@@ -40,6 +40,7 @@ class ExportOptions:
         calib_method: how activation ranges are chosen.
         bias_correction: shift biases so that rounded weights keep the mean output of each channel.
         keep_float: module paths, node names or operator types that int8 leaves in float.
+        time_mixes: time precision mixes of .tflite files in LiteRT on this machine.
         preprocess: JSON file with the fields of `edgec.models.preprocess.Preprocess`, for networks
             that bring none.
         input_size: (height, width) for image networks.
@@ -66,6 +67,7 @@ class ExportOptions:
     calib_method: CalibrationMethod = "mse"
     bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
+    time_mixes: bool = False
     preprocess: str | None = None
     input_size: tuple[int, int] | None = None
     shapes: Mapping[str, tuple[int, ...]] | None = None
@@ -287,6 +289,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "calib_method": _one_of(*CALIBRATION_METHODS),
     "bias_correction": _flag,
     "keep_float": _names,
+    "time_mixes": _flag,
     "preprocess": str,
     "input_size": parse_size,
     "shapes": parse_shapes,

@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from edgec.export.bundle import Artifact, Manifest
+from edgec.export.tflite_mixes import mix_lines
 
 SCHEMA = "edgec.report/1"
 
@@ -115,6 +116,8 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
         lines += _per_output(a["checks"])
         lines += _proxy(a["checks"])
         lines += [f"  {d['line']}" for d in a["checks"].get("delegates", {}).values()]
+        if "mixes" in a["checks"]:
+            lines += [f"  {line}" for line in mix_lines(a["checks"]["mixes"])]
     return lines
 
 

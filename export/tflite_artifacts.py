@@ -27,6 +27,7 @@ from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.scheme import QuantScheme, get_scheme
+from edgec.export.tflite_mixes import Ground, Mix, time_mixes
 from edgec.models.preprocess import Preprocess
 from edgec.runtime.agreement import Agreement, compare
 from edgec.runtime.onnx_runner import OnnxRunner
@@ -99,6 +100,7 @@ def _artifacts(
 ) -> list[tuple[Artifact, bytes]]:
     floats = float_tflite(source.job)
     found = []
+    plain: list[Mix] = []
     for number, precision in enumerate(floats):
         file = convert(
             source.master,
@@ -109,12 +111,16 @@ def _artifacts(
             offline=source.job.target.runtime.name == "tflm",
         )
         artifact = _artifact(precision, file, source.job.target)
+        plain.append(Mix(precision, file.content, file.lowered))
         found.append((_judged_float(artifact, file, source), file.content))
         tick(number + 1, len(floats) + 1)
     if source.job.quantized:
         found.append(_as_in_file(source))
-    elif source.quantization is not None:
-        found.append(_integer(source, reporter, tick))
+    elif source.quantization is None:
+        if source.job.options.time_mixes:
+            reporter.warn("--time-mixes compares int8 with float: add --precision int8 --calib")
+    else:
+        found.append(_integer(source, plain, reporter, tick))
     if any("not_run" in artifact.checks for artifact, _ in found):
         reporter.warn(f".tflite files were {NOT_RUN}")
     return found
@@ -244,7 +250,7 @@ def _ends(job: Job) -> Literal["float", "integer"]:
 
 
 def _integer(
-    source: Source, reporter: Reporter, tick: Callable[[int, int], None]
+    source: Source, plain: list[Mix], reporter: Reporter, tick: Callable[[int, int], None]
 ) -> tuple[Artifact, bytes]:
     quantization, data = source.quantization, source.data
     assert quantization is not None
@@ -283,8 +289,26 @@ def _integer(
         partitions=runner.partitions,
         runtime=_runtime(),
     )
+    if source.job.options.time_mixes:
+        mixes = [*plain, Mix("int8", file.content, file.lowered)]
+        artifact = _with(artifact, mixes=_mixes(source, scheme, mixes))
     item = Built(artifact, content, 0, LintReport((), ""))
     return gate([source.built[0], item], data, source.job, reporter)[1].artifact, file.content
+
+
+def _mixes(source: Source, scheme: QuantScheme, plain: list[Mix]) -> dict[str, Any]:
+    """Times of the files and of mixes between float32 and int8."""
+    assert source.quantization is not None
+    assert source.calibration is not None
+    ground = Ground(
+        source.master,
+        source.calibration,
+        scheme,
+        flavour_for(scheme.name, source.job.target.runtime.name),
+        _table(source.job),
+        source.quantization.recipe.keep_float,
+    )
+    return time_mixes(plain, ground, source.golden[0])
 
 
 def _steps(found: Agreement, runner: TfliteArtifactRunner) -> dict[str, Any]:

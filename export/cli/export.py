@@ -85,6 +85,14 @@ def export(
             "`edgec eval --explain` suggests some."
         ),
     ] = None,
+    time_mixes: Annotated[
+        bool | None,
+        typer.Option(
+            "--time-mixes",
+            help="Time fp32, int8 and mixes of both as .tflite in LiteRT here (some seconds; the "
+            "bundle then holds times).",
+        ),
+    ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(help="JSON file telling how images become the input (own networks)."),
@@ -185,6 +193,7 @@ def export(
             "calib_method": calib_method,
             "bias_correction": False if no_bias_correction else None,
             "keep_float": keep_float,
+            "time_mixes": time_mixes,
             "preprocess": preprocess,
             "input_size": input_size,
             "shapes": shape,
