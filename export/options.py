@@ -19,6 +19,8 @@ from edgec.targets.schema import FORMATS, PRECISIONS, Target
 
 CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse", "fisher"]
 MIXED = "mixed"
+INT16X8 = "int16x8"
+"""int16 activations and int8 weights, in .tflite files only; no device's own precision."""
 """The ``--precision`` whose int8 artifact keeps some blocks in float."""
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
@@ -281,7 +283,7 @@ def _decibels(value: Any) -> float:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "precision": _one_of(*PRECISIONS, MIXED),
+    "precision": _one_of(*PRECISIONS, MIXED, INT16X8),
     "weights": str,
     "calib": str,
     "calib_limit": _positive,

@@ -22,11 +22,13 @@ from edgec.export.files import sha256_bytes
 from edgec.export.golden import Feeds
 from edgec.export.judge import Built, gate
 from edgec.export.lint.engine import LintReport
+from edgec.export.options import INT16X8
 from edgec.export.plan import Job, float_tflite
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
 from edgec.export.quantize.calibrate import Calibration
-from edgec.export.quantize.scheme import QuantScheme, get_scheme
+from edgec.export.quantize.scheme import TFLITE_INT16X8, QuantScheme, get_scheme
+from edgec.export.rewrite.legalise.opset import MASTER, ConvertOpset
 from edgec.export.tflite_mixes import Ground, Mix, time_mixes
 from edgec.models.preprocess import Preprocess
 from edgec.runtime.agreement import Agreement, compare
@@ -88,6 +90,7 @@ def tflite_artifacts(
         return _artifacts(source, reporter, tick)
     except UnsupportedError as error:
         asked = not source.job.resolved.origin["formats"].startswith("target")
+        asked |= source.job.options.precision == INT16X8
         if asked or error.code not in ("EC390", "EC391", "EC392", "EC394"):
             raise
         reporter.warn(f"no .tflite file: {error.where or 'network'}: {error.why or error.what}")
@@ -157,7 +160,7 @@ def _artifact(
             "transposes": operators.get("TRANSPOSE", 0),
             "reshapes": operators.get("RESHAPE", 0),
             "requantizations": file.lowered.requantizations,
-            **({"float_operators": file.lowered.float_operators()} if precision == "int8" else {}),
+            **({"float_operators": file.lowered.float_operators()} if "int" in precision else {}),
             "delegates": {d: predict(main, d, modules).to_json() for d in target.delegates},
         },
     )
@@ -256,28 +259,32 @@ def _integer(
     assert quantization is not None
     assert source.calibration is not None
     assert data is not None
-    scheme = scheme_for(source.job)
+    precision: Literal["int8", "int16x8"] = "int8"
+    scheme, master = scheme_for(source.job), source.master
+    if source.job.options.precision == INT16X8:
+        precision, scheme = "int16x8", TFLITE_INT16X8
+        master = _at_opset(master, scheme.lowest_opset)
     own = replace(quantization, scheme=scheme, notes=[])
-    graph = own.quantize(source.master, source.calibration, data, tick)
+    graph = own.quantize(master, source.calibration, data, tick)
     file = convert(
         graph,
-        precision="int8",
+        precision=precision,
         ends=_ends(source.job),
         flavour=flavour_for(scheme.name, source.job.target.runtime.name),
         table=_table(source.job),
         metadata=_metadata(source),
         offline=source.job.target.runtime.name == "tflm",
     )
-    artifact = _artifact("int8", file, source.job.target, f"int8 ({scheme.name})")
+    artifact = _artifact(precision, file, source.job.target, f"{precision} ({scheme.name})")
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN), file.content
     runner = runners["xnnpack"]
     content = serialize(graph, f"edgec {edgec.__version__}")
     emulated = OnnxRunner(content, emulate=True)
-    master = OnnxRunner(source.built[0].data)
+    floats = OnnxRunner(source.built[0].data)
     kept = [(f, None if source.blind else label) for f, label in data.holdout_feeds()]
-    found = compare(master.run, runner.run, kept)
+    found = compare(floats.run, runner.run, kept)
     exact = compare(emulated.run, runner.run, kept)
     builtin = compare(emulated.run, runners["builtin"].run, kept[:32])
     artifact = _with(
@@ -289,11 +296,20 @@ def _integer(
         partitions=runner.partitions,
         runtime=_runtime(),
     )
-    if source.job.options.time_mixes:
+    if source.job.options.time_mixes and precision == "int8":
         mixes = [*plain, Mix("int8", file.content, file.lowered)]
         artifact = _with(artifact, mixes=_mixes(source, scheme, mixes))
     item = Built(artifact, content, 0, LintReport((), ""))
     return gate([source.built[0], item], data, source.job, reporter)[1].artifact, file.content
+
+
+def _at_opset(model: ir.Model, opset: int) -> ir.Model:
+    """A copy at a newer opset, whose operators mean the same as at the master's."""
+    copy = ir.from_proto(ir.to_proto(model))
+    convert_opset = ConvertOpset()
+    convert_opset.target = max(opset, MASTER)
+    convert_opset(copy)
+    return copy
 
 
 def _mixes(source: Source, scheme: QuantScheme, plain: list[Mix]) -> dict[str, Any]:

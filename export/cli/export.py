@@ -46,7 +46,8 @@ def export(
         ),
     ],
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16, int8 or mixed. [default: the target's]")
+        str | None,
+        typer.Option(help="fp32, fp16, int8, mixed, or int16x8 (.tflite). [default: the target's]"),
     ] = None,
     weights: Annotated[
         str | None,

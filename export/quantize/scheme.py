@@ -301,6 +301,19 @@ TFLITE = replace(
 )
 
 
+# The same with int16 activations, for networks that eight bits hurt: grids are symmetric, biases
+# int64, softmax, sigmoid and tanh write on 2⁻¹⁵ (TensorFlow Lite, "16-bit activations with 8-bit
+# weights"). HARD_SWISH and L2_NORMALIZATION have no kernel for them.
+TFLITE_INT16X8 = replace(
+    TFLITE_FULL,
+    name="tflite-int16x8",
+    symmetric=True,
+    activation_bits=16,
+    kernels=TFLITE_FULL.kernels - {"HardSwish", "LpNormalization"},
+    fixed=dict.fromkeys(("Softmax", "Sigmoid", "Tanh"), (-1.0, 32767 / 32768)),
+)
+
+
 def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
     return UsageError(
         "EC268",
@@ -310,7 +323,17 @@ def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
 
 
 SCHEMES: Mapping[str, QuantScheme] = {
-    s.name: s for s in (ORT_X86, ORT_X86_U8, ORT_X86_VNNI, ORT_ARM, TENSORRT, TFLITE, TFLITE_FULL)
+    s.name: s
+    for s in (
+        ORT_X86,
+        ORT_X86_U8,
+        ORT_X86_VNNI,
+        ORT_ARM,
+        TENSORRT,
+        TFLITE,
+        TFLITE_FULL,
+        TFLITE_INT16X8,
+    )
 }
 
 

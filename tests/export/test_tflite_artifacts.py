@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import edgec
-from edgec.export.errors import UnsupportedError
+from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.tflite import load
 
 Main = Callable[..., tuple[int, str, str]]
@@ -62,6 +62,44 @@ def test_artifacts_and_their_checks(bundle: Path) -> None:
 def test_the_report_says_how_delegates_divide_the_files(bundle: Path) -> None:
     text = (bundle / "report.txt").read_text("utf-8")
     assert text.count("XNNPACK: 1 partition, 100 % of operators") == 4
+
+
+def test_int16x8(
+    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    bundle = edgec.compile(
+        str(tiny_onnx),
+        target="raspberry-pi-5",
+        precision="int16x8",
+        calib=str(image_folder),
+        preprocess=str(preprocess_json),
+        out=str(tmp_path / "bundle"),
+    )
+    found = {a.path: a for a in bundle.manifest.artifacts}
+    assert "onnx/model_int8.onnx" not in found
+    assert "tflite/model_int8.tflite" not in found
+    artifact = found["tflite/model_int16x8.tflite"]
+    assert artifact.scheme == "int16x8 (tflite-int16x8)"
+    assert artifact.checks["vs_fp32"]["sqnr_db"] > 30
+    assert artifact.checks["float_operators"] == {}
+    content = load(bundle.path / artifact.path)
+    types = {t.dtype for t in content.main.tensors}
+    assert {"INT16", "INT8", "INT64"} <= types
+    assert json.loads(content.metadata["edgec"])["precision"] == "int16x8"
+
+
+def test_int16x8_is_a_precision_of_tflite_files(tiny_onnx: Path, image_folder: Path) -> None:
+    with pytest.raises(UsageError, match="EC284"):
+        edgec.compile(
+            str(tiny_onnx),
+            target="raspberry-pi-5",
+            precision="int16x8",
+            formats="onnx",
+            calib=str(image_folder),
+        )
+    with pytest.raises(UsageError, match="EC214"):
+        edgec.compile(str(tiny_onnx), target="raspberry-pi-5", precision="int16x8")
 
 
 def test_what_stays_in_float_is_named(tmp_path: Path) -> None:

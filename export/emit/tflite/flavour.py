@@ -62,7 +62,12 @@ C = Flavour(
 )
 """Our own microcontroller backend."""
 
-FLAVOURS = {"tflite": LITERT, "tflite-full": INTEGER}
+INTEGER_16 = Flavour(
+    name="int16x8", float_operators=frozenset({"HardSwish", "LpNormalization"}), max_rank=5
+)
+"""int16 activations: every operator on integers that LiteRT has a kernel of that type for."""
+
+FLAVOURS = {"tflite": LITERT, "tflite-full": INTEGER, "tflite-int16x8": INTEGER_16}
 """Quantization scheme → flavour that keeps its operators as they are meant."""
 
 
@@ -70,7 +75,9 @@ def flavour_for(scheme: str, runtime: str) -> Flavour:
     """The flavour for graphs of a quantization scheme on a runtime (`Runtime.name`)."""
     flavour = FLAVOURS.get(scheme, LITERT)
     if runtime == "tflite-runtime":  # its last release is from TensorFlow 2.14
-        return replace(flavour, channel_linear=False)
+        flavour = replace(flavour, channel_linear=False)
+        if flavour.name == INTEGER_16.name:  # GELU on int16 is newer
+            return replace(flavour, float_operators=flavour.float_operators | {"Gelu"})
     return flavour
 
 

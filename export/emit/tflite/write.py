@@ -19,7 +19,7 @@ from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.encode import encode
 from edgec.targets.operators.table import OperatorTable
 
-TflitePrecision = Literal["fp32", "fp16", "dyn8", "int8"]
+TflitePrecision = Literal["fp32", "fp16", "dyn8", "int8", "int16x8"]
 METADATA = "edgec"
 """Name of the metadata entry: JSON with version, layout, preprocessing and labels."""
 LARGEST = (1 << 31) - 1
@@ -52,7 +52,7 @@ def convert(
     """Write `graph` as a .tflite file.
 
     Args:
-        graph: float32 for fp32, fp16 and dyn8; Q/DQ for int8. Not modified.
+        graph: float32 for fp32, fp16 and dyn8; Q/DQ for int8 and int16x8. Not modified.
         precision: fp16 and dyn8 change the stored weights only.
         ends: whether inputs and outputs of an int8 network are float32 or its integers.
         flavour: who runs the file.
