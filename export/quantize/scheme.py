@@ -323,18 +323,12 @@ def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
 
 
 SCHEMES: Mapping[str, QuantScheme] = {
-    s.name: s
-    for s in (
-        ORT_X86,
-        ORT_X86_U8,
-        ORT_X86_VNNI,
-        ORT_ARM,
-        TENSORRT,
-        TFLITE,
-        TFLITE_FULL,
-        TFLITE_INT16X8,
-    )
+    s.name: s for s in (ORT_X86, ORT_X86_U8, ORT_X86_VNNI, ORT_ARM, TENSORRT, TFLITE, TFLITE_FULL)
 }
+"""Schemes of eight bits, which graphs of any opset from their `min_opset` on take."""
+
+WIDE_SCHEMES: Mapping[str, QuantScheme] = {TFLITE_INT16X8.name: TFLITE_INT16X8}
+"""Schemes that runtimes have kernels for although their Q/DQ need `INT4_OPSET`."""
 
 
 def get_scheme(name: str) -> QuantScheme:
@@ -343,13 +337,14 @@ def get_scheme(name: str) -> QuantScheme:
     Raises:
         UsageError: EC264, no such scheme.
     """
-    if name not in SCHEMES:
+    known = {**SCHEMES, **WIDE_SCHEMES}
+    if name not in known:
         raise UsageError(
             "EC264",
             f"unknown quantization scheme {name!r}",
-            fix=f"choose one of {', '.join(sorted(SCHEMES))}",
+            fix=f"choose one of {', '.join(sorted(known))}",
         )
-    return SCHEMES[name]
+    return known[name]
 
 
 def require_executable(scheme: QuantScheme) -> None:
@@ -358,7 +353,7 @@ def require_executable(scheme: QuantScheme) -> None:
     Raises:
         UsageError: EC267, the scheme is emulated.
     """
-    if scheme.emulated:
+    if scheme.emulated and scheme not in WIDE_SCHEMES.values():
         raise UsageError(
             "EC267",
             f"scheme {scheme.name} is emulated and cannot be exported",
