@@ -1,7 +1,8 @@
 """TFLite files of zoo networks: size, operators, agreement, conversion cost, latency, accuracy.
 
     PYTHONPATH=.src python benchmarks/tflite.py --json benchmarks/results/tflite.json
-    EDGEC_BENCH_DATA=/data ... benchmarks/tflite.py --part accuracy --json accuracy.json
+    EDGEC_BENCH_DATA=/data ... benchmarks/tflite.py --part accuracy --limit 1000 \\
+        --json benchmarks/results/tflite_accuracy.json
     ... benchmarks/tflite.py --part mixes --json benchmarks/results/tflite_mixes.json
 
 A file of results that is there keeps the rows of what is not measured again.
@@ -51,7 +52,7 @@ from edgec.runtime.tflite_artifact import TfliteArtifactRunner
 ZOO = ("edgenext_xx_small", "mobilevit_xxs", "mobilevitv2_050", "efficientformerv2_s0", "emov2_1m")
 TITLES = {
     "structure": "TFLite files",
-    "accuracy": "TFLite files",
+    "accuracy": "TFLite files on CIFAR-10",
     "mixes": "Precision mixes of TFLite files",
 }
 Feed = dict[str, NDArray[np.float32]]

@@ -243,26 +243,3 @@ def _timed(
             samples[name].append(runners[name].runner.seconds(1)[0] * 1e3)
         tick(number + 1, rounds)
     return samples
-
-
-def mix_lines(found: Mapping[str, Any]) -> list[str]:
-    """For the report: the ratio of int8, what holds it up, and the fastest mix."""
-    ratios = found["ratios"]
-    others = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if name != "fp32")
-    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
-    lines = [f"time here over fp32 (LiteRT, {threads}): {others}"]
-    if found.get("held_up_by"):
-        named = ", ".join(
-            f"{one['what']} {100 * one['share']:.0f} %"
-            + (f" ({one['over_fp32']:.1f}x fp32's)" if one["what"].startswith("int8") else "")
-            for one in found["held_up_by"]
-        )
-        lines.append(f"int8 is held up by {named} of its operators' time")
-    text = f"fastest: {found['fastest']}"
-    if found["keep_float"]:
-        kept = found["keep_float"]
-        shown = " ".join(f"--keep-float {one}" for one in kept[:3])
-        text += f" ({shown}" + (f" and {len(kept) - 3} more)" if len(kept) > 3 else ")")
-    if found["tied"]:
-        text += f"; not measurably slower: {', '.join(found['tied'])}"
-    return [*lines, text]

@@ -16,13 +16,13 @@ from edgec.export.emit.tflite.flavour import LITERT
 from edgec.export.emit.tflite.write import convert
 from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.scheme import TFLITE
+from edgec.export.report import mix_lines
 from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.tflite_mixes import (
     ENOUGH,
     Ground,
     Mix,
     held_up,
-    mix_lines,
     slower_modules,
     time_mixes,
 )
