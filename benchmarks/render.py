@@ -108,6 +108,20 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "int8 takes more than 0.75 of float32's time: what it spends its operators' time on.",
         (),
     ),
+    "trt_proxy": (
+        "TensorRT by proxy",
+        "Kernels that TensorRT for RTX, which needs no GPU, plans for SM86; those that carry other "
+        "operators with them, and fused attention. Random weights, Q/DQ where the scheme puts "
+        "them. No engine was run.",
+        ("model", "attentions", "kernels", "fused", "attention_fused"),
+    ),
+    "trt_placements": (
+        "Placements of Q/DQ for TensorRT",
+        "Trained networks with each placement: kernels of the same compiler, share of the "
+        "multiplications on integers, signal to noise of plain rounding on 32 held-out images.",
+        ("model", "placement", "kernels", "fused", "attention", "integer_macs", "sqnr_db",
+         "chosen"),
+    ),
     "mcu": (
         "Embedded C",
         "TFLite files compiled to C and run on simulated boards: every output byte compared with "
@@ -133,7 +147,7 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 
-SCRIPTS = {"latency": "latency/validate"}
+SCRIPTS = {"latency": "latency/validate", "trt_placements": "trt_proxy"}
 """Scripts that are not named like their results."""
 
 

@@ -15,6 +15,7 @@ from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Port, Sources, write_sources
+from edgec.export.emit.c.stream import chains, joined
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import C
 from edgec.export.emit.tflite.lower import emit
@@ -74,7 +75,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         why = f"{error.code} {error.what}: {error.where or ''}"
         return CArtifact(Artifact(FOLDER, "c", precision, "skipped", why=why), {})
     target = source.job.target
-    planned = _plan(lowered, target)
+    lowered, planned, streamed = _plan(lowered, target, source.job.options.ram)
     if precision == "fp32":
         golden = _float_golden(source, model)
     else:
@@ -100,6 +101,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         scheme=_scheme(source, precision),
         bytes=sources.weight_bytes,
         checks=_facts(model, planned, sources, len(golden))
+        | {"streamed": streamed}
         | (_agreement(source, model, golden) if precision == "int8" else {}),
     )
     return CArtifact(artifact, sources.files)
@@ -131,10 +133,26 @@ def _float_model(source: Source) -> Model:
     return emit(normalise(read_graph(source.master, C)), C).model
 
 
-def _plan(lowered: Lowered, target: Target) -> Plan:
-    """Offsets in one arena: the largest RAM of the target has to hold it."""
-    region = _largest(target, "ram")
-    return plan(lowered.program, [region] if region else [Region("ram", "ram", None)])
+def _plan(lowered: Lowered, target: Target, limit: int | None) -> tuple[Lowered, Plan, list[str]]:
+    """Offsets in one arena: the largest RAM of the target, or `limit` bytes, has to hold it.
+
+    Where it does not, wide tensors are computed row by row, the largest one first.
+
+    Returns:
+        The network, its plan, and the names of the steps that were joined for that.
+    """
+    region = _largest(target, "ram") or Region("ram", "ram", None)
+    sizes = [size for size in (region.bytes, limit) if size is not None]
+    streamed: list[str] = []
+    while True:
+        planned = plan(lowered.program, [region])
+        if not sizes or planned.peak <= min(sizes):
+            return lowered, planned, streamed
+        most = max(chains(lowered), key=lambda c: (c.bytes, -c.calls[0]), default=None)
+        if most is None:
+            return lowered, planned, streamed
+        streamed.append(lowered.calls[most.calls[-1]].name)
+        lowered = joined(lowered, most)
 
 
 def _with_constants(lowered: Lowered, sources: Sources, target: Target) -> Plan:

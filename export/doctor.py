@@ -42,6 +42,15 @@ OPTIONAL_PACKAGES = {
 }
 PROGRAMS = {
     "trtexec": ("TensorRT without its Python module", "on a Jetson: /usr/src/tensorrt/bin"),
+    "adb": ("reaching Android devices", "apt-get install adb, or Android's platform tools"),
+    "aarch64-linux-gnu-gcc": (
+        "C for 64-bit Arm boards without a compiler",
+        "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    ),
+    "arm-linux-gnueabihf-gcc": (
+        "C for 32-bit Arm boards without a compiler",
+        "apt-get install gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
+    ),
     "ssh": ("reaching devices", "apt-get install openssh-client"),
 }
 

@@ -135,6 +135,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
                 quantization.recipe.calib_method,
                 lambda done: tick(done, data.fit_count),
             )
+            quantization.place(master, calibration, data, tick)
     golden = golden_feeds(inputs, data, options.seed)
     # float16 needs to know which values overflow, if only from two inputs
     ranges = calibration

@@ -10,7 +10,14 @@ from typing import Any, Literal
 from edgec.export.as_in_file import as_in_file, is_quantized_file
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.files import refuse_existing
-from edgec.export.options import INT16X8, MIXED, ExportOptions, Resolved, resolve
+from edgec.export.options import (
+    AUTO_PLACEMENT,
+    INT16X8,
+    MIXED,
+    ExportOptions,
+    Resolved,
+    resolve,
+)
 from edgec.export.quantize.recipes.recipe import get_recipe
 from edgec.export.source import describe, wanted_stages
 from edgec.models.stages import Stage
@@ -108,6 +115,13 @@ def prepare(
             f"{found.name} has no TensorRT",
             why=f"its runtime is {found.runtime.name}",
             fix="leave --format out, or choose a Jetson target",
+        )
+    if options.placement not in (AUTO_PLACEMENT, "default") and found.runtime.name != "tensorrt":
+        raise UsageError(
+            "EC271",
+            f"--placement {options.placement} has no meaning for {found.name}",
+            why=f"its runtime is {found.runtime.name}; only TensorRT follows Q/DQ to the letter",
+            fix="leave --placement out, or leave parts in float with --keep-float",
         )
     formats = options.formats
     integers = options.precision in ("int8", MIXED) and (quantized or options.calib is not None)

@@ -10,11 +10,14 @@ from typing import Any
 import onnx_ir as ir
 
 from edgec.export.data import CalibrationData
+from edgec.export.emit.tensorrt.placement import best, note, try_placements
+from edgec.export.emit.tensorrt.proxy import proxy_python, stand_in
 from edgec.export.errors import InternalError
-from edgec.export.options import MIXED
+from edgec.export.options import AUTO_PLACEMENT, MIXED
 from edgec.export.plan import Job
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.mixed.choice import Precision, executable_precisions
+from edgec.export.quantize.placement import placed
 from edgec.export.quantize.recipes.apply import Budget, Notes, quantize_by, transform
 from edgec.export.quantize.recipes.choose import choose_recipe, scheme_for, with_options
 from edgec.export.quantize.recipes.recipe import Recipe
@@ -89,6 +92,38 @@ class Quantization:
         )
         self.notes += made.notes
         return made.graph
+
+    def place(
+        self,
+        master: ir.Model,
+        calibration: Calibration,
+        data: CalibrationData,
+        tick: Callable[[int, int], None],
+    ) -> None:
+        """Settle which operators of a TensorRT graph get Q/DQ (``--placement``)."""
+        wanted, target = self.job.options.placement, self.job.target
+        if target.runtime.name != "tensorrt":
+            return
+        if wanted != AUTO_PLACEMENT:
+            self.scheme = placed(self.scheme, wanted)
+            return
+        python = proxy_python()
+        if python is None or self.job.options.precision == MIXED:
+            return
+        sm = target.fact("gpu_sm")
+        found = try_placements(
+            master,
+            calibration,
+            self.scheme,
+            lambda: (feed for feed, _ in data.holdout_feeds()),
+            python,
+            stand_in(sm if isinstance(sm, int) else None)[0],
+            exclude=self.recipe.keep_float,
+            tick=tick,
+        )
+        chosen = best(found)
+        self.scheme = placed(self.scheme, chosen.name)
+        self.notes.append(note(found, chosen))
 
     def budget(self, master: ir.Model, data: CalibrationData) -> Budget | None:
         """What ``--precision mixed`` has to keep; None for plain int8."""

@@ -81,6 +81,7 @@ def text_report(report: dict[str, Any]) -> str:
             f"({calibration['recipe']['chosen']})"
         )
         lines += _mixed_lines(calibration["recipe"]["steps"])
+        lines += _placement_lines(calibration["recipe"]["steps"])
     found = [a["checks"]["lint"] for a in report["artifacts"] if "lint" in a["checks"]]
     if found:
         errors, warnings = (sum(f[key] for f in found) for key in ("errors", "warnings"))
@@ -148,6 +149,25 @@ def _mixed_lines(steps: list[dict[str, Any]]) -> list[str]:
                 + (", chosen" if point == step["chosen"] else "")
             )
     return [line.rstrip() for line in lines]
+
+
+def _placement_lines(steps: list[dict[str, Any]]) -> list[str]:
+    """What the proxy made of each placement of Q/DQ."""
+    lines = []
+    for step in steps:
+        if step["step"] != "placement":
+            continue
+        lines.append(
+            "placement     kernels  fused  attention  MACs on integers  SQNR (by the proxy)"
+        )
+        for row in step["candidates"]:
+            noise = "" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
+            lines.append(
+                f"  {row['name']:<12}{row['kernels'] if row['built'] else 'refused':>7}"
+                f"{row['fused']:>7}{row['attention']:>11}{row['integer_macs']:>18.0%}  {noise}"
+                + (", chosen" if row["name"] == step["chosen"] else "")
+            )
+    return lines
 
 
 def _per_output(checks: dict[str, Any]) -> list[str]:
@@ -261,6 +281,8 @@ def artifact_text(checks: dict[str, Any]) -> str:
     if "arena_bytes" in checks:
         proof = "proved optimal" if checks["arena_proved"] else "not proved optimal"
         parts.append(f"arena {mib(checks['arena_bytes'])} ({proof})")
+        if checks.get("streamed"):
+            parts.append(f"{len(checks['streamed'])} expansions row by row to fit")
         parts.append(f"constants {mib(checks['constant_bytes'])}")
         if checks.get("golden_sqnr_db") is not None:
             samples = checks["golden_samples"]

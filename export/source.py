@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgec.export.cache import StageCache
 from edgec.export.errors import InputError, MissingToolError, UsageError
-from edgec.export.files import sha256_bytes, sha256_file
+from edgec.export.files import sha256_file
 from edgec.export.options import ExportOptions
 from edgec.export.progress import Reporter
 from edgec.models.preprocess import Preprocess
@@ -404,12 +405,12 @@ def _factory_shape(options: ExportOptions) -> tuple[int, ...]:
 
 
 def _state_hash(network: nn.Module) -> str:
-    parts = []
+    digest = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
         array = tensor.detach().cpu().contiguous()
-        parts.append(f"{key} {array.dtype} {tuple(array.shape)} ".encode())
-        parts.append(array.numpy().tobytes())
-    return sha256_bytes(b"".join(parts))
+        digest.update(f"{key} {array.dtype} {tuple(array.shape)} ".encode())
+        digest.update(memoryview(array.numpy().reshape(-1)).cast("B"))
+    return digest.hexdigest()
 
 
 def _must_exist(path: Path) -> None:

@@ -6,23 +6,29 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import InputError
+from edgec.runtime.energy import LOOP_SECONDS, SYSFS, energy_fields
 from edgec.runtime.environment import environment
 from edgec.runtime.host.runner import CArtifactRunner
+from edgec.runtime.litert_profile import NotProfiled, time_operators
+from edgec.runtime.modules import ModuleNames
 from edgec.runtime.onnx_layers import time_layers
 from edgec.runtime.onnx_runner import made_for_elsewhere
 from edgec.runtime.runners import Runner, open_runner
+from edgec.runtime.transports.device.meters import watch
 
 SCHEMA = "edgec.bench/1"
 MIN_RUNS = 50
 STEP_RUNS = 20
+Layer = dict[str, Any]
 RUNTIMES = {"onnx": "onnxruntime", "tflite": "litert", "c": "C"}
 
 
@@ -84,8 +90,9 @@ def bench_local(
         warmup: uncounted runs per artifact before.
 
     Returns:
-        A JSON-ready record: environment before and after, and per artifact its latency and whether
-        its outputs match the bundle's golden outputs.
+        A JSON-ready record: environment before and after, and per artifact its latency, whether its
+        outputs match the bundle's golden outputs, and, where a power meter is read, the energy of
+        an inference (`edgec.runtime.energy`), measured apart.
     """
     runs = max(runs, MIN_RUNS)
     feeds, golden = read_golden(bundle)
@@ -125,6 +132,7 @@ def bench_local(
                 and made_for_elsewhere(artifact.scheme),
                 "latency": Latency(tuple(slot)).to_json(),
                 "output_check": check,
+                **energy_fields(watch(partial(runner.run, feeds), LOOP_SECONDS, SYSFS)),
                 **_layers(bundle, artifact, runner, feeds, threads),
             }
             for artifact, slot, check, runner in zip(
@@ -137,22 +145,34 @@ def bench_local(
 def _layers(
     bundle: Bundle, artifact: Artifact, runner: Runner, feeds: dict[str, Any], threads: int
 ) -> dict[str, Any]:
-    """Nodes of an ONNX artifact or steps of a C artifact, the slowest first; LiteRT does not tell.
+    """Nodes of an ONNX artifact, operators of a .tflite file or steps of a C artifact, the slowest
+    first; ``no_layers`` tells why there are none.
 
     Measured apart, because looking costs time.
     """
     if artifact.format == "onnx":
         path = bundle.file(artifact)
         return {"layers": time_layers(path, feeds, runs=STEP_RUNS, threads=threads)}
+    if artifact.format == "tflite":
+        path, names = bundle.file(artifact), ModuleNames(bundle)
+        try:
+            return {"layers": time_operators(path, feeds, names, runs=STEP_RUNS, threads=threads)}
+        except NotProfiled as reason:
+            return {"no_layers": str(reason)}
     if not isinstance(runner, CArtifactRunner):
         return {}
-    names = artifact.checks["step_names"]
     times = runner.step_ms(feeds, STEP_RUNS)
-    steps = [
-        {"name": name, "module": "", "ms": round(ms, 5)}
+    return {"layers": step_table(bundle, artifact.checks["step_names"], times)}
+
+
+def step_table(bundle: Bundle, names: Sequence[str], times: Sequence[float]) -> list[Layer]:
+    """Rows of ``name``, ``module`` and ``ms`` for the steps of a C artifact, longest first."""
+    modules = ModuleNames(bundle)
+    rows: list[Layer] = [
+        {"name": name, "module": modules.of_step(name), "ms": round(ms, 5)}
         for name, ms in zip(names, times, strict=True)
     ]
-    return {"layers": sorted(steps, key=lambda step: -step["ms"])}
+    return sorted(rows, key=lambda row: (-row["ms"], row["name"]))
 
 
 def read_golden(bundle: Bundle) -> tuple[dict[str, Any], dict[str, Any]]:

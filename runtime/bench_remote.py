@@ -12,10 +12,12 @@ from typing import Any
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.files import dump_json
 from edgec.runtime.bench import MIN_RUNS, SCHEMA, Latency
+from edgec.runtime.energy import LOOP_SECONDS, SYSFS, energy_fields
 from edgec.runtime.transports.failures import explain_failure
 from edgec.runtime.transports.machine import Device, job_name
 
 SCRIPT = "bench_onnx.py"
+METERS = "meters.py"
 
 
 def bench_remote(
@@ -42,16 +44,19 @@ def bench_remote(
         "threads": threads,
         "runs": runs,
         "warmup": warmup,
+        "meter_seconds": LOOP_SECONDS,
+        "sysfs": SYSFS,
     }
-    script = resources.files("edgec.runtime.transports").joinpath("device", SCRIPT)
+    scripts = resources.files("edgec.runtime.transports").joinpath("device")
     # a measurement is a new one each time: it must not be taken for one that ran before
     with tempfile.TemporaryDirectory(prefix="edgec-bench-") as folder:
         home = Path(folder)
         (home / "job.json").write_text(dump_json(task), "utf-8")
-        (home / SCRIPT).write_bytes(script.read_bytes())
+        for name in (SCRIPT, METERS):
+            (home / name).write_bytes(scripts.joinpath(name).read_bytes())
         files = {a.path: bundle.file(a) for a in artifacts}
         files |= {name: bundle.path / name for name in golden.values()}
-        files |= {name: home / name for name in ("job.json", SCRIPT)}
+        files |= {name: home / name for name in ("job.json", SCRIPT, METERS)}
         job = job_name("bench", dump_json(task), *(a.sha256 or "" for a in artifacts))
         device.push(job, files)
         end = device.run(job, ["{python}", "-u", SCRIPT, "job.json", "record.json"], on_text)
@@ -79,6 +84,7 @@ def bench_remote(
                 "made_for_elsewhere": False,
                 "latency": Latency(tuple(result["samples_ms"])).to_json(),
                 "output_check": result["output_check"],
+                **energy_fields(result["readings"]),
             }
             for artifact, result in zip(artifacts, record["results"], strict=True)
         ],

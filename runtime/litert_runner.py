@@ -6,15 +6,13 @@ import importlib
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from edgec.export.errors import MissingToolError, UnsupportedError
-from edgec.export.tflite import Model, Operator, Subgraph, Tensor, decode, encode, load
-from edgec.export.tflite.model import ABSENT
+from edgec.export.tflite import Model, Tensor, decode, encode, load
 from edgec.export.tflite.names import input_names, output_names
 from edgec.runtime.feeds import Tensor as Array
 from edgec.runtime.feeds import ready
@@ -155,75 +153,6 @@ class LiteRTRunner:
                 waiting += self.model.main.operators[producer[tensor]].inputs
             found.append(sorted(covered))
         return found
-
-
-@dataclass(frozen=True)
-class OperatorTime:
-    """What one operator costs when it runs alone.
-
-    Attributes:
-        operator: position in the main subgraph.
-        seconds: the shortest of the timed runs.
-    """
-
-    operator: int
-    code: str
-    output: str
-    seconds: float
-
-
-def profile_operators(
-    model: Model, *, threads: int = 1, kernels: Kernels = "xnnpack", repeats: int = 20
-) -> list[OperatorTime]:
-    """Time each operator of the main subgraph in a model of its own.
-
-    LiteRT's Python package has no profiler. Alone, an operator finds its inputs in the cache and
-    loses what a delegate gains by fusing neighbours: the times rank operators, their sum is no
-    latency.
-
-    Raises:
-        MissingToolError: ai-edge-litert is not installed.
-        UnsupportedError: the interpreter refuses an operator.
-    """
-    found = []
-    for position, operator in enumerate(model.main.operators):
-        runner = LiteRTRunner(single(model, position), threads=threads, kernels=kernels)
-        best = min(runner.seconds(2 + repeats)[2:])
-        name = model.main.tensors[operator.outputs[0]].name if operator.outputs else ""
-        found.append(OperatorTime(position, operator.code, name, best))
-    return found
-
-
-def single(model: Model, position: int) -> Model:
-    """A model of one operator of the main subgraph; what others compute becomes its inputs."""
-    operator = model.main.operators[position]
-    tensors: list[Tensor] = []
-    moved: dict[int, int] = {ABSENT: ABSENT}
-    for index in (*operator.inputs, *operator.outputs, *operator.intermediates):
-        if index not in moved:
-            moved[index] = len(tensors)
-            tensors.append(model.main.tensors[index])
-    alone = Operator(
-        operator.code,
-        [moved[i] for i in operator.inputs],
-        [moved[i] for i in operator.outputs],
-        operator.options,
-        operator.version,
-        operator.custom_code,
-        operator.custom_options,
-        [moved[i] for i in operator.intermediates],
-        operator.mutating_variable_inputs,
-    )
-    inputs = [
-        moved[i]
-        for i in dict.fromkeys(operator.inputs)
-        if i != ABSENT
-        and model.main.tensors[i].data is None
-        and not model.main.tensors[i].is_variable
-    ]
-    return Model(
-        [Subgraph(tensors, inputs, list(alone.outputs), [alone], "main"), *model.subgraphs[1:]]
-    )
 
 
 def dequantized(array: Array, tensor: Tensor) -> Array:

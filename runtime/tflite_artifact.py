@@ -82,14 +82,13 @@ class TfliteArtifactRunner:
             InputError: names, shapes or kinds of number do not match the inputs.
             UnsupportedError: a kernel fails.
         """
-        arrays = {}
-        for name, array in ready(feeds, self.inputs).items():
-            stored = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
-            arrays[name] = as_integers(np.asarray(stored), self._in[name])
+        arrays = {
+            name: as_stored(array, self._in[name])
+            for name, array in ready(feeds, self.inputs).items()
+        }
         found = {}
         for name, array in self.runner.run(arrays).items():
-            value = dequantized(array, self._out[name])
-            found[name] = value.transpose(0, 3, 1, 2) if value.ndim == 4 else value
+            found[name] = as_given(array, self._out[name])
         return found
 
 
@@ -98,6 +97,18 @@ def _interface(tensor: TfliteTensor) -> tuple[tuple[int, ...], str]:
     if len(shape) == 4:
         shape = (shape[0], shape[3], shape[1], shape[2])
     return shape, "float32" if tensor.quantization is not None else tensor.numpy_dtype.name
+
+
+def as_stored(array: Tensor, tensor: TfliteTensor) -> Tensor:
+    """An array of the ONNX master as the file's tensor holds it: channels last, on its grid."""
+    last = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+    return np.ascontiguousarray(as_integers(np.asarray(last), tensor))
+
+
+def as_given(array: Tensor, tensor: TfliteTensor) -> Tensor:
+    """What a tensor of the file holds, as the ONNX master would have it."""
+    value = dequantized(array, tensor)
+    return value.transpose(0, 3, 1, 2) if value.ndim == 4 else value
 
 
 def as_integers(array: Tensor, tensor: TfliteTensor) -> Tensor:

@@ -27,7 +27,7 @@ kind = "mcu"
 # Other names for --target. Names of shipped targets come first.
 aliases = []
 
-# What `edgec export` writes: onnx, tflite, tensorrt (runtime tensorrt only), c (int8 only).
+# What `edgec export` writes: onnx, tflite, tensorrt (runtime tensorrt only), c.
 formats = ["tflite", "c"]
 
 # What the runtime executes on the device, and what is built when --precision is not given.

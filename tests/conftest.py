@@ -155,6 +155,28 @@ def unseen_colours() -> np.ndarray:
     return images
 
 
+@pytest.fixture(scope="session")
+def int8_bundle(
+    tiny_onnx: Path,
+    image_folder: Path,
+    preprocess_json: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A bundle of the tiny network with fp32 and int8 for x86; not to be changed."""
+    import edgec
+
+    out = tmp_path_factory.mktemp("int8") / "bundle"
+    edgec.compile(
+        str(tiny_onnx),
+        target="x86",
+        precision="int8",
+        calib=str(image_folder),
+        preprocess=str(preprocess_json),
+        out=str(out),
+    )
+    return out
+
+
 @pytest.fixture
 def misleading_calibration(tmp_path: Path) -> Path:
     """An .npz of `unseen_colours`."""

@@ -33,7 +33,8 @@ def bench(
         str,
         typer.Option(
             "--device",
-            help="local, ssh://USER@HOST:PORT (folder optional), serial:///dev/TTY, or qemu:BOARD.",
+            help="local, ssh://USER@HOST:PORT (folder optional), adb: or adb:SERIAL, "
+            "serial:///dev/TTY, or qemu:BOARD.",
         ),
     ] = "local",
     artifact: Annotated[
@@ -42,6 +43,13 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     runs: Annotated[int, typer.Option(min=1, help="Samples per artifact (at least 50).")] = 100,
     warmup: Annotated[int, typer.Option(min=0, help="Uncounted runs before.")] = 10,
+    benchmark_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="LiteRT's benchmark_model for the device, to measure .tflite files with. "
+            "[default: EDGEC_BENCHMARK_MODEL, on Android /data/local/tmp/benchmark_model]"
+        ),
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the JSON record to this file.")] = None,
     store: Store = None,
     list_: Annotated[
@@ -55,9 +63,10 @@ def bench(
 ) -> None:
     """Time artifacts: all samples kept, outputs checked, conditions recorded.
 
-    TensorRT engines that edgec build made are measured where they are; of other bundles, the ONNX
-    and .tflite artifacts in turn. Over ssh:// the device needs python3 and the runtime, nothing of
-    edgec.
+    TensorRT engines that edgec build made are measured where they are; of other bundles, the ONNX,
+    .tflite and C artifacts in turn. Over ssh:// the device needs nothing of edgec: for ONNX python3
+    with onnxruntime, for C a shell and a compiler, or a cross compiler here. On Android (adb:), and
+    wherever --benchmark-model is given, LiteRT's own program measures .tflite artifacts.
     """
     if list_:
         show_stored(store, as_json=json, as_csv=csv)
@@ -75,11 +84,18 @@ def bench(
     if device.startswith("qemu:"):
         _count(opened, device.removeprefix("qemu:"), save, store, json, quiet)
         return
-    chosen = chosen_artifacts(opened, artifact or [])
+    chosen = chosen_artifacts(opened, artifact or [], device)
     reporter = Reporter(1, quiet=quiet)
     with reporter.stage(f"measure {len(chosen)} artifacts") as tick:
         record = bench_any(
-            opened, chosen, device, threads=threads, runs=runs, warmup=warmup, tick=tick
+            opened,
+            chosen,
+            device,
+            threads=threads,
+            runs=runs,
+            warmup=warmup,
+            tool=benchmark_model,
+            tick=tick,
         )
     if save is not None:
         atomic_write(save, dump_json(record).encode())
@@ -88,8 +104,8 @@ def bench(
         print_json("edgec.bench/1", record)
         return
     print(_conditions(record))
-    if record.get("left_out"):
-        print(f"not measured there: {', '.join(record['left_out'])} (only ONNX artifacts are)")
+    for path, why in record.get("left_out", {}).items():
+        print(f"{path} not measured: {why}")
     elsewhere = [r["artifact"] for r in record["results"] if r["made_for_elsewhere"]]
     if elsewhere:
         print(f"{', '.join(elsewhere)}: quantized for other hardware: times mean little")
@@ -105,14 +121,39 @@ def bench(
                 r["artifact"],
                 f"{r['latency']['min_ms']:.3f}",
                 f"{r['latency']['median_ms']:.3f}",
-                f"{r['latency']['p90_ms']:.3f}",
+                _optional(r["latency"]["p90_ms"], ".3f"),
                 f"{r['latency']['median_ms'] / base:.2f}x",
-                f"{r['output_check']['max_abs']:.3g}",
+                _optional((r["output_check"] or {}).get("max_abs"), ".3g"),
             )
             for r in record["results"]
         ],
     )
+    for result in record["results"]:
+        for remark in _remarks(result):
+            print(f"{result['artifact']}: {remark}")
     _slowest(record)
+
+
+def _remarks(result: dict[str, Any]) -> list[str]:
+    """What a table of times does not tell."""
+    remarks = []
+    if "build" in result:
+        remarks.append(f"compiled by {result['build']['compiler']} ({result['build']['where']})")
+    if "statistics" in result["latency"]:
+        remarks.append(f"statistics of {result['latency']['statistics']}; no single samples")
+    if "no_output_check" in result:
+        remarks.append(f"outputs not compared: {result['no_output_check']}")
+    if "energy" in result:
+        spent = result["energy"]
+        remarks.append(
+            f"{1e3 * spent['joules_per_inference']:.4g} mJ per inference "
+            f"({spent['meter']}: {spent['watts']:.3g} W, idle {spent['idle_watts']:.3g} W)"
+        )
+    return remarks
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _count(
@@ -141,6 +182,7 @@ def _count(
     print(f"RAM           {record['ram_bytes']:,} bytes, of which arena {record['arena_bytes']:,}")
     print(f"stack         {record['stack_bytes']:,} bytes used")
     print(f"flash         {record['flash_bytes']:,} bytes, golden data of the self-test included")
+    _top(record["layers"], "instructions", ",")
     if not record["agreed"]:
         raise typer.Exit(1)
 
@@ -153,10 +195,16 @@ def _conditions(record: dict[str, Any]) -> str:
         return f"TensorRT {machine['tensorrt']} on {machine['device'] or 'this machine'}, {mode}"
     if record["runtime"] == "edgec-c":
         return f"C firmware {machine['model']} ({machine['device']}) on {record['device']}"
-    return (
-        f"onnxruntime {machine['onnxruntime']} on {machine['cpu'] or machine['machine']}, "
-        f"{record['threads']} thread(s), load {machine['load_1min']}"
-    )
+    compiler = machine.get("compiler")
+    told = {
+        "onnxruntime": f"onnxruntime {machine.get('onnxruntime')}",
+        "C": "C" + (f" ({compiler})" if compiler else ""),
+        "litert": "LiteRT",
+    }
+    programs = ", ".join(told.get(name, name) for name in record["runtime"].split(", "))
+    keys = ("ro.product.model", "board", "cpu", "machine")
+    where = next(str(machine[key]) for key in keys if machine.get(key))
+    return f"{programs} on {where}, {record['threads']} thread(s), load {machine['load_1min']}"
 
 
 def _slowest(record: dict[str, Any]) -> None:
@@ -166,10 +214,12 @@ def _slowest(record: dict[str, Any]) -> None:
         layers = result.get("layers") or []
         if layers:
             print(f"{result['artifact']}: slowest of {len(layers)} kernels")
-            print_table(
-                ("ms", "module", "kernel"),
-                [
-                    (f"{row['ms']:.4f}", row["module"] or "-", row["name"][:60])
-                    for row in layers[:5]
-                ],
-            )
+            _top(layers, "ms", ".4f")
+
+
+def _top(layers: list[dict[str, Any]], unit: str, form: str) -> None:
+    """The first rows of a table of layers."""
+    print_table(
+        (unit, "module", "kernel"),
+        [(format(row[unit], form), row["module"] or "-", row["name"][:60]) for row in layers[:5]],
+    )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgec.export.cli.output import Json, Quiet, print_json
+from edgec.export.cli.output import InputSize, Json, Quiet, Shapes, print_json
 
 FORMATS = ("text", "json", "sarif")
 
@@ -37,13 +37,8 @@ def check(
     ignore: Annotated[
         str | None, typer.Option(help="Codes or their beginnings to leave out.")
     ] = None,
-    input_size: Annotated[
-        str | None, typer.Option(help="Input as SIZE or HEIGHTxWIDTH, to capture the network.")
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Static shape NAME=1,3,224,224, to capture the network (repeatable)."),
-    ] = None,
+    input_size: InputSize = None,
+    shape: Shapes = None,
     features: Annotated[
         str | None,
         typer.Option(help="Check the backbone: all, stages 2,3,4 or strides /8,/16,/32."),

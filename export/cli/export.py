@@ -94,6 +94,14 @@ def export(
             "bundle then holds times).",
         ),
     ] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(
+            help="Where int8 goes in a TensorRT graph: auto, default, attention, skip-arms, "
+            "no-arms, convolutions, linear. [default: auto, the fewest kernels of NVIDIA's "
+            "compiler where the extra trt-check is installed]"
+        ),
+    ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(help="JSON file telling how images become the input (own networks)."),
@@ -195,6 +203,7 @@ def export(
             "bias_correction": False if no_bias_correction else None,
             "keep_float": keep_float,
             "time_mixes": time_mixes,
+            "placement": placement,
             "preprocess": preprocess,
             "input_size": input_size,
             "shapes": shape,

@@ -14,6 +14,15 @@ import edgec
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print details of each stage.")]
+InputSize = Annotated[
+    str | None, typer.Option(help="Input as SIZE or HEIGHTxWIDTH, to capture the network.")
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape", help="Static shape NAME=1,3,224,224, to capture the network (repeatable)."
+    ),
+]
 
 
 def print_json(schema: str, data: dict[str, Any]) -> None:

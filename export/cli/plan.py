@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgec.export.cli.output import Json, Quiet, print_json
+from edgec.export.cli.output import InputSize, Json, Quiet, Shapes, print_json
 
 if TYPE_CHECKING:
     from edgec.export.progress import Reporter
@@ -73,13 +73,8 @@ def plan(
     ] = 10.0,
     svg: Annotated[Path | None, typer.Option(help="Write the arena map here.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write buffers and offsets here.")] = None,
-    input_size: Annotated[
-        str | None, typer.Option(help="Input as SIZE or HEIGHTxWIDTH, to capture the network.")
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Static shape NAME=1,3,224,224, to capture the network (repeatable)."),
-    ] = None,
+    input_size: InputSize = None,
+    shape: Shapes = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgec.export.cli.output import Json, Quiet, print_json, print_table
+from edgec.export.cli.output import InputSize, Json, Quiet, Shapes, print_json, print_table
 
 if TYPE_CHECKING:
     from edgec.profiles.latency.predict import Prediction
@@ -45,13 +45,8 @@ def profile(
     layers: Annotated[
         int, typer.Option(min=0, help="Layers to show, most costly first; 0 for all in order.")
     ] = 15,
-    input_size: Annotated[
-        str | None, typer.Option(help="Input as SIZE or HEIGHTxWIDTH, to capture the network.")
-    ] = None,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Static shape NAME=1,3,224,224, to capture the network (repeatable)."),
-    ] = None,
+    input_size: InputSize = None,
+    shape: Shapes = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -170,8 +170,7 @@ def _bench(record: Record) -> dict[str, Any]:
             (
                 r["artifact"],
                 r["latency"]["median_ms"],
-                f"min {number(r['latency']['min_ms'])}, p90 {number(r['latency']['p90_ms'])}, "
-                f"{r['latency']['runs']} runs",
+                _spread(r["latency"]),
             )
             for r in results
         ],
@@ -199,16 +198,39 @@ def _bench(record: Record) -> dict[str, Any]:
         [
             section("Latency", summary),
             *layers,
+            section("Energy", _energy(results)),
             section("Outputs", checks),
             section("Conditions", conditions),
         ],
     )
 
 
+def _energy(results: Sequence[Record]) -> Block:
+    head = ("artifact", "meter", "mJ per inference", "watts", "watts idle", "seconds")
+    rows = []
+    for result in results:
+        spent = result.get("energy")
+        if spent:
+            joules, watts = spent["joules_per_inference"], spent["watts"]
+            idle, seconds = spent["idle_watts"], spent["seconds"]
+            row = (result["artifact"], spent["meter"], number(1e3 * joules), watts, idle, seconds)
+            rows.append(row)
+    return table(head, rows)
+
+
+def _spread(latency: Record) -> str:
+    tail = next(
+        (f"{key} {number(latency[f'{key}_ms'])}, " for key in ("p90", "p95", "max")
+         if latency.get(f"{key}_ms") is not None),
+        "",
+    )  # fmt: skip
+    return f"min {number(latency['min_ms'])}, {tail}{latency['runs']} runs"
+
+
 def _count(record: Record) -> dict[str, Any]:
     title = f"{record.get('model')} on {record['device']} (simulated)"
     names = ("instructions", "macs", "ram_bytes", "arena_bytes", "stack_bytes", "flash_bytes")
-    steps = record.get("steps") or []
+    steps = record.get("layers") or record.get("steps") or []
     return _result(
         title,
         f"{title}: {number(record['instructions'])} instructions, which is no latency",
@@ -228,7 +250,8 @@ def _count(record: Record) -> dict[str, Any]:
 def _step(item: tuple[int, Any]) -> tuple[str, float, str]:
     position, step = item
     if isinstance(step, Mapping):
-        return str(step.get("name", position)), float(step["instructions"]), ""
+        name = str(step.get("name", position))
+        return str(step.get("module") or name), float(step["instructions"]), name
     return f"step {position}", float(step), ""
 
 

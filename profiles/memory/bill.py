@@ -6,6 +6,11 @@ from edgec.export.errors import BudgetError
 from edgec.profiles.memory.plan import Plan
 
 SHOWN = 12
+_FIXES = {
+    "ram": "choose a smaller --input-size or network, --order best, or a device with more memory",
+    "flash": "choose a smaller network or a device with more flash; flash outside of the chip "
+    "(QSPI) is a [[memory]] in a copy of the target file",
+}
 
 
 def kib(count: int) -> str:
@@ -78,5 +83,5 @@ def check_budget(plan: Plan, target: str) -> None:
         f"{kib(region.capacity)}",
         where=f"target {target}",
         why=f"{bill} ({proof}); " + "; ".join(" ".join(x.split()) for x in peak_lines(plan)[:6]),
-        fix="choose a smaller --input-size or network, --order best, or a device with more memory",
+        fix=_FIXES[region.kind],
     )

@@ -61,6 +61,25 @@ def rows(in_row: int, out_row: int, count: int, access: Access = "element") -> i
 _FAR = 1 << 40
 
 
+def streamed(
+    in_row: int, out_row: int, rows: int, out_rows: int, window: int, stride: int, pad: int
+) -> int:
+    """Row n of the output is written when the rows of its window have been read, each once.
+
+    Args:
+        in_row, out_row: bytes of a row.
+        rows, out_rows: how many there are.
+        window, stride, pad: of the output's rows over the input's; `pad` is above the first one.
+    """
+    worst = 0
+    for y in range(out_rows - 1):
+        # the first row that later windows have not in common with this one
+        needed = max((y + 1) * stride - pad, y * stride - pad + window, 0)
+        if needed < rows:
+            worst = max(worst, (y + 1) * out_row - needed * in_row)
+    return worst
+
+
 def elementwise() -> int:
     """Element n is read before element n is written: activations, sums, and the last pass of a
     softmax or normalisation over rows."""

@@ -102,6 +102,20 @@ typedef struct {
 
 void edgec_lookup_s8(const edgec_lookup_s8_params *p, const int8_t *in, int8_t *out);
 
+/* A 1 x 1 convolution, a function of its elements, and a depthwise convolution, row by row: of what
+ * lies between them only the rows of one window exist. */
+typedef struct {
+    int32_t in_h, out_h, stride_h, pad_h;
+    int32_t window; /* bytes of the rows of a window, rounded up to 4 */
+    edgec_conv_s8_params expand;       /* of one row */
+    edgec_lookup_s8_params activation; /* of one row; a null pointer for no function */
+    edgec_conv_s8_params depthwise;    /* of one window, without padding above it: one row */
+} edgec_expand_depthwise_s8_params;
+
+/* Scratch: `window` bytes and the larger scratch of the two convolutions. */
+void edgec_expand_depthwise_s8(
+    const edgec_expand_depthwise_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
+
 typedef struct {
     int32_t batch, in_h, in_w, out_h, out_w, channels;
     int32_t k_h, k_w, stride_h, stride_w, pad_h, pad_w, low, high;

@@ -7,6 +7,7 @@ from typing import Any
 
 from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import UsageError
+from edgec.runtime.modules import ModuleNames
 from edgec.runtime.qemu.boards import get_board
 from edgec.runtime.qemu.run import count_instructions
 
@@ -34,7 +35,8 @@ def count_bundle(bundle: Bundle, board_name: str) -> dict[str, Any]:
     """Build and run the C artifact with the target's memory sizes, and count its instructions.
 
     Returns:
-        A JSON-ready record; instructions are exact, and no latency.
+        A JSON-ready record; instructions are exact, and no latency. Its ``layers`` are the steps by
+        name and module, the costliest first.
     """
     artifact = c_artifact_of(bundle)
     board = get_board(board_name)
@@ -52,6 +54,11 @@ def count_bundle(bundle: Bundle, board_name: str) -> dict[str, Any]:
         ram=sizes["ram"],
         flash=sizes["flash"],
     )
+    modules = ModuleNames(bundle)
+    layers = [
+        {"name": name, "module": modules.of_step(name), "instructions": instructions}
+        for name, instructions in zip(facts["step_names"], count.steps, strict=True)
+    ]
     return {
         "schema": SCHEMA,
         "device": f"qemu:{board.machine}",
@@ -62,4 +69,5 @@ def count_bundle(bundle: Bundle, board_name: str) -> dict[str, Any]:
         "constant_bytes": facts["constant_bytes"],
         "macs": facts["macs"],
         **asdict(count),
+        "layers": sorted(layers, key=lambda row: (-row["instructions"], row["name"])),
     }

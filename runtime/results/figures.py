@@ -85,7 +85,11 @@ def _measured(record: Mapping[str, Any]) -> tuple[Figure, ...]:
     for result in record["results"]:
         path = result["artifact"]
         for name in ("min_ms", "median_ms", "p90_ms"):
-            found.append(Figure(path, name, float(result["latency"][name])))
+            if result["latency"][name] is not None:
+                found.append(Figure(path, name, float(result["latency"][name])))
+        if result.get("energy"):
+            joules = float(result["energy"]["joules_per_inference"])
+            found.append(Figure(path, "joules_per_inference", joules))
         if result.get("bytes") is not None:
             found.append(Figure(path, "bytes", float(result["bytes"])))
     if record.get("peak_rss_bytes"):

@@ -12,7 +12,7 @@ from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import UnsupportedError
 from edgec.runtime.bench import SCHEMA, Latency, output_check, read_golden
 from edgec.runtime.feeds import Tensor
-from edgec.runtime.serial.tiny import open_port, parse_device
+from edgec.runtime.serial.tiny import Identity, open_port, parse_device
 
 WINDOWS = 5
 WINDOW_SECONDS = 2.0
@@ -64,8 +64,8 @@ def bench_serial(
             run = board.infer(count, warmup if window == 0 else 0, seconds=wait)
             samples.append(run.microseconds / count / 1e3)
             tick(window + 1, WINDOWS)
+        after = board.identity()
     found = np.asarray(run.results, np.float32)
-    conditions = {"device": identity.name, "profile": identity.profile, "model": identity.model}
     return {
         "schema": SCHEMA,
         "device": device,
@@ -73,8 +73,8 @@ def bench_serial(
         "model": bundle.manifest.model.get("name"),
         "threads": 1,
         "warmup": warmup,
-        "environment_before": conditions | {"baud": baud},
-        "environment_after": conditions | {"baud": baud},
+        "environment_before": _conditions(identity, baud),
+        "environment_after": _conditions(after, baud),
         "peak_rss_bytes": None,
         "results": [
             {
@@ -89,6 +89,12 @@ def bench_serial(
             }
         ],
     }
+
+
+def _conditions(identity: Identity, baud: int) -> dict[str, Any]:
+    """All that the protocol tells about a board."""
+    told = {"device": identity.name, "profile": identity.profile, "model": identity.model}
+    return told | {"baud": baud}
 
 
 def stored(array: Tensor, port: dict[str, Any]) -> Tensor:

@@ -55,8 +55,8 @@ class JobEnd:
     log: str
 
 
-def ssh_argv(user: str | None, host: str, port: int | None) -> list[str]:
-    """The OpenSSH command that starts the agent; nothing in it comes from a model or a bundle.
+def ssh_argv(user: str | None, host: str, port: int | None, command: str) -> list[str]:
+    """The OpenSSH command that runs `command` there; nothing in it comes from a model or a bundle.
 
     ``EDGEC_SSH_CONFIG`` names another configuration file (identity, known hosts, jump host).
     Passwords are never asked for, and unknown or changed host keys never accepted.
@@ -71,7 +71,7 @@ def ssh_argv(user: str | None, host: str, port: int | None) -> list[str]:
         argv += ["-p", str(port)]
     if user is not None:
         argv += ["-l", user]
-    return [*argv, "--", host, shlex.join(["python3", "-u", "-c", BOOTSTRAP])]
+    return [*argv, "--", host, command]
 
 
 def open_device(uri: str, *, silence: float = SILENCE_SECONDS, wait: float = 2.0) -> Device:
@@ -83,6 +83,17 @@ def open_device(uri: str, *, silence: float = SILENCE_SECONDS, wait: float = 2.0
     if uri == "local":
         argv = [sys.executable, "-u", "-c", BOOTSTRAP]
         return Device("local", argv, None, silence=silence, wait=wait)
+    user, host, port, root = ssh_address(uri)
+    argv = ssh_argv(user, host, port, shlex.join(["python3", "-u", "-c", BOOTSTRAP]))
+    return Device(uri, argv, root, silence=silence, wait=wait)
+
+
+def ssh_address(uri: str) -> tuple[str | None, str, int | None, str | None]:
+    """User, host, port and folder of ``ssh://user@host[:port][/folder]``.
+
+    Raises:
+        UsageError: EC213, it is no such address.
+    """
     try:
         parts = urlsplit(uri)
         port = parts.port
@@ -99,7 +110,7 @@ def open_device(uri: str, *, silence: float = SILENCE_SECONDS, wait: float = 2.0
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9a-fA-F:.]+(%[A-Za-z0-9]+)?", host):
         raise _no_device(uri, f"{host!r} is no host name")
     root = unquote(parts.path) if parts.path not in ("", "/") else None
-    return Device(uri, ssh_argv(user, host, port), root, silence=silence, wait=wait)
+    return user, host, port, root
 
 
 def _no_device(uri: str, why: str) -> UsageError:
@@ -108,7 +119,7 @@ def _no_device(uri: str, why: str) -> UsageError:
         f"no way to reach device {uri!r}",
         why=why,
         fix="--device local or ssh://user@host[:port][/folder]; edgec bench also takes "
-        "serial:///dev/TTY and qemu:BOARD",
+        "adb:, serial:///dev/TTY and qemu:BOARD",
     )
 
 
@@ -324,13 +335,7 @@ class Device:
 
     def _refused(self, refusal: Refusal) -> MissingToolError | InternalError:
         if refusal.kind == "full":
-            return MissingToolError(
-                "EC646",
-                "the device's disk is full",
-                where=self.name,
-                why=str(refusal),
-                fix="free space there, or name another folder: ssh://user@host/path/with/space",
-            )
+            return disk_full(self.name, str(refusal))
         if refusal.kind == "busy":
             return MissingToolError(
                 "EC651",
@@ -340,16 +345,32 @@ class Device:
                 fix="wait for it, or follow it with the command that started it",
             )
         if refusal.kind in ("denied", "system"):
-            return MissingToolError(
-                "EC647",
-                "the device cannot store or run the job",
-                where=self.name,
-                why=str(refusal),
-                fix="name a folder that the user may write: ssh://user@host/path",
-            )
+            return not_stored(self.name, str(refusal))
         return InternalError(
             "EC147", "the agent refused a request", where=self.name, why=str(refusal)
         )
+
+
+def disk_full(device: str, why: str) -> MissingToolError:
+    """EC646."""
+    return MissingToolError(
+        "EC646",
+        "the device's disk is full",
+        where=device,
+        why=why,
+        fix="free space there, or name another folder: ssh://user@host/path/with/space",
+    )
+
+
+def not_stored(device: str, why: str) -> MissingToolError:
+    """EC647."""
+    return MissingToolError(
+        "EC647",
+        "the device cannot store or run the job",
+        where=device,
+        why=why,
+        fix="name a folder that the user may write: ssh://user@host/path",
+    )
 
 
 def job_name(*parts: str) -> str:

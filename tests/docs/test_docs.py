@@ -21,6 +21,7 @@ DOCUMENTS = (
     "docs/tflite.md",
     "docs/memory.md",
     "docs/profiling.md",
+    "docs/measuring.md",
     "docs/cli.md",
     "docs/benchmarks.md",
 )

@@ -1,4 +1,7 @@
-"""A real OpenSSH server on loopback, with keys of its own, and a client configuration for it."""
+"""A real OpenSSH server on loopback, with keys of its own, and a client configuration for it.
+
+And the bundle of a network whose nodes name modules.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+import edgec
 
 
 @dataclass
@@ -117,3 +124,44 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         server.cut()
         daemon.terminate()
         daemon.wait()
+
+
+class Small(nn.Module):
+    """Stem, one residual block, head: few modules, each with a name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential()
+        self.stem.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.block = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(image))
+        return self.head((x + torch.relu(self.block(x))).mean((2, 3)))
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> edgec.Bundle:
+    """C and .tflite of a network with modules, int8 on random inputs, and its ONNX master."""
+    torch.manual_seed(0)
+    return edgec.compile(
+        Small().eval(),
+        target="generic-c99",
+        input_shape=(3, 16, 16),
+        calib="random",
+        formats=("c", "tflite"),
+        out=str(tmp_path_factory.mktemp("small") / "bundle"),
+    )
+
+
+@pytest.fixture
+def jetson_sysfs(tmp_path: Path) -> Path:
+    """A tree like /sys of a Jetson: an INA3221 with two of its rails at work."""
+    chip = tmp_path / "sys" / "bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    chip.mkdir(parents=True)
+    for number, (name, milliamperes) in enumerate({"VDD_IN": 1000, "VDD_CPU": 200}.items(), 1):
+        (chip / f"in{number}_label").write_text(f"{name}\n")
+        (chip / f"in{number}_input").write_text("5000\n")
+        (chip / f"curr{number}_input").write_text(f"{milliamperes}\n")
+    return tmp_path / "sys"

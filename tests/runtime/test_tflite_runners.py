@@ -13,7 +13,7 @@ import pytest
 
 from edgec.export.errors import InputError, MissingToolError, UnsupportedError
 from edgec.export.tflite import Model, Operator, Quantization, Signature, Subgraph, Tensor, save
-from edgec.runtime.litert_runner import LiteRTRunner, dequantized, profile_operators, single
+from edgec.runtime.litert_runner import LiteRTRunner, dequantized
 from edgec.runtime.tflite_runtime_runner import VARIABLE, TFLiteRuntimeRunner
 
 
@@ -63,19 +63,14 @@ def test_litert(kernels: Any, feed: np.ndarray, tmp_path: Path) -> None:
         runner.run({"image": feed.astype(np.float32)})
 
 
-def test_intermediate_values_and_single_operators(feed: np.ndarray) -> None:
+def test_intermediate_values(feed: np.ndarray) -> None:
     pytest.importorskip("ai_edge_litert")
     runner = LiteRTRunner(network(), kernels="reference", keep=True)
-    runner.run({"image": feed})
-    between = runner.value(3)
-    alone = LiteRTRunner(single(network(), 0), kernels="reference").run({"x": feed})
-    np.testing.assert_array_equal(alone["y"], between)
-    times = profile_operators(network(), repeats=2)
-    assert [(t.operator, t.code, t.output) for t in times] == [
-        (0, "CONV_2D", "y"),
-        (1, "RELU", "z"),
-    ]
-    assert all(t.seconds > 0 for t in times)
+    outputs = runner.run({"image": feed})
+    names = [tensor.name for tensor in runner.model.main.tensors]
+    between, last = runner.value(names.index("y")), runner.value(names.index("z"))
+    np.testing.assert_array_equal(next(iter(outputs.values())), last)
+    np.testing.assert_array_equal(np.maximum(between, 1), last)
 
 
 def test_litert_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,14 @@ class Word:
     value: int
 
 
-Parameter = int | float | Word | tuple[int, ...] | Table | Scales
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """The parameters of another kernel, as a field of that struct."""
+
+    fields: Mapping[str, Parameter]
+
+
+Parameter = int | float | Word | tuple[int, ...] | Table | Scales | Fields
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ FILES: Mapping[str, str] = {
     "edgec_move_s8.c": "strided_copy pad concat gather",
     "edgec_norm_s8.c": "layer_norm l2_norm",
     "edgec_resize_s8.c": "resize_bilinear",
+    "edgec_stream_s8.c": "expand_depthwise",
     "edgec_conv_f32.c": "conv depthwise",
     "edgec_matmul_f32.c": "fully_connected matmul",
     "edgec_elementwise_f32.c": "add sub mul div pow maximum minimum squared_difference prelu abs "
@@ -105,8 +113,19 @@ SOURCES: Mapping[str, str] = {
 }
 """The file that holds each kernel."""
 
+CALLED: Mapping[str, tuple[str, ...]] = {
+    "edgec_stream_s8.c": ("edgec_conv_s8.c", "edgec_depthwise_s8.c", "edgec_elementwise_s8.c"),
+}
+"""Files that another one calls."""
+
 WITH_SCRATCH = frozenset(
-    {"edgec_conv_s8", "edgec_depthwise_s8", "edgec_fully_connected_s8", "edgec_matmul_s8"}
+    {
+        "edgec_conv_s8",
+        "edgec_depthwise_s8",
+        "edgec_expand_depthwise_s8",
+        "edgec_fully_connected_s8",
+        "edgec_matmul_s8",
+    }
 )
 """Kernels whose last argument is scratch, a null pointer where none is needed."""
 

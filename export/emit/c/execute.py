@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c.call import Call, Scales, Table, Word
+from edgec.export.emit.c.call import Call, Fields, Scales, Table, Word
 from edgec.export.emit.c.lower import Lowered
 from edgec.export.emit.c.norm import Norm, normalised
 from edgec.export.tflite.model import Model
@@ -90,6 +90,8 @@ def _value(parameter: Any) -> Any:
     match parameter:
         case Table(data=data):
             return data
+        case Fields(fields=fields):
+            return {name: _value(field) for name, field in fields.items()}
         case Word(value=number):
             return number
         case Scales(mantissa=mantissa, exponent=exponent):
@@ -162,6 +164,27 @@ def _depthwise(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
             windows = np.repeat(_windows(p, image, row, p["in_zero"]), per, axis=-1)
             sums = (windows * weights).sum(axis=(1, 2)) + p["bias"]
             result[row] = _finished(p, p["scales"](sums))
+
+
+def _expand_depthwise(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+    expand, depthwise, table = p["expand"], p["depthwise"], p["activation"]["table"]
+    source = inputs[0].reshape(p["in_h"], -1)
+    target = out.reshape(p["out_h"], -1)
+    between: dict[int, Bytes] = {}
+    for y in range(p["out_h"]):
+        top = y * p["stride_h"] - p["pad_h"]
+        window = np.full((depthwise["in_h"], depthwise["in_w"] * depthwise["in_c"]), 0, np.int8)
+        for i, row in enumerate(range(top, top + depthwise["in_h"])):
+            if not 0 <= row < p["in_h"]:
+                window[i] = depthwise["in_zero"]
+                continue
+            if row not in between:
+                between[row] = np.empty(window.shape[1], np.int8)
+                _conv(expand, [source[row]], between[row])
+                if table is not None:
+                    _lookup(p["activation"], [between[row]], between[row])
+            window[i] = between[row]
+        _depthwise(depthwise, [window.reshape(-1)], target[y])
 
 
 def _fully_connected(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
@@ -356,6 +379,7 @@ def _gather(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
 KERNELS: Final[Mapping[str, Kernel]] = {
     "edgec_conv_s8": _conv,
     "edgec_depthwise_s8": _depthwise,
+    "edgec_expand_depthwise_s8": _expand_depthwise,
     "edgec_fully_connected_s8": _fully_connected,
     "edgec_fully_connected_asymmetric_s8": _fully_connected,
     "edgec_matmul_s8": _matmul,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -55,12 +55,19 @@ class Lowered:
         calls: in order.
         program: the same for the planner; buffers are called ``t`` + tensor index.
         inputs, outputs: tensor indices whose bytes the caller writes and reads.
+        graph: whose tensors these are.
     """
 
     calls: tuple[Call, ...]
     program: Program
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    graph: Subgraph
+
+    def by(self, calls: Sequence[Call]) -> Lowered:
+        """The same network by other calls."""
+        program = _program(self.graph, calls, self.inputs, self.outputs, self.program.name)
+        return replace(self, calls=tuple(calls), program=program)
 
 
 def lower(model: Model, *, name: str = "model") -> Lowered:
@@ -91,7 +98,8 @@ def lower(model: Model, *, name: str = "model") -> Lowered:
         calls += [replace(call, name=label) for call in found]
     inputs = tuple(roots[i] for i in graph.inputs)
     outputs = tuple(roots[i] for i in graph.outputs)
-    return Lowered(tuple(calls), _program(graph, calls, inputs, outputs, name), inputs, outputs)
+    program = _program(graph, calls, inputs, outputs, name)
+    return Lowered(tuple(calls), program, inputs, outputs, graph)
 
 
 def scratch_id(call: int) -> str:
@@ -132,7 +140,7 @@ def _roots(graph: Subgraph) -> dict[int, int]:
 
 def _program(
     graph: Subgraph,
-    calls: list[Call],
+    calls: Sequence[Call],
     inputs: tuple[int, ...],
     outputs: tuple[int, ...],
     name: str,

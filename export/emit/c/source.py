@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c.call import SOURCES, WITH_SCRATCH, Table, on_floats, struct_of
+from edgec.export.emit.c.call import CALLED, SOURCES, WITH_SCRATCH, Table, on_floats, struct_of
 from edgec.export.emit.c.lower import Lowered, scratch_id
 from edgec.export.emit.c.text import (
     C_TYPES,
@@ -146,7 +146,8 @@ def write_sources(
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 the templates print C, every name comes from `identifier`
     )
-    kernels = sorted({SOURCES[call.kernel] for call in lowered.calls})
+    called = {SOURCES[call.kernel] for call in lowered.calls}
+    kernels = sorted(called.union(*(CALLED.get(file, ()) for file in called)))
     facts: dict[str, Any] = {
         "prefix": prefix,
         "upper": prefix.upper(),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c.call import Parameter, Scales, Table, Word
+from edgec.export.emit.c.call import Fields, Parameter, Scales, Table, Word
 
 C_TYPES: Mapping[str, str] = {
     "int8": "int8_t",
@@ -99,6 +99,9 @@ def value(parameter: Parameter, hint: str, constants: Constants) -> str:
             high = constants.name(mantissa.astype(np.int32), "mantissa")
             low = constants.name(exponent.astype(np.int8), "exponent")
             return f"{{ {high}, {low} }}"
+        case Fields(fields=fields):
+            inner = (f".{n} = {value(field, n, constants)}" for n, field in fields.items())
+            return "{ " + ", ".join(inner) + " }"
         case Word(value=number):
             return _literal(number, "uint32_t")
         case float():

@@ -25,6 +25,7 @@ from edgec.targets.schema import Target
 SCHEMA = "edgec.trt-proxy/1"
 PYTHON_VARIABLE = "EDGEC_TENSORRT_RTX"
 TIMEOUT_SECONDS = 900
+SYNCHRONIZATION = ("signal", "wait")
 STAND_INS: tuple[tuple[int, str, str], ...] = (
     # from this compute capability on, what is compiled for, what that stands for
     (0, "SM86", "Ampere; the device's GPU is older and has fewer fusions"),
@@ -46,11 +47,12 @@ class Plan:
     Attributes:
         built: parsed and compiled.
         errors: the compiler's words, if not.
-        kernels: how many there are.
+        kernels: how many there are, without those that only make streams wait for each other.
         kinds: kernels by kind (``kgen`` are generated elementwise ones, ``runtime_fusion`` fused
             convolutions or matrix products, ``gemm`` and ``correlation`` plain ones).
         types: kernels by what they write (``Half``, ``Float``, ``Int8``, or several).
         attention: fused attention kernels.
+        synchronizations: steps that signal another stream or wait for one.
         activation_bytes, scratch_bytes, weight_bytes: memory of the engine.
         engine_sha256: hash of the engine: equal inputs give equal ones.
     """
@@ -61,6 +63,7 @@ class Plan:
     kinds: dict[str, int] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
     attention: int = 0
+    synchronizations: int = 0
     activation_bytes: int | None = None
     scratch_bytes: int | None = None
     weight_bytes: int | None = None
@@ -116,7 +119,8 @@ def compile_for(python: str, model: Path, capability: str) -> tuple[Plan, str | 
 
 
 def _plan(answer: Mapping[str, Any]) -> Plan:
-    kernels = answer.get("kernels", [])
+    listed = answer.get("kernels", [])
+    kernels = [kernel for kernel in listed if kernel["kind"] not in SYNCHRONIZATION]
     types = Counter("+".join(kernel["types"]) or "?" for kernel in kernels)
     return Plan(
         built=answer["built"],
@@ -125,6 +129,7 @@ def _plan(answer: Mapping[str, Any]) -> Plan:
         kinds=dict(sorted(Counter(kernel["kind"] for kernel in kernels).items())),
         types=dict(sorted(types.items())),
         attention=sum("mha" in kernel["name"] for kernel in kernels),
+        synchronizations=len(listed) - len(kernels),
         activation_bytes=answer.get("activation_bytes"),
         scratch_bytes=answer.get("scratch_bytes"),
         weight_bytes=answer.get("weight_bytes"),

@@ -2,11 +2,14 @@
 
     python3 bench_onnx.py JOB.json RECORD.json
 
-JOB.json: models (paths), inputs and outputs (.npz), threads, runs, warmup. Models take turns
-(A B C A B C ...), so that drift of the machine hits all alike; every sample is kept.
+JOB.json: models (paths), inputs and outputs (.npz), threads, runs, warmup, meter_seconds. Models
+take turns (A B C A B C ...), so that drift of the machine hits all alike; every sample is kept.
+Power meters, where there are any, are read afterwards, while one model after the other runs for
+meter_seconds. meters.py lies beside this file.
 """
 
 # Boards keep old Pythons: no syntax newer than 3.6.
+import functools
 import glob
 import json
 import os
@@ -14,6 +17,8 @@ import platform
 import resource
 import sys
 import time
+
+import meters
 
 
 def read(path):
@@ -112,12 +117,18 @@ def main(job_path, record_path):
             slot.append(1000 * (time.perf_counter() - start))
         if index % 10 == 9:
             print("%d of %d runs" % (index + 1, job["runs"]), flush=True)
+    after = environment(onnxruntime, numpy)
+    readings = []
+    for session in sessions:
+        run = functools.partial(session.run, None, feeds)
+        readings.append(meters.watch(run, job["meter_seconds"], job.get("sysfs", "/sys")))
     record = {
         "environment_before": before,
-        "environment_after": environment(onnxruntime, numpy),
+        "environment_after": after,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "results": [
-            {"samples_ms": slot, "output_check": check} for slot, check in zip(samples, checks)
+            {"samples_ms": slot, "output_check": check, "readings": power}
+            for slot, check, power in zip(samples, checks, readings)
         ],
     }
     with open(record_path + ".tmp", "w", encoding="utf-8") as stream:

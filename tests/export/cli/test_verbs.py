@@ -33,19 +33,10 @@ VERBS = (
 )
 
 
-@pytest.fixture(scope="module")
-def bundle(tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path_factory) -> Path:
-    """An int8 bundle to run verbs on."""
-    out = tmp_path_factory.mktemp("verbs") / "bundle"
-    edgec.compile(
-        str(tiny_onnx),
-        target="x86",
-        precision="int8",
-        calib=str(image_folder),
-        preprocess=str(preprocess_json),
-        out=str(out),
-    )
-    return out
+@pytest.fixture
+def bundle(int8_bundle: Path) -> Path:
+    """An int8 bundle."""
+    return int8_bundle
 
 
 def test_every_verb_has_help_with_an_example(main) -> None:

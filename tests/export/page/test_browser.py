@@ -107,11 +107,27 @@ def test_it_fetches_nothing_and_reports_no_error(shown: Path, tmp_path: Path) ->
         shown, tmp_path / "home", "--dump-dom", "--enable-logging=stderr", f"--log-net-log={log}"
     )
     assert "CONSOLE" not in done.stderr
-    asked = {
-        event["params"]["url"]
+    assert not requests(log)
+
+
+def test_a_request_would_be_seen(shown: Path, tmp_path: Path) -> None:
+    log, address = tmp_path / "net.json", "http://127.0.0.1:9/pixel.png"
+    # without the page's policy, which would stop the request before it is made
+    text = shown.read_text("utf-8").replace("Content-Security-Policy", "ignored")
+    shown.write_text(text.replace("</body>", f'<img src="{address}" alt=""></body>'), "utf-8")
+    run(shown, tmp_path / "home", "--dump-dom", f"--log-net-log={log}")
+    assert requests(log) == {address}
+
+
+def requests(log: Path) -> set[str]:
+    """Addresses that a page, not the browser on its own account, asked for over the network."""
+    started = [
+        event["params"]
         for event in json.loads(log.read_text("utf-8"))["events"]
-        if isinstance(event.get("params"), dict) and "url" in event["params"]
+        if isinstance(event.get("params"), dict) and "initiator" in event["params"]
+    ]
+    return {
+        params["url"]
+        for params in started
+        if params["initiator"] != "not an origin" and params["url"].startswith("http")
     }
-    ours = {url for url in asked if url.startswith(("http://", "https://"))}
-    # the browser asks its maker for updates of its own; a page could only be told apart by referrer
-    assert not {url for url in ours if "google" not in url and "gvt1" not in url}

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import edgec
 from edgec.export.errors import InputError
 from edgec.export.page.assemble import gather
 from edgec.export.page.blocks import bars, section
@@ -20,21 +19,10 @@ from edgec.export.page.render import render
 HOSTILE = "</title><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
 
-@pytest.fixture(scope="module")
-def bundle(
-    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path_factory: Any
-) -> Path:
+@pytest.fixture
+def bundle(int8_bundle: Path) -> Path:
     """An int8 bundle."""
-    out = tmp_path_factory.mktemp("page") / "bundle"
-    edgec.compile(
-        str(tiny_onnx),
-        target="x86",
-        precision="int8",
-        calib=str(image_folder),
-        preprocess=str(preprocess_json),
-        out=str(out),
-    )
-    return Path(out)
+    return int8_bundle
 
 
 def measurement(name: str = "net") -> dict[str, Any]:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from edgec.export.errors import InternalError, UnsupportedError, UsageError
-from edgec.export.rewrite import engine, numerics, stages
+from edgec.export.rewrite import check, engine, numerics, stages
 from edgec.export.rewrite.base import RewritePass
 from edgec.export.rewrite.engine import list_passes, run_stages
 from edgec.export.rewrite.graph import MODULE_KEY
@@ -54,6 +54,23 @@ class BreakTheGraph(RewritePass):
         return 1
 
 
+class Stumble(RewritePass):
+    """A pass that fails on what a wrong one left."""
+
+    name = "stumble"
+    change = "none"
+
+    def rewrite(self, graph: ir.Graph) -> int:
+        raise ArithmeticError("no such weight")
+
+
+@pytest.fixture(params=["light", "heavy"])
+def weight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether passes are checked one by one, or together at the end."""
+    monkeypatch.setattr(numerics, "is_heavy", lambda model: request.param == "heavy")
+    return str(request.param)
+
+
 @pytest.fixture
 def model(build: Any, rng: np.random.Generator) -> ir.Model:
     text = """net (float[1, 4, 5, 5] x, float[8, 4, 1, 1] w, float[8, 1, 1] s) => (float[1, 8] y)
@@ -69,8 +86,8 @@ def model(build: Any, rng: np.random.Generator) -> ir.Model:
     return built
 
 
-def with_pass(monkeypatch: pytest.MonkeyPatch, extra: type[RewritePass]) -> None:
-    changed = (stages.Stage("test", (extra,)),)
+def with_pass(monkeypatch: pytest.MonkeyPatch, *extra: type[RewritePass]) -> None:
+    changed = (stages.Stage("test", extra),)
     monkeypatch.setattr(engine, "STAGES", changed)
     monkeypatch.setattr(stages, "STAGES", changed)
 
@@ -91,6 +108,7 @@ def test_report_and_result(model: ir.Model) -> None:
     assert "stage.conv.weight" in model.graph.initializers
 
 
+@pytest.mark.usefixtures("weight")
 def test_wrong_pass_is_named_and_dumped(
     model: ir.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -110,6 +128,31 @@ def test_wrong_pass_is_named_and_dumped(
     assert numerics.compare(["y"], a, b) is not None
 
 
+def test_heavy_networks_run_twice(model: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "is_heavy", lambda model: True)
+    runs = []
+    run = check.Snapshot.run
+    monkeypatch.setattr(
+        check.Snapshot, "run", lambda self, feeds, **how: runs.append(1) or run(self, feeds, **how)
+    )
+    report = run_stages(model, target_opset=17)
+    assert len(runs) == 2 < len(report.passes)
+    assert report.verified
+    assert report.passes[-1].max_abs_diff is not None
+
+
+def test_an_error_behind_a_failure_is_named(
+    model: ir.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(numerics, "is_heavy", lambda model: True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with_pass(monkeypatch, ScaleEverything, Stumble)
+    with pytest.raises(InternalError) as caught:
+        run_stages(model, target_opset=20)
+    assert "scale-everything" in caught.value.what
+
+
+@pytest.mark.usefixtures("weight")
 def test_a_small_error_is_no_noise(
     model: ir.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -131,7 +174,7 @@ def test_an_input_on_which_the_network_is_chaotic_hides_no_error(
         numerics.seeded_inputs(
             build(text.replace("LEVEL", "0"), {"w": np.eye(4, dtype=np.float32)}), seed
         )["x"].max()
-        for seed in engine._SEEDS
+        for seed in check._SEEDS
     )
     level = str((first + second) / 2)  # the phase of the sine is rounding on one of the two inputs
     right: ir.Model = build(text.replace("LEVEL", level), {"w": np.eye(4, dtype=np.float32)})
@@ -171,6 +214,7 @@ def test_rounding_noise_widens_the_tolerance(difference: float, noise: float, eq
     assert (numerics.compare(["y"], [want], [got], noise=[noise]) is None) == equal
 
 
+@pytest.mark.usefixtures("weight")
 def test_pass_that_breaks_the_graph_is_named(
     model: ir.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

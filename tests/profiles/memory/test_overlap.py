@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgec.profiles.memory.overlap import Access, Window, elementwise, rows, window
+from edgec.profiles.memory.overlap import Access, Window, elementwise, rows, streamed, window
 
 Event = tuple[list[int], int]
 """Input elements read, and the output element written after that."""
@@ -106,6 +106,34 @@ def test_linear_layers_on_rows(into: int, onto: int, count: int, access: Access)
             events.append((reads, -1))
         events += [([] if access == "row" else reads, n * onto + k) for k in range(onto)]
     assert rows(into, onto, count, access) == distance(events)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    in_row=st.integers(1, 6),
+    out_row=st.integers(1, 9),
+    count=st.integers(1, 9),
+    reach=st.integers(1, 4),
+    stride=st.integers(1, 4),
+    pad=st.integers(0, 3),
+    after=st.integers(0, 3),
+)
+def test_windows_of_rows_that_are_read_once(
+    in_row: int, out_row: int, count: int, reach: int, stride: int, pad: int, after: int
+) -> None:
+    out_rows = (count + pad + after - reach) // stride + 1
+    if out_rows < 1:
+        return
+    events: list[Event] = []
+    read: set[int] = set()
+    for y in range(out_rows):
+        for row in range(y * stride - pad, y * stride - pad + reach):
+            if 0 <= row < count and row not in read:
+                read.add(row)
+                events.append((list(range(row * in_row, (row + 1) * in_row)), -1))
+        events += [([], y * out_row + n) for n in range(out_row)]
+    found = streamed(in_row, out_row, count, out_rows, reach, stride, pad)
+    assert found == distance(events)
 
 
 def test_elementwise_and_row_wise_kernels_work_in_place() -> None:

@@ -1,0 +1,1 @@
+"""Android devices, reached with adb."""

@@ -1,0 +1,187 @@
+"""Expansions computed row by row: the same bytes, from less memory."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgec.export.emit.c import execute
+from edgec.export.emit.c.lower import Lowered, lower
+from edgec.export.emit.c.reference import reference
+from edgec.export.emit.c.source import write_sources
+from edgec.export.emit.c.stream import KERNEL, chains, joined
+from edgec.export.errors import InternalError
+from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
+from edgec.profiles.memory.plan import plan
+
+
+def inverted_residual(
+    height: int = 9,
+    width: int = 7,
+    wide: int = 24,
+    kernel: int = 3,
+    stride: int = 2,
+    dilation: int = 1,
+    same: bool = True,
+    function: bool = True,
+    multiplier: int = 1,
+) -> Model:
+    """1 x 1 convolution, sigmoid, depthwise convolution, 1 x 1 convolution."""
+    rng = np.random.default_rng(0)
+
+    def act(name: str, *shape: int, scale: float = 0.05, zero: int = -3) -> Tensor:
+        return Tensor(name, shape, "INT8", None, Quantization.per_tensor(scale, zero))
+
+    def weight(name: str, *shape: int) -> Tensor:
+        data = rng.integers(-127, 128, shape, dtype=np.int8)
+        return Tensor(name, shape, "INT8", data, Quantization.per_tensor(0.02, 0))
+
+    reach = (kernel - 1) * dilation + 1
+    if same:
+        out_h, out_w = -(-height // stride), -(-width // stride)
+    else:
+        out_h, out_w = (height - reach) // stride + 1, (width - reach) // stride + 1
+    options: dict[str, Any] = {"padding": "SAME", "stride_w": 1, "stride_h": 1}
+    sliding = {
+        "padding": "SAME" if same else "VALID",
+        "stride_w": stride,
+        "stride_h": stride,
+        "dilation_w_factor": dilation,
+        "dilation_h_factor": dilation,
+        "depth_multiplier": multiplier,
+    }
+    unit = {"scale": 1 / 256, "zero": -128} if function else {}
+    tensors = [
+        act("x", 1, height, width, 8),
+        weight("e", wide, 1, 1, 8),
+        act("h", 1, height, width, wide),
+        act("f", 1, height, width, wide, **unit),
+        weight("d", 1, kernel, kernel, wide * multiplier),
+        act("n", 1, out_h, out_w, wide * multiplier),
+        weight("p", 8, 1, 1, wide * multiplier),
+        act("y", 1, out_h, out_w, 8),
+    ]
+    between = 3 if function else 2
+    operators = [
+        Operator("CONV_2D", [0, 1, -1], [2], options),
+        *([Operator("LOGISTIC", [2], [3])] if function else []),
+        Operator("DEPTHWISE_CONV_2D", [between, 4, -1], [5], sliding),
+        Operator("CONV_2D", [5, 6, -1], [7], options),
+    ]
+    return Model([Subgraph(tensors, [0], [7], operators)])
+
+
+def golden(model: Model) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    shape = model.main.tensors[0].shape
+    feeds = {"x": np.random.default_rng(1).integers(-128, 128, shape, dtype=np.int8)}
+    return [(feeds, reference(model, feeds))]
+
+
+def streamed(model: Model) -> Lowered:
+    lowered = lower(model)
+    (found,) = chains(lowered)
+    return joined(lowered, found)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(5, 10),
+    width=st.integers(5, 8),
+    kernel=st.sampled_from([1, 2, 3, 5]),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    same=st.booleans(),
+    function=st.booleans(),
+    multiplier=st.integers(1, 2),
+)
+def test_every_byte_is_the_references(**form: Any) -> None:
+    reach = (form["kernel"] - 1) * form["dilation"] + 1
+    if not form["same"] and reach > min(form["height"], form["width"]):
+        return
+    model = inverted_residual(wide=12, **form)
+    lowered = streamed(model)
+    assert [call.kernel for call in lowered.calls] == [KERNEL, "edgec_conv_s8"]
+    execute.check(model, lowered, plan(lowered.program, time_limit=1), golden(model))
+
+
+def test_the_wide_tensor_is_gone() -> None:
+    model = inverted_residual(height=32, width=32, wide=48)
+    before = lower(model)
+    after = streamed(model)
+    wide = 32 * 32 * 48
+    assert plan(before.program).peak >= wide
+    assert plan(after.program).peak < wide / 2
+    assert sum(call.macs for call in after.calls) == sum(call.macs for call in before.calls)
+
+
+def test_an_output_that_comes_too_close_is_noticed() -> None:
+    model = inverted_residual(stride=1)
+    lowered = streamed(model)
+    call = lowered.calls[0]
+    (share,) = call.shares
+    assert share.distance > 0
+    wrong = lowered.by([replace(call, shares=(replace(share, distance=0),)), *lowered.calls[1:]])
+    with pytest.raises(InternalError):
+        execute.check(model, wrong, plan(wrong.program), golden(model))
+
+
+def other(model: Model, position: int, operator: Operator) -> Model:
+    operators = list(model.main.operators)
+    operators[position] = operator
+    return Model([replace(model.main, operators=operators)])
+
+
+def test_what_somebody_else_reads_stays_whole() -> None:
+    model = inverted_residual()
+    seen = Model([replace(model.main, outputs=[7, 3])])
+    assert not list(chains(lower(seen)))
+    conv = model.main.operators[0]
+    strided = inverted_residual(height=18, width=14)
+    tensors = list(strided.main.tensors)
+    tensors[2] = replace(tensors[2], shape=(1, 9, 7, 24))
+    tensors[3] = replace(tensors[3], shape=(1, 9, 7, 24))
+    tensors[5] = replace(tensors[5], shape=(1, 5, 4, 24))
+    tensors[7] = replace(tensors[7], shape=(1, 5, 4, 8))
+    jumping = Operator(
+        "CONV_2D", conv.inputs, conv.outputs, {**conv.options, "stride_w": 2, "stride_h": 2}
+    )
+    graph = replace(strided.main, tensors=tensors)
+    assert not list(chains(lower(other(Model([graph]), 0, jumping))))
+
+
+@pytest.mark.needs_tool
+@pytest.mark.parametrize("function", [True, False])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_c_is_equal_too(stride: int, function: bool, tmp_path: Path) -> None:
+    if shutil.which("cc") is None or shutil.which("make") is None:
+        pytest.skip("needs a C compiler and make: apt install gcc libc6-dev make")
+    model = inverted_residual(stride=stride, function=function)
+    lowered = streamed(model)
+    sources = write_sources(
+        model, lowered, plan(lowered.program), prefix="net", golden=golden(model)
+    )
+    assert "kernels/edgec_elementwise_s8.c" in sources.files
+    for path, text in sources.files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    flags = (
+        "-O1 -g -std=c99 -Wall -Wextra -Wconversion -pedantic -Werror "
+        "-fsanitize=address,undefined -fno-sanitize-recover=all"
+    )
+    done = subprocess.run(
+        ["make", "-s", "test", f"CFLAGS={flags}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not done.stderr, done.stderr[:2000]
+    assert "1 samples agree" in done.stdout
