@@ -95,6 +95,21 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "largest output of the ONNX master; latency in LiteRT with XNNPACK, interleaved.",
         (),
     ),
+    "tflite_accuracy": (
+        "TFLite files on CIFAR-10",
+        "Top-1 of networks trained on CIFAR-10 on 1,000 images that they were not trained on, in "
+        "ONNX Runtime (float) and in LiteRT with XNNPACK; agreement of the best class with the "
+        "float graph, and with the Q/DQ graph that the file was made from.",
+        (),
+    ),
+    "tflite_mixes": (
+        "Precision mixes of TFLite files",
+        "Time over float32 in LiteRT with XNNPACK, interleaved, median over rounds; `int8 "
+        "convolutions` leaves linear layers in float, `int8 linear layers` convolutions, `int8 "
+        "where it is faster` the modules whose operators, timed alone, integers slow down. Where "
+        "int8 takes more than 0.75 of float32's time: what it spends its operators' time on.",
+        (),
+    ),
     "trt_proxy": (
         "TensorRT by proxy",
         "Kernels that TensorRT for RTX, which needs no GPU, plans for SM86; those that carry other "

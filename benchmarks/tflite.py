@@ -1,7 +1,11 @@
 """TFLite files of zoo networks: size, operators, agreement, conversion cost, latency, accuracy.
 
     PYTHONPATH=.src python benchmarks/tflite.py --json benchmarks/results/tflite.json
-    EDGEC_BENCH_DATA=/data ... benchmarks/tflite.py --part accuracy --json accuracy.json
+    EDGEC_BENCH_DATA=/data ... benchmarks/tflite.py --part accuracy --limit 1000 \\
+        --json benchmarks/results/tflite_accuracy.json
+    ... benchmarks/tflite.py --part mixes --json benchmarks/results/tflite_mixes.json
+
+A file of results that is there keeps the rows of what is not measured again.
 
 Latency is measured in LiteRT with XNNPACK, all precisions of a network interleaved in one process;
 the ratio is the median over rounds of a precision's time over that of float32 in the same round.
@@ -38,13 +42,19 @@ from edgec.export.emit.tflite.write import convert
 from edgec.export.quantize.bias_correction import correct_biases
 from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.insert import quantize
-from edgec.export.quantize.scheme import TFLITE, TFLITE_FULL, QuantScheme
+from edgec.export.quantize.scheme import TFLITE, TFLITE_FULL, TFLITE_INT16X8, QuantScheme
 from edgec.export.rewrite.engine import run_stages
+from edgec.export.tflite_mixes import Ground, Mix, time_mixes
 from edgec.models.random_init import randomize
 from edgec.runtime.onnx_runner import OnnxRunner
 from edgec.runtime.tflite_artifact import TfliteArtifactRunner
 
 ZOO = ("edgenext_xx_small", "mobilevit_xxs", "mobilevitv2_050", "efficientformerv2_s0", "emov2_1m")
+TITLES = {
+    "structure": "TFLite files",
+    "accuracy": "TFLite files on CIFAR-10",
+    "mixes": "Precision mixes of TFLite files",
+}
 Feed = dict[str, NDArray[np.float32]]
 
 
@@ -184,12 +194,16 @@ def accuracy(name: str, limit: int, images: int) -> list[dict[str, Any]]:
     base = np.array([_best(floats.run(feed)) for feed in feeds])
     contents = {p: convert(graph, precision=p).content for p in ("fp32", "fp16", "dyn8")}
     references: dict[str, NDArray[np.int64]] = {}
-    for scheme in (TFLITE, TFLITE_FULL):
-        made = _quantized(graph, calibration, known, scheme)
-        file = convert(made, precision="int8", flavour=FLAVOURS[scheme.name])
-        contents[f"int8 {scheme.name}"] = file.content
+    wide = ir.from_proto(ir.to_proto(graph))
+    wide.opset_imports[""] = TFLITE_INT16X8.lowest_opset  # operators of opset 20 mean the same
+    for scheme in (TFLITE, TFLITE_FULL, TFLITE_INT16X8):
+        precision = "int16x8" if scheme is TFLITE_INT16X8 else "int8"
+        made = _quantized(wide if precision == "int16x8" else graph, calibration, known, scheme)
+        file = convert(made, precision=precision, flavour=FLAVOURS[scheme.name])  # type: ignore[arg-type]
+        variant = f"{precision} {scheme.name}"
+        contents[variant] = file.content
         emulated = OnnxRunner(serialize(made, ""), emulate=True)
-        references[f"int8 {scheme.name}"] = np.array([_best(emulated.run(f)) for f in feeds])
+        references[variant] = np.array([_best(emulated.run(f)) for f in feeds])
     rows = [{"model": f"{name}_cifar10", "variant": "onnx fp32", "top1": _percent(base == labels)}]
     for variant, content in contents.items():
         runner = TfliteArtifactRunner(content)
@@ -209,6 +223,37 @@ def accuracy(name: str, limit: int, images: int) -> list[dict[str, Any]]:
     return rows
 
 
+def mixes(name: str, threads: tuple[int, ...]) -> list[dict[str, Any]]:
+    """One row per number of threads: ratios of int8, its mixes with float32 and what holds it up.
+
+    The row's ``variant`` says what was compared, so that rows of several parts fit one table.
+    """
+    graph = network(name)
+    calibration = calibrate(graph, [noise(graph, seed) for seed in range(4)], method="minmax")
+    ground = Ground(graph, calibration, TFLITE, FLAVOURS[TFLITE.name])
+    files: list[Mix] = []
+    for precision in ("fp32", "fp16", "dyn8"):
+        file = convert(graph, precision=precision)  # type: ignore[arg-type]
+        files.append(Mix(precision, file.content, file.lowered))
+    files.append(ground.mix("int8", ()))
+    rows = []
+    for count in threads:
+        found = time_mixes(files, ground, noise(graph, 100), threads=count)
+        held = [f"{one['what']} {100 * one['share']:.0f} %" for one in found.get("held_up_by", [])]
+        rows.append(
+            {
+                "model": name,
+                "variant": f"mixes, {count} threads",
+                "fp32_ms": found["fp32_ms"],
+                **{f"{mix} / fp32": ratio for mix, ratio in found["ratios"].items()},
+                "fastest": found["fastest"],
+                "tied": ", ".join(found["tied"]),
+                "int8 held up by": ", ".join(held),
+            }
+        )
+    return rows
+
+
 def _quantized(
     graph: ir.Model, calibration: Any, known: list[Feed], scheme: QuantScheme
 ) -> ir.Model:
@@ -223,6 +268,14 @@ def _percent(hits: NDArray[np.bool_]) -> float:
     return round(100 * float(hits.mean()), 2)
 
 
+def merged(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """New rows, and those of the file for what was not measured again, by network."""
+    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    new = {(row["model"], row["variant"]) for row in rows}
+    kept = [row for row in known if (row["model"], row["variant"]) not in new]
+    return sorted([*kept, *rows], key=lambda row: str(row["model"]))
+
+
 def table(rows: list[dict[str, Any]]) -> None:
     """Print rows as columns of equal width."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -234,7 +287,7 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--part", choices=("structure", "accuracy"), default="structure")
+    parser.add_argument("--part", choices=("structure", "accuracy", "mixes"), default="structure")
     parser.add_argument(
         "--networks", help="comma-separated; by default five of the zoo or of CIFAR"
     )
@@ -250,20 +303,22 @@ def main() -> int:
         convert_here(Path(source), Path(target), precision, scheme)
         return 0
     rows: list[dict[str, Any]] = []
-    names = arguments.networks or ",".join(ZOO if arguments.part == "structure" else CIFAR)
+    names = arguments.networks or ",".join(CIFAR if arguments.part == "accuracy" else ZOO)
     folder = data_folder()
     if arguments.part == "accuracy" and (folder is None or not (folder / CIFAR_ARCHIVE).exists()):
         print(f"skipped: EDGEC_BENCH_DATA with {CIFAR_ARCHIVE} is not there", file=sys.stderr)
         return 0
     for name in names.split(","):
-        if arguments.part == "structure":
+        if arguments.part == "mixes":
+            rows += mixes(name, tuple(int(t) for t in arguments.threads.split(",")))
+        elif arguments.part == "structure":
             threads = tuple(int(t) for t in arguments.threads.split(","))
             rows += structure(name, threads, arguments.rounds)
         else:
             rows += accuracy(name, arguments.limit, arguments.calibration_images)
         if arguments.json is not None:
             facts = {"part": arguments.part, **machine()}
-            save("TFLite files", rows, facts, arguments.json)
+            save(TITLES[arguments.part], merged(rows, arguments.json), facts, arguments.json)
     table(rows)
     return 0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgec.export.bundle import Artifact
 from edgec.export.errors import BudgetError
-from edgec.export.options import MIXED, ExportOptions
+from edgec.export.options import INT16X8, MIXED, ExportOptions
 from edgec.export.report import mib
 
 
@@ -25,7 +25,7 @@ def check_budgets(
     chosen = next(a for a in artifacts if a.precision == stored)
     assert chosen.bytes is not None
     # of a mixed network the largest activation may be in a block that stayed float
-    width = {"fp32": 4, "fp16": 2, "int8": 1, MIXED: 4}[precision]
+    width = {"fp32": 4, "fp16": 2, "int8": 1, INT16X8: 2, MIXED: 4}[precision]
     activations = graph["activation_peak_bytes"] * width // 4
     ram = chosen.bytes + activations
     if options.flash is not None and chosen.bytes > options.flash:

@@ -17,6 +17,7 @@ from edgec.export.emit.onnx_file import serialize
 from edgec.export.errors import AccuracyGateError
 from edgec.export.golden import Feeds
 from edgec.export.lint.engine import LintReport
+from edgec.export.options import INT16X8
 from edgec.export.plan import Job
 from edgec.export.progress import Reporter
 from edgec.export.quantize.kernels import count_integer_kernels
@@ -105,12 +106,13 @@ def gate(
         if "vs_fp32" not in item.artifact.checks:  # the master
             result.append(item)
             continue
-        if item.artifact.precision == "int8":
+        integer = item.artifact.precision in ("int8", INT16X8)
+        if integer:
             item = _gate_noise(item, built[0], data, job)
         checks = item.artifact.checks
         drop = checks.get("drop")
-        if item.artifact.precision != "int8" or drop is None:
-            if item.artifact.precision == "int8" and job.options.max_drop is not None:
+        if not integer or drop is None:
+            if integer and job.options.max_drop is not None:
                 reporter.warn(
                     "--max-drop has no meaning for a network without classes: nothing was "
                     "enforced; use --min-sqnr"
@@ -122,9 +124,9 @@ def gate(
         held_out = checks["data"].startswith("held-out")
         if limit is None and (samples < MIN_GATE_SAMPLES or not held_out):
             reporter.warn(
-                f"{item.artifact.path}: int8 differs from fp32 by {drop:.2f} points on {samples} "
-                f"{checks['data']}: too few held-out images for the default gate "
-                f"({MIN_GATE_SAMPLES}); set --max-drop to enforce one"
+                f"{item.artifact.path}: {item.artifact.precision} differs from fp32 by "
+                f"{drop:.2f} points on {samples} {checks['data']}: too few held-out images for "
+                f"the default gate ({MIN_GATE_SAMPLES}); set --max-drop to enforce one"
             )
             result.append(item)
             continue
@@ -133,7 +135,8 @@ def gate(
         if not passed and not job.options.force:
             raise AccuracyGateError(
                 "EC480",
-                f"int8 loses {drop:.2f} points on {samples} {checks['data']}, more than {limit}",
+                f"{item.artifact.precision} loses {drop:.2f} points on {samples} "
+                f"{checks['data']}, more than {limit}",
                 where=item.artifact.path,
                 why=f"measured against the fp32 graph: {checks['vs_fp32']}"
                 + _blamed(item, built[0], data),
@@ -176,7 +179,8 @@ def _gate_noise(item: Built, master: Built, data: CalibrationData | None, job: J
         worst = ", ".join(f"{name} {value:.1f} dB" for name, value in low.items())
         raise AccuracyGateError(
             "EC482",
-            f"int8 keeps less than {limit:g} dB at {len(low)} of {len(outputs)} outputs",
+            f"{item.artifact.precision} keeps less than {limit:g} dB at {len(low)} of "
+            f"{len(outputs)} outputs",
             where=item.artifact.path,
             why=f"{worst}, against fp32 on {checks['vs_fp32']['samples']} {checks['data']}"
             + _blamed(item, master, data),

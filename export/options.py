@@ -20,6 +20,8 @@ from edgec.targets.schema import FORMATS, PRECISIONS, Target
 CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse", "fisher"]
 MIXED = "mixed"
 """The ``--precision`` whose int8 artifact keeps some blocks in float."""
+INT16X8 = "int16x8"
+"""int16 activations and int8 weights, in .tflite files only; no device's own precision."""
 AUTO_PLACEMENT = "auto"
 PLACEMENT_NAMES = ("default", "attention", "skip-arms", "no-arms", "convolutions", "linear")
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
@@ -42,6 +44,7 @@ class ExportOptions:
         calib_method: how activation ranges are chosen.
         bias_correction: shift biases so that rounded weights keep the mean output of each channel.
         keep_float: module paths, node names or operator types that int8 leaves in float.
+        time_mixes: time precision mixes of .tflite files in LiteRT on this machine.
         placement: which operators get Q/DQ in a TensorRT graph, a name of
             `edgec.export.quantize.placement.PLACEMENTS`; ``auto`` lets the proxy's plans decide
             where TensorRT for RTX is installed, and is ``default`` elsewhere.
@@ -71,6 +74,7 @@ class ExportOptions:
     calib_method: CalibrationMethod = "mse"
     bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
+    time_mixes: bool = False
     placement: str = AUTO_PLACEMENT
     preprocess: str | None = None
     input_size: tuple[int, int] | None = None
@@ -285,7 +289,7 @@ def _decibels(value: Any) -> float:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "precision": _one_of(*PRECISIONS, MIXED),
+    "precision": _one_of(*PRECISIONS, MIXED, INT16X8),
     "weights": str,
     "calib": str,
     "calib_limit": _positive,
@@ -293,6 +297,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "calib_method": _one_of(*CALIBRATION_METHODS),
     "bias_correction": _flag,
     "keep_float": _names,
+    "time_mixes": _flag,
     "placement": _one_of(AUTO_PLACEMENT, *PLACEMENT_NAMES),
     "preprocess": str,
     "input_size": parse_size,

@@ -10,7 +10,14 @@ from typing import Any, Literal
 from edgec.export.as_in_file import as_in_file, is_quantized_file
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.files import refuse_existing
-from edgec.export.options import AUTO_PLACEMENT, MIXED, ExportOptions, Resolved, resolve
+from edgec.export.options import (
+    AUTO_PLACEMENT,
+    INT16X8,
+    MIXED,
+    ExportOptions,
+    Resolved,
+    resolve,
+)
 from edgec.export.quantize.recipes.recipe import get_recipe
 from edgec.export.source import describe, wanted_stages
 from edgec.models.stages import Stage
@@ -73,7 +80,14 @@ def prepare(
         name += "-features"
     assert options.precision is not None
     assert options.formats is not None
-    wanted = "int8" if options.precision == MIXED else options.precision
+    wanted = "int8" if options.precision in (MIXED, INT16X8) else options.precision
+    if options.precision == INT16X8 and "tflite" not in options.formats:
+        raise UsageError(
+            "EC284",
+            "int16x8 is a precision of .tflite files only",
+            why=f"the formats are {', '.join(options.formats)}",
+            fix="--format tflite, or --precision int8",
+        )
     if wanted not in found.precisions:
         raise UnsupportedError(
             "EC382",
@@ -110,9 +124,10 @@ def prepare(
             fix="leave --placement out, or leave parts in float with --keep-float",
         )
     formats = options.formats
-    if "c" in formats and not (wanted == "int8" and (quantized or options.calib is not None)):
+    integers = options.precision in ("int8", MIXED) and (quantized or options.calib is not None)
+    if "c" in formats and not integers:
         asked = not resolved.origin["formats"].startswith("target")
-        if asked and wanted == "fp16":
+        if asked and options.precision in ("fp16", INT16X8):
             raise UsageError(
                 "EC282",
                 f"no C is written in {options.precision}",
@@ -157,7 +172,8 @@ def prepare(
                 why="; ".join(found.notes),
                 fix="leave --calib out",
             )
-        precisions.append("int8")
+        if options.precision != INT16X8:
+            precisions.append("int8")
     out = Path(options.out or f"build/{name}-{found.name}-{options.precision}")
     refuse_existing(out, overwrite=options.overwrite)
     formats = tuple(dict.fromkeys(("onnx", *formats)))

@@ -115,6 +115,9 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
         )
         lines += _per_output(a["checks"])
         lines += _proxy(a["checks"])
+        lines += [f"  {d['line']}" for d in a["checks"].get("delegates", {}).values()]
+        if "mixes" in a["checks"]:
+            lines += [f"  {line}" for line in mix_lines(a["checks"]["mixes"])]
     return lines
 
 
@@ -185,6 +188,29 @@ def _per_output(checks: dict[str, Any]) -> list[str]:
         parts.append(f"max |Δ| {found['max_abs']:.2g}")
         lines.append(f"  {name:<{width}}  {', '.join(parts)}")
     return lines
+
+
+def mix_lines(found: dict[str, Any]) -> list[str]:
+    """Times of precision mixes (`tflite_mixes.time_mixes`): what holds int8 up, what is fastest."""
+    ratios = found["ratios"]
+    others = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if name != "fp32")
+    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
+    lines = [f"time here over fp32 (LiteRT, {threads}): {others}"]
+    if found.get("held_up_by"):
+        named = ", ".join(
+            f"{one['what']} {100 * one['share']:.0f} %"
+            + (f" ({one['over_fp32']:.1f}x fp32's)" if one["what"].startswith("int8") else "")
+            for one in found["held_up_by"]
+        )
+        lines.append(f"int8 is held up by {named} of its operators' time")
+    text = f"fastest: {found['fastest']}"
+    if found["keep_float"]:
+        kept = found["keep_float"]
+        shown = " ".join(f"--keep-float {one}" for one in kept[:3])
+        text += f" ({shown}" + (f" and {len(kept) - 3} more)" if len(kept) > 3 else ")")
+    if found["tied"]:
+        text += f"; not measurably slower: {', '.join(found['tied'])}"
+    return [*lines, text]
 
 
 def mib(size: int) -> str:

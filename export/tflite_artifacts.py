@@ -14,22 +14,27 @@ from edgec.export import as_in_file
 from edgec.export.bundle import Artifact
 from edgec.export.data import CalibrationData
 from edgec.export.emit.onnx_file import serialize
-from edgec.export.emit.tflite.flavour import FLAVOURS, flavour_for
+from edgec.export.emit.tflite.delegates.partition import predict
+from edgec.export.emit.tflite.flavour import flavour_for, scheme_of
 from edgec.export.emit.tflite.write import TfliteFile, convert
 from edgec.export.errors import InternalError, UnsupportedError
 from edgec.export.files import sha256_bytes
 from edgec.export.golden import Feeds
 from edgec.export.judge import Built, gate
 from edgec.export.lint.engine import LintReport
+from edgec.export.options import INT16X8
 from edgec.export.plan import Job, float_tflite
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
 from edgec.export.quantize.calibrate import Calibration
-from edgec.export.quantize.scheme import TFLITE, QuantScheme, get_scheme
+from edgec.export.quantize.scheme import TFLITE_INT16X8, QuantScheme, get_scheme
+from edgec.export.rewrite.legalise.opset import MASTER, ConvertOpset
+from edgec.export.tflite_mixes import Ground, Mix, time_mixes
 from edgec.models.preprocess import Preprocess
 from edgec.runtime.agreement import Agreement, compare
 from edgec.runtime.onnx_runner import OnnxRunner
 from edgec.targets.operators.table import OperatorTable, select_table, table_versions
+from edgec.targets.schema import Target
 
 if TYPE_CHECKING:
     from edgec.runtime.tflite_artifact import TfliteArtifactRunner
@@ -85,6 +90,7 @@ def tflite_artifacts(
         return _artifacts(source, reporter, tick)
     except UnsupportedError as error:
         asked = not source.job.resolved.origin["formats"].startswith("target")
+        asked |= source.job.options.precision == INT16X8
         if asked or error.code not in ("EC390", "EC391", "EC392", "EC394"):
             raise
         reporter.warn(f"no .tflite file: {error.where or 'network'}: {error.why or error.what}")
@@ -97,6 +103,7 @@ def _artifacts(
 ) -> list[tuple[Artifact, bytes]]:
     floats = float_tflite(source.job)
     found = []
+    plain: list[Mix] = []
     for number, precision in enumerate(floats):
         file = convert(
             source.master,
@@ -106,13 +113,17 @@ def _artifacts(
             metadata=_metadata(source),
             offline=source.job.target.runtime.name == "tflm",
         )
-        artifact = _artifact(precision, file)
+        artifact = _artifact(precision, file, source.job.target)
+        plain.append(Mix(precision, file.content, file.lowered))
         found.append((_judged_float(artifact, file, source), file.content))
         tick(number + 1, len(floats) + 1)
     if source.job.quantized:
         found.append(_as_in_file(source))
-    elif source.quantization is not None:
-        found.append(_integer(source, reporter, tick))
+    elif source.quantization is None:
+        if source.job.options.time_mixes:
+            reporter.warn("--time-mixes compares int8 with float: add --precision int8 --calib")
+    else:
+        found.append(_integer(source, plain, reporter, tick))
     if any("not_run" in artifact.checks for artifact, _ in found):
         reporter.warn(f".tflite files were {NOT_RUN}")
     return found
@@ -120,8 +131,7 @@ def _artifacts(
 
 def scheme_for(job: Job) -> QuantScheme:
     """The scheme of int8 .tflite files: the target's, if it is one of TFLite."""
-    wanted = job.target.int8_scheme or ""
-    return get_scheme(wanted) if wanted in FLAVOURS else TFLITE
+    return get_scheme(scheme_of(job.target.int8_scheme))
 
 
 def _table(job: Job) -> OperatorTable:
@@ -132,8 +142,11 @@ def _table(job: Job) -> OperatorTable:
     return select_table("litert", table_versions("litert")[-1]).table
 
 
-def _artifact(precision: str, file: TfliteFile, scheme: str | None = None) -> Artifact:
+def _artifact(
+    precision: str, file: TfliteFile, target: Target, scheme: str | None = None
+) -> Artifact:
     operators = file.lowered.operators
+    main, modules = file.lowered.model.main, file.lowered.modules
     return Artifact(
         path=f"tflite/model_{precision}.tflite",
         format="tflite",
@@ -147,7 +160,8 @@ def _artifact(precision: str, file: TfliteFile, scheme: str | None = None) -> Ar
             "transposes": operators.get("TRANSPOSE", 0),
             "reshapes": operators.get("RESHAPE", 0),
             "requantizations": file.lowered.requantizations,
-            **({"float_operators": file.lowered.float_operators()} if precision == "int8" else {}),
+            **({"float_operators": file.lowered.float_operators()} if "int" in precision else {}),
+            "delegates": {d: predict(main, d, modules).to_json() for d in target.delegates},
         },
     )
 
@@ -190,7 +204,7 @@ def _as_in_file(source: Source) -> tuple[Artifact, bytes]:
         table=_table(source.job),
         metadata=_metadata(source),
     )
-    artifact = _artifact("int8", file, as_in_file.SCHEME)
+    artifact = _artifact("int8", file, source.job.target, as_in_file.SCHEME)
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN), file.content
@@ -239,34 +253,38 @@ def _ends(job: Job) -> Literal["float", "integer"]:
 
 
 def _integer(
-    source: Source, reporter: Reporter, tick: Callable[[int, int], None]
+    source: Source, plain: list[Mix], reporter: Reporter, tick: Callable[[int, int], None]
 ) -> tuple[Artifact, bytes]:
     quantization, data = source.quantization, source.data
     assert quantization is not None
     assert source.calibration is not None
     assert data is not None
-    scheme = scheme_for(source.job)
+    precision: Literal["int8", "int16x8"] = "int8"
+    scheme, master = scheme_for(source.job), source.master
+    if source.job.options.precision == INT16X8:
+        precision, scheme = "int16x8", TFLITE_INT16X8
+        master = _at_opset(master, scheme.lowest_opset)
     own = replace(quantization, scheme=scheme, notes=[])
-    graph = own.quantize(source.master, source.calibration, data, tick)
+    graph = own.quantize(master, source.calibration, data, tick)
     file = convert(
         graph,
-        precision="int8",
+        precision=precision,
         ends=_ends(source.job),
         flavour=flavour_for(scheme.name, source.job.target.runtime.name),
         table=_table(source.job),
         metadata=_metadata(source),
         offline=source.job.target.runtime.name == "tflm",
     )
-    artifact = _artifact("int8", file, f"int8 ({scheme.name})")
+    artifact = _artifact(precision, file, source.job.target, f"{precision} ({scheme.name})")
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN), file.content
     runner = runners["xnnpack"]
     content = serialize(graph, f"edgec {edgec.__version__}")
     emulated = OnnxRunner(content, emulate=True)
-    master = OnnxRunner(source.built[0].data)
+    floats = OnnxRunner(source.built[0].data)
     kept = [(f, None if source.blind else label) for f, label in data.holdout_feeds()]
-    found = compare(master.run, runner.run, kept)
+    found = compare(floats.run, runner.run, kept)
     exact = compare(emulated.run, runner.run, kept)
     builtin = compare(emulated.run, runners["builtin"].run, kept[:32])
     artifact = _with(
@@ -278,8 +296,35 @@ def _integer(
         partitions=runner.partitions,
         runtime=_runtime(),
     )
+    if source.job.options.time_mixes and precision == "int8":
+        mixes = [*plain, Mix("int8", file.content, file.lowered)]
+        artifact = _with(artifact, mixes=_mixes(source, scheme, mixes))
     item = Built(artifact, content, 0, LintReport((), ""))
     return gate([source.built[0], item], data, source.job, reporter)[1].artifact, file.content
+
+
+def _at_opset(model: ir.Model, opset: int) -> ir.Model:
+    """A copy at a newer opset, whose operators mean the same as at the master's."""
+    copy = ir.from_proto(ir.to_proto(model))
+    convert_opset = ConvertOpset()
+    convert_opset.target = max(opset, MASTER)
+    convert_opset(copy)
+    return copy
+
+
+def _mixes(source: Source, scheme: QuantScheme, plain: list[Mix]) -> dict[str, Any]:
+    """Times of the files and of mixes between float32 and int8."""
+    assert source.quantization is not None
+    assert source.calibration is not None
+    ground = Ground(
+        source.master,
+        source.calibration,
+        scheme,
+        flavour_for(scheme.name, source.job.target.runtime.name),
+        _table(source.job),
+        source.quantization.recipe.keep_float,
+    )
+    return time_mixes(plain, ground, source.golden[0])
 
 
 def _steps(found: Agreement, runner: TfliteArtifactRunner) -> dict[str, Any]:

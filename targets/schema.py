@@ -18,6 +18,7 @@ FORMATS = ("onnx", "tensorrt", "tflite", "c")
 PRECISIONS = ("fp32", "fp16", "int8")
 INT8_SCHEMES = ("ort-x86", "ort-arm", "tensorrt", "tflite", "tflite-full")
 MEMORY_KINDS = ("ram", "flash")
+DELEGATES = ("xnnpack", "gpu", "edgetpu")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Target:
         notes: sentences shown by ``edgec targets show``.
         memory: memories of a microcontroller, the preferred ones first; empty where the operating
             system hands out memory.
+        delegates: what runs .tflite files there in place of the runtime's own kernels, as far as
+            there is a table of what it takes.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Target:
     facts: dict[str, Fact]
     notes: tuple[str, ...]
     memory: tuple[Memory, ...] = ()
+    delegates: tuple[str, ...] = ()
 
     def fact(self, name: str) -> int | float | str | bool | None:
         """The value of a fact, or None when it is not established."""
@@ -164,6 +168,8 @@ class Target:
         if len({m.name for m in memory}) != len(memory):
             raise wrong("two [[memory]] of one name", "give each memory its own name")
         precisions = tuple(among("precisions", p, PRECISIONS) for p in take("precisions", list))
+        named = take("delegates", list, optional=True)
+        delegates = tuple(among("delegates", d, DELEGATES) for d in named)
         scheme = take("int8_scheme", str, optional=True) or None
         if scheme is not None:
             among("int8_scheme", scheme, INT8_SCHEMES)
@@ -182,6 +188,7 @@ class Target:
             facts=facts,
             notes=tuple(take("notes", list, optional=True)),
             memory=memory,
+            delegates=delegates,
         )
         if data:
             raise wrong(f"unknown field {sorted(data)[0]!r}", "remove it or correct its name")

@@ -46,7 +46,8 @@ def export(
         ),
     ],
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16, int8 or mixed. [default: the target's]")
+        str | None,
+        typer.Option(help="fp32, fp16, int8, mixed, or int16x8 (.tflite). [default: the target's]"),
     ] = None,
     weights: Annotated[
         str | None,
@@ -83,6 +84,14 @@ def export(
         typer.Option(
             help="Module, node or operator type that int8 leaves in float (repeatable); "
             "`edgec eval --explain` suggests some."
+        ),
+    ] = None,
+    time_mixes: Annotated[
+        bool | None,
+        typer.Option(
+            "--time-mixes",
+            help="Time fp32, int8 and mixes of both as .tflite in LiteRT here (some seconds; the "
+            "bundle then holds times).",
         ),
     ] = None,
     placement: Annotated[
@@ -193,6 +202,7 @@ def export(
             "calib_method": calib_method,
             "bias_correction": False if no_bias_correction else None,
             "keep_float": keep_float,
+            "time_mixes": time_mixes,
             "placement": placement,
             "preprocess": preprocess,
             "input_size": input_size,

@@ -12,6 +12,9 @@ import onnx.defs
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgec.export.emit.tflite.flavour import flavour_for, scheme_of
+from edgec.export.emit.tflite.lower import Lowered, lower
+from edgec.export.errors import UnsupportedError
 from edgec.export.rewrite.graph import constant, module_of
 from edgec.targets.operators.table import DEFAULT_DOMAINS, OperatorTable
 from edgec.targets.schema import Target
@@ -110,6 +113,15 @@ class Context:
         """Graph inputs (initializers listed as inputs left out) and all node outputs."""
         inputs = [v for v in self.model.graph.inputs if v.name not in self.model.graph.initializers]
         return (*inputs, *(v for node in self.nodes for v in node.outputs))
+
+    @cached_property
+    def lowered(self) -> Lowered | None:
+        """The graph as TFLite operators in the forms for the target; None if it cannot be."""
+        scheme = scheme_of(self.target.int8_scheme)
+        try:
+            return lower(self.model.clone(), flavour_for(scheme, self.target.runtime.name))
+        except UnsupportedError:
+            return None
 
     def of_type(self, *op_types: str) -> Iterator[ir.Node]:
         """Nodes of these standard operators, in graph order."""

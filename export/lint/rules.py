@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from edgec.export.lint import forms, operators, placement, quantizers, restrictions, tensors
+from edgec.export.lint import (
+    delegates,
+    forms,
+    operators,
+    placement,
+    quantizers,
+    restrictions,
+    tensors,
+)
 from edgec.export.lint.base import Rule
 
 _TENSORRT = ("tensorrt",)
 _TFLITE = ("litert", "tflite-runtime", "tflm", "edgec-c")
+_DELEGATED = ("litert", "tflite-runtime", "onnxruntime")
 _ALL = ("tensorrt", "onnxruntime", *_TFLITE)
 
 RULES: tuple[Rule, ...] = (
@@ -34,4 +43,8 @@ RULES: tuple[Rule, ...] = (
     Rule("W302", forms.sum_in_float16, _TENSORRT),
     Rule("I401", forms.layer_norm_written_out),
     Rule("I402", forms.gelu_written_out),
+    Rule("W501", delegates.split_by_delegate, _DELEGATED),
+    Rule("I502", delegates.left_by_delegate, _DELEGATED),
+    Rule("W503", delegates.left_to_host, _DELEGATED),
+    Rule("I504", delegates.over_cache, _DELEGATED),
 )

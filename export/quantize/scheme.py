@@ -301,6 +301,19 @@ TFLITE = replace(
 )
 
 
+# The same with int16 activations, for networks that eight bits hurt: grids are symmetric, biases
+# int64, softmax, sigmoid and tanh write on 2⁻¹⁵ (TensorFlow Lite, "16-bit activations with 8-bit
+# weights"). HARD_SWISH and L2_NORMALIZATION have no kernel for them.
+TFLITE_INT16X8 = replace(
+    TFLITE_FULL,
+    name="tflite-int16x8",
+    symmetric=True,
+    activation_bits=16,
+    kernels=TFLITE_FULL.kernels - {"HardSwish", "LpNormalization"},
+    fixed=dict.fromkeys(("Softmax", "Sigmoid", "Tanh"), (-1.0, 32767 / 32768)),
+)
+
+
 def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
     return UsageError(
         "EC268",
@@ -312,6 +325,10 @@ def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
 SCHEMES: Mapping[str, QuantScheme] = {
     s.name: s for s in (ORT_X86, ORT_X86_U8, ORT_X86_VNNI, ORT_ARM, TENSORRT, TFLITE, TFLITE_FULL)
 }
+"""Schemes of eight bits, which graphs of any opset from their `min_opset` on take."""
+
+WIDE_SCHEMES: Mapping[str, QuantScheme] = {TFLITE_INT16X8.name: TFLITE_INT16X8}
+"""Schemes that runtimes have kernels for although their Q/DQ need `INT4_OPSET`."""
 
 
 def get_scheme(name: str) -> QuantScheme:
@@ -320,13 +337,14 @@ def get_scheme(name: str) -> QuantScheme:
     Raises:
         UsageError: EC264, no such scheme.
     """
-    if name not in SCHEMES:
+    known = {**SCHEMES, **WIDE_SCHEMES}
+    if name not in known:
         raise UsageError(
             "EC264",
             f"unknown quantization scheme {name!r}",
-            fix=f"choose one of {', '.join(sorted(SCHEMES))}",
+            fix=f"choose one of {', '.join(sorted(known))}",
         )
-    return SCHEMES[name]
+    return known[name]
 
 
 def require_executable(scheme: QuantScheme) -> None:
@@ -335,7 +353,7 @@ def require_executable(scheme: QuantScheme) -> None:
     Raises:
         UsageError: EC267, the scheme is emulated.
     """
-    if scheme.emulated:
+    if scheme.emulated and scheme not in WIDE_SCHEMES.values():
         raise UsageError(
             "EC267",
             f"scheme {scheme.name} is emulated and cannot be exported",

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import edgec
-from edgec.export.errors import UnsupportedError
+from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.tflite import load
 
 Main = Callable[..., tuple[int, str, str]]
@@ -46,6 +46,9 @@ def test_artifacts_and_their_checks(bundle: Path) -> None:
         assert artifact.path in manifest.files
         assert artifact.checks["transposes"] == 0
         assert artifact.checks["partitions"] >= 1
+        predicted = artifact.checks["delegates"]["xnnpack"]
+        assert predicted["partitions"] == artifact.checks["partitions"]
+        assert predicted["taken"] == predicted["operators"] == artifact.checks["operators"]
         assert artifact.checks["runtime"].startswith("ai-edge-litert")
     assert max(found["fp32"].checks["relative"].values()) < 1e-5
     assert found["int8"].checks["vs_qdq"]["xnnpack"]["max_steps"] <= 2
@@ -54,6 +57,49 @@ def test_artifacts_and_their_checks(bundle: Path) -> None:
     entry = json.loads(load(bundle / "tflite/model_int8.tflite").metadata["edgec"])
     assert entry["preprocess"]["resize"] == "stretch"
     assert entry["producer"].startswith("edgec ")
+
+
+def test_the_report_says_how_delegates_divide_the_files(bundle: Path) -> None:
+    text = (bundle / "report.txt").read_text("utf-8")
+    assert text.count("XNNPACK: 1 partition, 100 % of operators") == 4
+
+
+def test_int16x8(
+    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    bundle = edgec.compile(
+        str(tiny_onnx),
+        target="raspberry-pi-5",
+        precision="int16x8",
+        calib=str(image_folder),
+        preprocess=str(preprocess_json),
+        out=str(tmp_path / "bundle"),
+    )
+    found = {a.path: a for a in bundle.manifest.artifacts}
+    assert "onnx/model_int8.onnx" not in found
+    assert "tflite/model_int8.tflite" not in found
+    artifact = found["tflite/model_int16x8.tflite"]
+    assert artifact.scheme == "int16x8 (tflite-int16x8)"
+    assert artifact.checks["vs_fp32"]["sqnr_db"] > 30
+    assert artifact.checks["float_operators"] == {}
+    content = load(bundle.path / artifact.path)
+    types = {t.dtype for t in content.main.tensors}
+    assert {"INT16", "INT8", "INT64"} <= types
+    assert json.loads(content.metadata["edgec"])["precision"] == "int16x8"
+
+
+def test_int16x8_is_a_precision_of_tflite_files(tiny_onnx: Path, image_folder: Path) -> None:
+    with pytest.raises(UsageError, match="EC284"):
+        edgec.compile(
+            str(tiny_onnx),
+            target="raspberry-pi-5",
+            precision="int16x8",
+            formats="onnx",
+            calib=str(image_folder),
+        )
+    with pytest.raises(UsageError, match="EC214"):
+        edgec.compile(str(tiny_onnx), target="raspberry-pi-5", precision="int16x8")
 
 
 def test_what_stays_in_float_is_named(tmp_path: Path) -> None:

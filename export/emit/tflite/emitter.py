@@ -81,9 +81,9 @@ class Emitter:
         return self.tensor(f"{self._base()}/{suffix}", shape, np.dtype(np.float32))
 
     def constant(self, array: Array, name: str, quantization: Quantization | None = None) -> int:
-        """A constant; equal ones are stored once. int64 becomes int32."""
+        """A constant; equal ones are stored once. int64 becomes int32 unless it is a bias."""
         array = np.ascontiguousarray(array).reshape(np.shape(array))
-        if array.dtype == np.int64:
+        if array.dtype == np.int64 and quantization is None:
             info = np.iinfo(np.int32)
             array = np.clip(array, info.min, info.max).astype(np.int32)
         grid: tuple[object, ...] = ()

@@ -22,6 +22,8 @@ class Flavour:
         channel_linear: FULLY_CONNECTED takes int8 weights with a scale per output channel
             (version 12, TensorFlow 2.17); otherwise such a layer is a 1×1 CONV_2D.
         max_rank: most dimensions of a TRANSPOSE.
+        least_ratio: smallest scale of an operand over that of the sum that an integer addition
+            takes; None where any will do.
     """
 
     name: str = "litert"
@@ -29,6 +31,7 @@ class Flavour:
     float_operators: frozenset[str] = frozenset()
     channel_linear: bool = True
     max_rank: int = 6
+    least_ratio: float | None = None
 
 
 LITERT = Flavour(
@@ -42,10 +45,12 @@ LITERT = Flavour(
             "AveragePool",
             "MatMul",
         }
-    )
+    ),
+    least_ratio=2.0**-10,
 )
 """LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in
-float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`)."""
+float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`). The L2
+norm, which it does not have at all, is spelled out."""
 
 INTEGER = Flavour(name="integer", max_rank=5)
 """Every operator on integers that has a kernel for them: Edge TPU, TensorFlow Lite Micro."""
@@ -57,7 +62,12 @@ C = Flavour(
 )
 """Our own microcontroller backend."""
 
-FLAVOURS = {"tflite": LITERT, "tflite-full": INTEGER}
+INTEGER_16 = Flavour(
+    name="int16x8", float_operators=frozenset({"HardSwish", "LpNormalization"}), max_rank=5
+)
+"""int16 activations: every operator on integers that LiteRT has a kernel of that type for."""
+
+FLAVOURS = {"tflite": LITERT, "tflite-full": INTEGER, "tflite-int16x8": INTEGER_16}
 """Quantization scheme → flavour that keeps its operators as they are meant."""
 
 
@@ -65,5 +75,13 @@ def flavour_for(scheme: str, runtime: str) -> Flavour:
     """The flavour for graphs of a quantization scheme on a runtime (`Runtime.name`)."""
     flavour = FLAVOURS.get(scheme, LITERT)
     if runtime == "tflite-runtime":  # its last release is from TensorFlow 2.14
-        return replace(flavour, channel_linear=False)
+        flavour = replace(flavour, channel_linear=False)
+        if flavour.name == INTEGER_16.name:  # GELU on int16 is newer
+            return replace(flavour, float_operators=flavour.float_operators | {"Gelu"})
     return flavour
+
+
+def scheme_of(int8_scheme: str | None) -> str:
+    """The scheme of a target's .tflite files, given its `int8_scheme`, which may be another
+    format's."""
+    return int8_scheme if int8_scheme in FLAVOURS else "tflite"

@@ -14,6 +14,7 @@ from edgec.export.emit.tflite.layout import assign, boundary
 from edgec.export.emit.tflite.normalise import normalise
 from edgec.export.emit.tflite.operators.table import LOWERINGS
 from edgec.export.emit.tflite.perms import stored_shape
+from edgec.export.emit.tflite.ratios import widen_small_constants
 from edgec.export.emit.tflite.read import read_graph
 from edgec.export.tflite.check import check
 from edgec.export.tflite.model import Model, Signature
@@ -59,7 +60,15 @@ def lower(graph: ir.Model, flavour: Flavour = LITERT) -> Lowered:
     Raises:
         UnsupportedError: EC390 an operator, EC391 a construct that TFLite cannot express.
     """
-    return emit(normalise(read_graph(graph, flavour), flavour.max_rank), flavour)
+    return emit(prepare(graph, flavour), flavour)
+
+
+def prepare(graph: ir.Model, flavour: Flavour) -> Graph:
+    """The normalised graph, in the forms of `flavour`."""
+    found = normalise(read_graph(graph, flavour), flavour.max_rank)
+    if flavour.least_ratio is not None:
+        widen_small_constants(found, flavour.least_ratio)
+    return found
 
 
 def emit(graph: Graph, flavour: Flavour) -> Lowered:

@@ -12,16 +12,14 @@ import onnx_ir as ir
 from edgec.export.emit.tflite import offline_plan
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import LITERT, Flavour
-from edgec.export.emit.tflite.lower import Lowered, emit
-from edgec.export.emit.tflite.normalise import normalise
+from edgec.export.emit.tflite.lower import Lowered, emit, prepare
 from edgec.export.emit.tflite.precision import half_weights, integer_weights
-from edgec.export.emit.tflite.read import read_graph
 from edgec.export.emit.tflite.runtime_fit import require_executable
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.encode import encode
 from edgec.targets.operators.table import OperatorTable
 
-TflitePrecision = Literal["fp32", "fp16", "dyn8", "int8"]
+TflitePrecision = Literal["fp32", "fp16", "dyn8", "int8", "int16x8"]
 METADATA = "edgec"
 """Name of the metadata entry: JSON with version, layout, preprocessing and labels."""
 LARGEST = (1 << 31) - 1
@@ -54,7 +52,7 @@ def convert(
     """Write `graph` as a .tflite file.
 
     Args:
-        graph: float32 for fp32, fp16 and dyn8; Q/DQ for int8. Not modified.
+        graph: float32 for fp32, fp16 and dyn8; Q/DQ for int8 and int16x8. Not modified.
         precision: fp16 and dyn8 change the stored weights only.
         ends: whether inputs and outputs of an int8 network are float32 or its integers.
         flavour: who runs the file.
@@ -69,7 +67,7 @@ def convert(
     size = sum(v.const_value.nbytes for v in graph.graph.initializers.values() if v.const_value)
     if size > LARGEST:
         raise _too_large(size)
-    read = normalise(read_graph(graph, flavour), flavour.max_rank)
+    read = prepare(graph, flavour)
     if ends == "integer":
         integer_ends(read)
     lowered = emit(read, flavour)

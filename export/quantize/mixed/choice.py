@@ -18,7 +18,7 @@ from edgec.profiles.macs import count_graph_macs
 Precision = Literal["int8", "int4", "float"]
 """``"int8"``: as the scheme says; ``"int4"``: the same with 4-bit weights; ``"float"``: float32.
 
-Activations of 16 bits are no choice: no runtime that edgec writes for has kernels for them.
+Activations of 16 bits are no choice: only LiteRT has kernels for them, which are slower than float.
 """
 
 Assignment = tuple[Precision, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import onnx
@@ -13,7 +13,7 @@ import pytest
 from edgec.export.lint.base import Finding
 from edgec.export.lint.engine import lint
 from edgec.targets.registry import get_target
-from edgec.targets.schema import Target
+from edgec.targets.schema import Fact, Target
 
 Find = Callable[..., list[Finding]]
 
@@ -49,8 +49,11 @@ def find() -> Find:
         domains: str = "",
         cap: int = 20,
         select: tuple[str, ...] = (),
+        facts: Mapping[str, int] | None = None,
     ) -> list[Finding]:
         model = ir.from_proto(parse(body, opset=opset, domains=domains))
-        return list(lint(model, target_for(runtime, version, cap), select=select).findings)
+        target = target_for(runtime, version, cap)
+        known = target.facts | {key: Fact(value, "test") for key, value in (facts or {}).items()}
+        return list(lint(model, replace(target, facts=known), select=select).findings)
 
     return run

@@ -112,6 +112,29 @@ ORDER = (
 )
 PAIR = "q = QuantizeLinear({0}, s, z)  d = DequantizeLinear(q, s, z)"
 
+PHONE = {"runtime": "pixel-android", "version": "2.3"}
+PI = {"runtime": "raspberry-pi-5", "version": "1.22"}
+CORAL = {"runtime": "coral-edgetpu", "version": "2.14"}
+LINEAR = (
+    "g (float[1,2] x) => (float[1,4] y) <float[2,4] w = {1,2,3,4,5,6,7,8}> { y = MatMul(x, w) }"
+)
+
+
+def behind_relu(op_type: str) -> str:
+    """An operator at the end of a graph."""
+    return f"g (float[1,4] x) => (float[1,4] y) {{ a = Relu(x)  y = {op_type}(a) }}"
+
+
+def turned(perm: str) -> str:
+    """Five dimensions reordered between two activations."""
+    return (
+        "g (float[1,4,8] x) => (float[1,4,8] y)"
+        "<int64[5] s = {2,2,2,2,2}, int64[3] t = {1,4,8}>"
+        f"{{ a = Relu(x)  r = Reshape(a, s)  p = Transpose<perm = {perm}>(r)"
+        "  b = Reshape(p, t)  y = Relu(b) }"
+    )
+
+
 CASES = [
     Case("E101", LAYER_NORM, LAYER_NORM, "y", {"version": "8.5"}, {"version": "8.6"}),
     Case(
@@ -322,6 +345,18 @@ CASES = [
         "p",
         {"version": "8.6"},
         {"version": "8.5"},
+    ),
+    Case("W501", turned("[4,3,2,1,0]"), turned("[0,1,2,3,4]"), "b", PHONE, count=3),
+    Case("W501", turned("[4,3,2,1,0]"), turned("[4,3,2,1,0]"), "b", PHONE, PI, count=3),
+    Case("I502", behind_relu("LogSoftmax"), behind_relu("Softmax"), "y", PI),
+    Case("W503", behind_relu("Exp"), behind_relu("Sigmoid"), "y", CORAL),
+    Case(
+        "I504",
+        LINEAR,
+        LINEAR,
+        None,
+        CORAL | {"facts": {"parameter_cache_bytes": 7}},
+        CORAL | {"facts": {"parameter_cache_bytes": 64}},
     ),
     Case("I402", GELU.replace("ONE", "1"), GELU.replace("ONE", "2"), "e"),
     Case(

@@ -51,11 +51,14 @@ def emit_unary(emitter: Emitter, node: Node) -> None:
 
 def emit_arithmetic(emitter: Emitter, node: Node) -> None:
     """Add, Sub, Mul, Div with a fused activation."""
+    # on int16 additions take scales that are no powers of two only if they are told so
+    wide = node.op in ("Add", "Sub") and node.outputs[0].dtype == np.int16
     emitter.op(
         ARITHMETIC[node.op],
         [emitter.input(0), emitter.input(1)],
         emitter.output(),
         fused_activation_function=node.activation,
+        **({"pot_scale_int16": False} if wide else {}),
     )
 
 

@@ -10,6 +10,9 @@ from edgec.export.emit.tflite.emitter import Emitter
 from edgec.export.emit.tflite.graph import Array, Node
 from edgec.export.emit.tflite.layouts import stored_axis
 
+_LEAST_NORM = 1e-6
+"""Below it L2_NORMALIZATION divides by this instead of the norm (l2norm.cc)."""
+
 
 def emit_softmax(emitter: Emitter, node: Node) -> None:
     """Softmax over the last stored axis."""
@@ -27,8 +30,27 @@ def l2_obstacle(node: Node) -> str:
 
 
 def emit_l2_norm(emitter: Emitter, node: Node) -> None:
-    """LpNormalization over the last stored axis."""
-    emitter.op("L2_NORMALIZATION", [emitter.input(0)], emitter.output())
+    """LpNormalization over the last stored axis.
+
+    Spelled out it divides by the larger of the norm and `_LEAST_NORM`, as L2_NORMALIZATION does.
+    """
+    x = emitter.input(0)
+    if node.integer or node.op not in emitter.flavour.float_operators:
+        emitter.op("L2_NORMALIZATION", [x], emitter.output())
+        return
+    shape = emitter.shape(x)
+    small = (*shape[:-1], 1)
+    square = emitter.op("MUL", [x, x], emitter.temporary("square", shape))
+    total = emitter.op(
+        "SUM",
+        [square, emitter.integers([len(shape) - 1], "axes")],
+        emitter.temporary("total", small),
+        keep_dims=True,
+    )
+    least = emitter.scalar(_LEAST_NORM**2, "least")
+    safe = emitter.op("MAXIMUM", [total, least], emitter.temporary("safe", small))
+    factor = emitter.op("RSQRT", [safe], emitter.temporary("factor", small))
+    emitter.op("MUL", [x, factor], emitter.output())
 
 
 def _constants_obstacle(node: Node) -> str:

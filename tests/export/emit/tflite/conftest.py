@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from edgec.export.emit.onnx_file import serialize
+from edgec.export.emit.tflite.delegates.partition import predict
 from edgec.export.emit.tflite.flavour import INTEGER, LITERT, Flavour
 from edgec.export.emit.tflite.write import TfliteFile, convert
 from edgec.export.quantize.calibrate import calibrate
@@ -111,9 +112,23 @@ def spatial_transposes() -> Callable[[Model], int]:
     return _spatial_transposes
 
 
+def _as_predicted(file: TfliteFile, runner: Any) -> None:
+    """The interpreter divides the file between XNNPACK and its own kernels as predicted."""
+    found = predict(file.lowered.model.main, "xnnpack", file.lowered.modules)
+    real = runner.runner.partitions()
+    left = [(one.code, one.why) for one in found.left]
+    assert sorted(map(list, found.parts)) == sorted(map(list, real)), left
+
+
+@pytest.fixture(scope="session")
+def as_predicted() -> Callable[[TfliteFile, Any], None]:
+    return _as_predicted
+
+
 @pytest.fixture(scope="session")
 def same() -> Callable[..., TfliteFile]:
-    """Lower a float graph, run it with and without XNNPACK, compare with ONNX Runtime."""
+    """Lower a float graph, run it with and without XNNPACK, compare with ONNX Runtime, and the
+    delegate's parts with the prediction."""
     pytest.importorskip("ai_edge_litert")
     from edgec.runtime.tflite_artifact import TfliteArtifactRunner
 
@@ -124,7 +139,10 @@ def same() -> Callable[..., TfliteFile]:
         want = OnnxRunner(serialize(model, "")).run(feeds)
         file = convert(model, **options)
         for kernels in ("xnnpack", "builtin"):
-            got = TfliteArtifactRunner(file.content, kernels=kernels).run(feeds)
+            runner = TfliteArtifactRunner(file.content, kernels=kernels)
+            if kernels == "xnnpack":
+                _as_predicted(file, runner)
+            got = runner.run(feeds)
             assert list(got) == list(want)
             for name, array in want.items():
                 assert got[name].shape == array.shape
@@ -159,6 +177,8 @@ def near() -> Callable[..., TfliteFile]:
         reference = OnnxRunner(serialize(made, ""), emulate=True)
         for kernels in ("xnnpack", "builtin"):
             runner = TfliteArtifactRunner(file.content, kernels=kernels)
+            if kernels == "xnnpack":
+                _as_predicted(file, runner)
             for feed in feeds:
                 want, got = reference.run(feed), runner.run(feed)
                 for name, array in want.items():

@@ -93,7 +93,7 @@ def test_what_delegates_lack_is_float_for_litert(
     if file is None:
         made = quantize(model, calibrate(model, [_feed()], method="minmax"), TFLITE)
         file = convert(made, precision="int8")
-    codes = {"product": "BATCH_MATMUL", "LpNormalization": "L2_NORMALIZATION", "ReduceSum": "SUM"}
+    codes = {"product": "BATCH_MATMUL", "LpNormalization": "RSQRT", "ReduceSum": "SUM"}
     assert _types(file.lowered.model, codes.get(name, name.upper())) == {"FLOAT32"}
     assert _types(file.lowered.model, "CONV_2D") == {"INT8"}
 

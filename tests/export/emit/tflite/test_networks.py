@@ -115,7 +115,12 @@ def test_float(
 
 @pytest.mark.parametrize("scheme", ["tflite", "tflite-full"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_int8(name: str, scheme: str, spatial_transposes: Callable[[Any], int]) -> None:
+def test_int8(
+    name: str,
+    scheme: str,
+    spatial_transposes: Callable[[Any], int],
+    as_predicted: Callable[[Any, Any], None],
+) -> None:
     pytest.importorskip("ai_edge_litert")
     from edgec.runtime.tflite_artifact import TfliteArtifactRunner
 
@@ -129,6 +134,9 @@ def test_int8(name: str, scheme: str, spatial_transposes: Callable[[Any], int]) 
     emulated = OnnxRunner(serialize(made, ""), emulate=True)
     for kernels in ("xnnpack", "builtin"):
         runner = TfliteArtifactRunner(file.content, kernels=kernels)
+        if kernels == "xnnpack":
+            as_predicted(file, runner)
+            assert full or len(runner.runner.partitions()) == 1
         noise = error = 0.0
         for feed in data:
             want, exact = floats.run(feed), emulated.run(feed)

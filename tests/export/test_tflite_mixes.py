@@ -1,0 +1,149 @@
+"""Times of precision mixes: what is compared, what is reported, what the flag changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+import edgec
+from edgec.export.emit.tflite.flavour import LITERT
+from edgec.export.emit.tflite.write import convert
+from edgec.export.quantize.calibrate import calibrate
+from edgec.export.quantize.scheme import TFLITE
+from edgec.export.report import mix_lines
+from edgec.export.rewrite.inference import infer_shapes
+from edgec.export.tflite_mixes import (
+    ENOUGH,
+    Ground,
+    Mix,
+    held_up,
+    slower_modules,
+    time_mixes,
+)
+
+TEXT = """<ir_version: 9, opset_import: ["" : 20]>
+net (float[1,8,8,8] x, float[8,8,3,3] w, float[8,4] v) => (float[1,64,4] y)
+<int64[3] s = {1,64,8}> {
+  c = Conv<pads=[1,1,1,1]>(x, w)
+  g = Gelu(c)
+  t = Transpose<perm=[0,2,3,1]>(g)
+  r = Reshape(t, s)
+  y = MatMul(r, v)
+}"""
+
+
+def feed(seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    return {"x": rng.standard_normal((1, 8, 8, 8)).astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def ground() -> Ground:
+    model = ir.from_proto(onnx.parser.parse_model(TEXT))
+    rng = np.random.default_rng(7)
+    for name in ("w", "v"):
+        value = next(v for v in model.graph.inputs if v.name == name)
+        assert value.shape is not None
+        array = rng.standard_normal(tuple(value.shape.numpy())).astype(np.float32)
+        model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(array, name=name)
+        model.graph.register_initializer(value)
+    infer_shapes(model)
+    for node in model.graph:
+        node.name = str(node.op_type)
+        node.metadata_props["edgec.module"] = f"net.{node.op_type.lower()}"
+    ranges = calibrate(model, [feed(seed) for seed in range(4)], method="minmax")
+    return Ground(model, ranges, TFLITE, LITERT)
+
+
+@pytest.fixture(scope="module")
+def plain(ground: Ground) -> list[Mix]:
+    file = convert(ground.master)
+    return [Mix("fp32", file.content, file.lowered), ground.mix("int8", ())]
+
+
+def types(mix: Mix, code: str) -> set[str]:
+    main = mix.lowered.model.main
+    return {main.tensors[op.outputs[0]].dtype for op in main.operators if op.code == code}
+
+
+def test_a_mix_keeps_what_it_names_in_float(ground: Ground) -> None:
+    mix = ground.mix("int8 convolutions", ("MatMul",))
+    assert types(mix, "CONV_2D") == {"INT8"}
+    assert types(mix, "FULLY_CONNECTED") == {"FLOAT32"}
+
+
+def test_modules_that_integers_slow_down(plain: list[Mix]) -> None:
+    floating, integer = plain[0].lowered, plain[1].lowered
+    slow = [2.0 if m == "net.conv" else 0.5 for m in integer.modules]
+    equal = [float(floating.modules.count(m)) for m in floating.modules]
+    assert slower_modules(integer, slow, floating, equal) == ("net.conv",)
+    assert slower_modules(integer, [0.0] * len(slow), floating, equal) == ()
+
+
+def test_what_holds_int8_up_is_named_with_its_share(plain: list[Mix]) -> None:
+    floating, integer = plain[0].lowered, plain[1].lowered
+    codes = [op.code for op in integer.model.main.operators]
+    seconds = [{"GELU": 5.0, "CONV_2D": 1.0, "FULLY_CONNECTED": 2.0}.get(c, 0.5) for c in codes]
+    before = [4.0 if op.code == "CONV_2D" else 2.0 for op in floating.model.main.operators]
+    found = held_up(integer, seconds, floating, before)
+    named = [one["what"] for one in found]
+    assert named[0] == "float GELU"
+    assert "conversions" in named
+    assert "int8 FULLY_CONNECTED" in named  # as slow as in float
+    assert "int8 CONV_2D" not in named  # a quarter of the float time
+    assert found[0]["share"] == round(5.0 / sum(seconds), 3)
+    assert found[0]["first"] == "net.gelu"
+
+
+def test_mixes_are_timed_and_told(plain: list[Mix], ground: Ground) -> None:
+    pytest.importorskip("ai_edge_litert")
+    found = time_mixes(plain, ground, feed(9), rounds=5)
+    assert {"fp32", "int8", "int8 convolutions", "int8 linear layers"} <= set(found["ratios"])
+    assert found["ratios"]["fp32"] == 1.0
+    assert found["rounds"] == 5
+    assert found["fastest"] == min(found["ratios"], key=found["ratios"].__getitem__)
+    assert ("held_up_by" in found) == (found["ratios"]["int8"] > ENOUGH)
+    assert mix_lines(found)[0].startswith("time here over fp32 (LiteRT, 1 thread): int8 ")
+
+
+def test_lines_say_how_to_get_the_mix() -> None:
+    found = {
+        "threads": 2,
+        "ratios": {"fp32": 1.0, "int8": 0.9, "int8 convolutions": 0.6},
+        "fastest": "int8 convolutions",
+        "keep_float": ["MatMul", "Gemm", "a", "b"],
+        "tied": [],
+        "held_up_by": [{"what": "int8 MUL", "share": 0.3, "over_fp32": 1.26, "first": "m"}],
+    }
+    assert mix_lines(found) == [
+        "time here over fp32 (LiteRT, 2 threads): int8 0.90, int8 convolutions 0.60",
+        "int8 is held up by int8 MUL 30 % (1.3x fp32's) of its operators' time",
+        "fastest: int8 convolutions (--keep-float MatMul --keep-float Gemm --keep-float a and "
+        "1 more)",
+    ]
+
+
+def test_the_flag_puts_times_into_the_report(
+    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    bundle = edgec.compile(
+        str(tiny_onnx),
+        target="raspberry-pi-5",
+        precision="int8",
+        calib=str(image_folder),
+        preprocess=str(preprocess_json),
+        formats="tflite",
+        time_mixes=True,
+        out=str(tmp_path / "bundle"),
+    )
+    artifact = next(a for a in bundle.manifest.artifacts if a.path.endswith("model_int8.tflite"))
+    assert {"fp32", "fp16", "dyn8", "int8"} <= set(artifact.checks["mixes"]["ratios"])
+    assert "time here over fp32" in (bundle.path / "report.txt").read_text("utf-8")
