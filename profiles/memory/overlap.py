@@ -71,13 +71,16 @@ def streamed(
         rows, out_rows: how many there are.
         window, stride, pad: of the output's rows over the input's; `pad` is above the first one.
     """
-    worst = 0
-    for y in range(out_rows - 1):
-        # the first row that later windows have not in common with this one
-        needed = max((y + 1) * stride - pad, y * stride - pad + window, 0)
-        if needed < rows:
-            worst = max(worst, (y + 1) * out_row - needed * in_row)
-    return worst
+    firsts = []  # of the rows that each window does not share with those before it
+    done = 0
+    for y in range(out_rows):
+        top = y * stride - pad
+        first, end = max(top, done), min(top + window, rows)
+        firsts.append(first if first < end else _FAR)
+        done = max(done, end)
+    needed = _from_on(firsts)
+    ahead = ((y + 1) * out_row - needed[y + 1] * in_row for y in range(out_rows - 1))
+    return max([0, *ahead])
 
 
 def elementwise() -> int:

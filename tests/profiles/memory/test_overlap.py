@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgec.profiles.memory.overlap import Access, Window, elementwise, rows, streamed, window
@@ -85,7 +85,7 @@ def windows(draw: st.DrawFn) -> Window:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(w=windows(), access=st.sampled_from(["element", "pixel", "row"]))
 def test_windows(w: Window, access: Access) -> None:
     assert window(w, access=access) == distance(list(window_events(w, access)))
@@ -109,6 +109,7 @@ def test_linear_layers_on_rows(into: int, onto: int, count: int, access: Access)
 
 
 @settings(max_examples=200, deadline=None)
+@example(in_row=1, out_row=1, count=1, reach=1, stride=2, pad=3, after=0)
 @given(
     in_row=st.integers(1, 6),
     out_row=st.integers(1, 9),
