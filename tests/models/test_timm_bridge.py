@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import util
+from typing import Any
 
 import pytest
 import torch
@@ -85,10 +86,21 @@ def test_feature_maps_are_timms_own(name: str) -> None:
 
 
 @needs_timm
-def test_networks_of_timm_without_feature_maps_are_named() -> None:
+def test_networks_of_timm_without_feature_maps_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError) as caught:
         timm_bridge.load("mobilenetv4_conv_small_035", "random", seed=0, features=["9"])
     assert caught.value.code == "EC227"
+    # which networks have none depends on timm's version
+    timm = timm_bridge.import_timm()
+    create = timm.create_model
+
+    def refuse(name: str, *, features_only: bool = False, **options: Any) -> Any:
+        if features_only:
+            raise RuntimeError("features_only not implemented for this network")
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(UsageError) as caught:
         timm_bridge.load("mixer_s32_224", "random", seed=0, features=["all"])
     assert caught.value.code == "EC228"
+    assert "not implemented" in str(caught.value.why)
