@@ -15,19 +15,26 @@ def check_budgets(
 ) -> None:
     """Compare the artifact that will be deployed with ``--ram`` and ``--flash``.
 
-    RAM is the sum of parameters as stored and of the peak of live activations in that precision:
-    what must be there at least; the runtime itself is not counted.
+    Of embedded C, which is what runs where it is written, RAM is the arena and flash the constants.
+    Else RAM is the sum of parameters as stored and of the peak of live activations in that
+    precision: what must be there at least; the runtime itself is not counted.
 
     Raises:
         BudgetError: with the bill.
     """
     stored = "int8" if precision == MIXED else precision
-    chosen = next(a for a in artifacts if a.precision == stored)
+    embedded = (a for a in artifacts if a.format == "c" and a.status == "built")
+    chosen = next(embedded, None) or next(a for a in artifacts if a.precision == stored)
     assert chosen.bytes is not None
     # of a mixed network the largest activation may be in a block that stayed float
     width = {"fp32": 4, "fp16": 2, "int8": 1, INT16X8: 2, MIXED: 4}[precision]
     activations = graph["activation_peak_bytes"] * width // 4
-    ram = chosen.bytes + activations
+    if chosen.format == "c":
+        ram = chosen.checks["arena_bytes"]
+        why = "arena with inputs and outputs, the stack not counted"
+    else:
+        ram = chosen.bytes + activations
+        why = f"parameters {mib(chosen.bytes)} + live activations {mib(activations)}"
     if options.flash is not None and chosen.bytes > options.flash:
         raise BudgetError(
             "EC580",
@@ -41,6 +48,6 @@ def check_budgets(
             "EC581",
             f"{chosen.path} needs {mib(ram)} at least, the RAM budget is {mib(options.ram)}",
             where=chosen.path,
-            why=f"parameters {mib(chosen.bytes)} + live activations {mib(activations)}",
+            why=why,
             fix="choose a smaller network, --input-size or precision, or raise --ram",
         )

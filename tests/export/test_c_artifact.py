@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,6 +62,63 @@ def small_target(tmp_path: Path, root: Path, ram: int, flash: int) -> str:
     path = tmp_path / "small.toml"
     path.write_text(text)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def inverted_residual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A block that widens 8 channels to 48 before a depthwise convolution."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        block (float[1,8,24,24] x) => (float[1,8,12,12] y) {
+          e = Conv<kernel_shape=[1,1]>(x, we, be)
+          s = Sigmoid(e)
+          a = Mul(e, s)
+          d = Conv<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2], group=48>(a, wd, bd)
+          y = Conv<kernel_shape=[1,1]>(d, wp, bp)
+        }"""
+    )
+    rng = np.random.default_rng(5)
+    for name, shape in {"e": (48, 8, 1, 1), "d": (48, 1, 3, 3), "p": (8, 48, 1, 1)}.items():
+        weight = (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        bias = rng.standard_normal(shape[0]).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, f"w{name}"))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(bias, f"b{name}"))
+    path = tmp_path_factory.mktemp("block") / "block.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("by_option", [False, True])
+def test_expansions_go_row_by_row_where_ram_is_short(
+    by_option: bool, root: Path, inverted_residual: Path, tmp_path: Path
+) -> None:
+    def compiled(ram: int, out: str) -> dict[str, Any]:
+        limits = {"ram": ram} if by_option else {}
+        target = small_target(tmp_path, root, 327680 if by_option else ram, 1 << 20)
+        bundle = edgec.compile(
+            str(inverted_residual),
+            target=target,
+            precision="int8",
+            calib="random",
+            formats="c",
+            out=str(tmp_path / out),
+            **limits,
+        )
+        return next(a for a in bundle.manifest.artifacts if a.format == "c").checks
+
+    wide = 24 * 24 * 48
+    roomy, tight = compiled(1 << 17, "roomy"), compiled(wide - 1, "tight")
+    assert roomy["streamed"] == []
+    assert roomy["arena_bytes"] >= wide
+    assert len(tight["streamed"]) == 1
+    assert tight["arena_bytes"] < wide
+    assert tight["macs"] == roomy["macs"]
+    assert tight["golden_sqnr_db"] == roomy["golden_sqnr_db"]
+    if by_option:
+        with pytest.raises(BudgetError) as caught:
+            compiled(4096, "none")
+        assert caught.value.code == "EC581"
+        assert "arena" in str(caught.value.why)
 
 
 @pytest.mark.parametrize(("ram", "flash"), [(512, 1 << 20), (65536, 256)])
