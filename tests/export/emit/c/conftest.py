@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgec.export.emit.c import execute
-from edgec.export.emit.c.lower import lower
+from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Sources, write_sources
 from edgec.export.tflite import Model
@@ -42,10 +42,11 @@ def write_c(tmp_path: Path) -> Callable[..., tuple[Path, Sources]]:
         model: Model,
         *,
         expected: Callable[[Arrays], Arrays] | None = None,
+        rewrite: Callable[[Lowered], Lowered] = lambda lowered: lowered,
         samples: Sequence[Arrays] = (),
         **options: Any,
     ) -> tuple[Path, Sources]:
-        lowered = lower(model)
+        lowered = rewrite(lower(model))
         golden = []
         for feeds in samples or [random_feeds(model, seed) for seed in range(3)]:
             golden.append((feeds, expected(feeds) if expected else reference(model, feeds)))
