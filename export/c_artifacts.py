@@ -174,13 +174,14 @@ def _largest(target: Target, kind: Literal["ram", "flash"]) -> Region | None:
 def _golden(
     model: Model, feed: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A golden input on the grid of the network's input, channels last, and what comes out."""
+    """A golden input as the network takes it, channels last, and what comes out."""
     tensors = [model.main.tensors[i] for i in model.main.inputs]
     integers = {}
     for name, tensor in zip(input_names(model), tensors, strict=True):
         array = np.asarray(feed[name])
         stored = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
-        integers[name] = as_integers(stored, tensor)
+        floats = tensor.dtype == "FLOAT32"
+        integers[name] = stored.astype(np.float32) if floats else as_integers(stored, tensor)
     return integers, reference(model, integers)
 
 

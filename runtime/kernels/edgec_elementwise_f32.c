@@ -1,7 +1,6 @@
 /* Element by element in single precision. */
-#include <math.h>
-
 #include "edgec_kernels_f32.h"
+#include "edgec_math_f32.h"
 
 typedef float (*one)(float x, float alpha);
 typedef float (*two)(float a, float b);
@@ -61,20 +60,20 @@ BINARY(prelu, a > 0.0f ? a : a * b)
 
 UNARY(abs, fabsf(x))
 UNARY(neg, -x)
-UNARY(exp, expf(x))
-UNARY(log, logf(x))
+UNARY(exp, edgec_exp(x))
+UNARY(log, edgec_log(x))
 UNARY(sqrt, sqrtf(x))
 UNARY(rsqrt, 1.0f / sqrtf(x))
 UNARY(sin, sinf(x))
 UNARY(cos, cosf(x))
 UNARY(floor, floorf(x))
 UNARY(ceil, ceilf(x))
-UNARY(sigmoid, 1.0f / (1.0f + expf(-x)))
-UNARY(tanh, tanhf(x))
-UNARY(gelu, 0.5f * x * (1.0f + erff(x * 0.70710678f)))
-UNARY(gelu_tanh, 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x))))
+UNARY(sigmoid, edgec_sigmoid(x))
+UNARY(tanh, edgec_tanh(x))
+UNARY(gelu, 0.5f * x * (1.0f + edgec_erf(x * 0.70710678f)))
+UNARY(gelu_tanh, 0.5f * x * (1.0f + edgec_tanh(0.79788456f * (x + 0.044715f * x * x * x))))
 UNARY(hard_swish, x * within(x + 3.0f, 0.0f, 6.0f) / 6.0f)
 UNARY(relu, x > 0.0f ? x : 0.0f)
 UNARY(relu6, within(x, 0.0f, 6.0f))
-UNARY(elu, x > 0.0f ? x : expm1f(x))
+UNARY(elu, x > 0.0f ? x : edgec_exp(x) - 1.0f)
 UNARY(leaky_relu, x > 0.0f ? x : x * alpha)

@@ -1,6 +1,8 @@
 /* Kernels of single precision, for networks and parts of them that are not quantized.
  *
- * Plain C99: sums run in the order of the loops, functions come from the C library's math.h. The
+ * Plain C99: sums run in the order of the loops, and functions are those of edgec_math_f32.h, so that
+ * results are the same to the last bit wherever single precision is IEEE's and the compiler does not
+ * contract (-std=c99, or -ffp-contract=off); pow, sin and cos alone come from the C library. The
  * conventions of edgec_kernels.h hold: channels last, dense, all constants in the parameter struct.
  */
 #ifndef EDGEC_KERNELS_F32_H
@@ -8,9 +10,24 @@
 
 #include <stdint.h>
 
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* To and from integers: real = scale * (integer - zero). Rounded to the nearest, halves away from
+ * zero; what lies outside, and NaN, becomes an end of int8. */
+typedef struct {
+    int32_t count;
+    float scale;
+    int32_t zero;
+} edgec_quantize_f32_params;
+
+void edgec_quantize_f32(const edgec_quantize_f32_params *p, const float *in, int8_t *out);
+void edgec_dequantize_f32(const edgec_quantize_f32_params *p, const int8_t *in, float *out);
 
 /* Convolution with weights [out_c][k_h][k_w][in_c / groups]. */
 typedef struct {

@@ -1,7 +1,6 @@
 /* Pools, reductions, softmax and norms in single precision. */
-#include <math.h>
-
 #include "edgec_kernels_f32.h"
+#include "edgec_math_f32.h"
 
 static float clamped(const edgec_pool_f32_params *p, float x) {
     return x < p->low ? p->low : (x > p->high ? p->high : x);
@@ -89,7 +88,7 @@ static float exponentials(const edgec_rows_f32_params *p, const float *in, float
         most = in[i] > most ? in[i] : most;
     }
     for (int32_t i = 0; i < p->size; ++i) {
-        out[i] = expf((in[i] - most) * p->beta);
+        out[i] = edgec_exp((in[i] - most) * p->beta);
         total += out[i];
     }
     return total;
@@ -114,9 +113,9 @@ void edgec_log_softmax_f32(const edgec_rows_f32_params *p, const float *in, floa
             most = in[i] > most ? in[i] : most;
         }
         for (int32_t i = 0; i < p->size; ++i) {
-            total += expf(in[i] - most);
+            total += edgec_exp(in[i] - most);
         }
-        const float offset = most + logf(total);
+        const float offset = most + edgec_log(total);
         for (int32_t i = 0; i < p->size; ++i) {
             out[i] = in[i] - offset;
         }

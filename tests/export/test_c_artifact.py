@@ -148,6 +148,29 @@ def test_floats_are_written_for_those_who_ask(tiny_onnx: Path, tmp_path: Path) -
     assert all(a.format != "c" for a in default.manifest.artifacts)
 
 
+def test_parts_stay_in_float(tiny_onnx: Path, tmp_path: Path) -> None:
+    """The last layer in float behind integers, to the last bit as the reference."""
+    made = edgec.compile(
+        str(tiny_onnx),
+        target="generic-c99",
+        precision="int8",
+        calib="random",
+        keep_float=("Gemm",),
+        out=str(tmp_path / "mixed"),
+    )
+    artifact = next(a for a in made.manifest.artifacts if a.format == "c")
+    assert artifact.status == "built"
+    assert artifact.checks["executed"].startswith("byte by byte")
+    kernels = {name.rpartition("/")[2] for name in made.manifest.files if "/kernels/" in name}
+    assert {"edgec_conv_s8.c", "edgec_convert_f32.c", "edgec_matmul_f32.c"} <= kernels
+    if shutil.which("make") is not None and shutil.which("cc") is not None:
+        argv = ["make", "-s", "test"]
+        done = subprocess.run(
+            argv, cwd=made.path / "c", capture_output=True, text=True, check=False
+        )
+        assert "2 samples agree" in done.stdout, done.stderr
+
+
 def test_there_is_no_c_in_float16(root: Path, tiny_onnx: Path, tmp_path: Path) -> None:
     text = (root / "targets" / "generic-c99.toml").read_text().replace('["c99"]', "[]")
     target = tmp_path / "half.toml"

@@ -95,6 +95,7 @@ FILES: Mapping[str, str] = {
     "edgec_norm_s8.c": "layer_norm l2_norm",
     "edgec_resize_s8.c": "resize_bilinear",
     "edgec_stream_s8.c": "expand_depthwise",
+    "edgec_convert_f32.c": "quantize dequantize",
     "edgec_conv_f32.c": "conv depthwise",
     "edgec_matmul_f32.c": "fully_connected matmul",
     "edgec_elementwise_f32.c": "add sub mul div pow maximum minimum squared_difference prelu abs "
@@ -136,6 +137,7 @@ _SHARED: Mapping[str, str] = {
     "mean_s8": "sum_s8",
     "reduce_s8": "reduce_max_s8 reduce_min_s8",
     "pool_s8": "average_pool_s8 max_pool_s8",
+    "quantize_f32": "dequantize_f32",
     "conv_f32": "depthwise_f32",
     "binary_f32": "add_f32 sub_f32 mul_f32 div_f32 pow_f32 maximum_f32 minimum_f32 "
     "squared_difference_f32 prelu_f32",
@@ -159,5 +161,15 @@ def struct_of(kernel: str) -> str:
 
 
 def on_floats(kernel: str) -> bool:
-    """Whether a kernel reads and writes floats."""
+    """Whether a kernel reads or writes floats."""
     return kernel.endswith("_f32")
+
+
+def elements(kernel: str) -> tuple[str | None, str | None]:
+    """C types that a kernel reads and writes; None for int8 and for bytes."""
+    if not on_floats(kernel):
+        return None, None
+    return (
+        None if kernel == "edgec_dequantize_f32" else "float",
+        None if kernel == "edgec_quantize_f32" else "float",
+    )

@@ -1,8 +1,8 @@
 """Executes kernel calls in their planned arena, byte by byte, before any C is compiled.
 
 What a step reads and writes is taken from the plan; what it computes, from the constants of its
-call, by the numpy kernels here. They share nothing with the operators of the integer reference, so
-that equal results vouch for the lowering (folded biases, strides, tables) as well as for the plan.
+call, by numpy kernels (`int_kernels`, `float_kernels`). They walk over memory on their own, so that
+equal results vouch for the lowering (folded biases, strides, tables) as well as for the plan.
 Like the C kernels they read rows when these are computed, after the rows before have been written,
 so that an input that was overwritten too early gives wrong results. (How C kernels walk over a row
 is what `edgec.profiles.memory.overlap` and its tests are about.)
@@ -10,26 +10,24 @@ is what `edgec.profiles.memory.overlap` and its tests are about.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.export.emit.c import float_kernels, int_kernels
 from edgec.export.emit.c.call import Call, Fields, Scales, Table, Word
 from edgec.export.emit.c.lower import Lowered
-from edgec.export.emit.c.norm import Norm, normalised
+from edgec.export.emit.c.walk import Kernel
 from edgec.export.tflite.model import Model
 from edgec.export.tflite.names import input_names, output_names
-from edgec.export.tflite.reference.fixed_point import Integers, Multiplier
-from edgec.export.tflite.reference.rsqrt import root_mantissa
+from edgec.export.tflite.reference.fixed_point import Multiplier
 from edgec.profiles.memory import interpret
 from edgec.profiles.memory.plan import Plan
 
-Bytes = NDArray[np.int8]
-Values = Mapping[str, Any]
-Kernel = Callable[[Values, Sequence[Bytes], Bytes], None]
+KERNELS: Final[Mapping[str, Kernel]] = int_kernels.KERNELS | float_kernels.KERNELS
 Golden = Sequence[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]]
 
 
@@ -38,7 +36,7 @@ def check(model: Model, lowered: Lowered, plan: Plan, golden: Golden) -> None:
 
     Args:
         model: what `lowered` was made from; names of its inputs and outputs.
-        golden: pairs of inputs and outputs by name, int8.
+        golden: pairs of inputs and outputs by name, as the C takes and gives them.
 
     Raises:
         InternalError: EC151, a step reads bytes that another buffer has overwritten, writes
@@ -98,311 +96,3 @@ def _value(parameter: Any) -> Any:
             return Multiplier(mantissa.astype(np.int64), exponent.astype(np.int64))
         case _:
             return parameter
-
-
-def _multiplier(p: Values, prefix: str = "") -> Multiplier:
-    return Multiplier(
-        np.asarray(p[f"{prefix}mantissa"], np.int64), np.asarray(p[f"{prefix}exponent"], np.int64)
-    )
-
-
-def _finished(p: Values, scaled: Integers) -> Bytes:
-    found: Bytes = np.clip(scaled + p["out_zero"], p["low"], p["high"]).astype(np.int8)
-    return found
-
-
-def _windows(p: Values, image: Bytes, row: int, fill: int) -> NDArray[np.int64]:
-    """Windows of an output row, [out_w][k_h][k_w][channels], `fill` in the padding."""
-    block = np.full((p["k_h"], p["in_w"] + 1, image.shape[-1]), fill, np.int64)
-    top = row * p["stride_h"] - p["pad_h"]
-    for tap in range(p["k_h"]):
-        line = top + tap * p.get("dilation_h", 1)
-        if 0 <= line < p["in_h"]:
-            block[tap, :-1] = image[line]
-    left = np.arange(p["out_w"])[:, None] * p["stride_w"] - p["pad_w"]
-    columns = left + np.arange(p["k_w"]) * p.get("dilation_w", 1)
-    # the column after the last holds what lies outside
-    columns = np.where((columns >= 0) & (columns < p["in_w"]), columns, p["in_w"])
-    return block[:, columns].transpose(1, 0, 2, 3)
-
-
-def _images(p: Values, x: Bytes, y: Bytes, channels: str = "in_c") -> tuple[Bytes, Bytes]:
-    out = p.get("out_c", p[channels])
-    return (
-        x.reshape(p["batch"], p["in_h"], p["in_w"], p[channels]),
-        y.reshape(p["batch"], p["out_h"], p["out_w"], out),
-    )
-
-
-def _exact_product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int64]:
-    """A matrix product of integers: double precision holds its sums."""
-    return np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
-
-
-def _conv(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    source, target = _images(p, inputs[0], out)
-    groups = p["groups"]
-    per, depth = p["out_c"] // groups, p["in_c"] // groups
-    weights = p["weights"].reshape(p["out_c"], -1)
-    for image, result in zip(source, target, strict=True):
-        for row in range(p["out_h"]):
-            windows = _windows(p, image, row, p["in_zero"])
-            sums = np.empty((p["out_w"], p["out_c"]), np.int64)
-            for group in range(groups):
-                part = slice(group * per, (group + 1) * per)
-                rows = windows[..., group * depth : (group + 1) * depth].reshape(p["out_w"], -1)
-                sums[:, part] = _exact_product(rows, weights[part].T)
-            result[row] = _finished(p, p["scales"](sums + p["bias"]))
-
-
-def _depthwise(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    source, target = _images(p, inputs[0], out)
-    per = p["out_c"] // p["in_c"]
-    weights = p["weights"].reshape(p["k_h"], p["k_w"], p["out_c"]).astype(np.int64)
-    for image, result in zip(source, target, strict=True):
-        for row in range(p["out_h"]):
-            windows = np.repeat(_windows(p, image, row, p["in_zero"]), per, axis=-1)
-            sums = (windows * weights).sum(axis=(1, 2)) + p["bias"]
-            result[row] = _finished(p, p["scales"](sums))
-
-
-def _expand_depthwise(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    expand, depthwise, table = p["expand"], p["depthwise"], p["activation"]["table"]
-    source = inputs[0].reshape(p["in_h"], -1)
-    target = out.reshape(p["out_h"], -1)
-    between: dict[int, Bytes] = {}
-    for y in range(p["out_h"]):
-        top = y * p["stride_h"] - p["pad_h"]
-        window = np.full((depthwise["in_h"], depthwise["in_w"] * depthwise["in_c"]), 0, np.int8)
-        for i, row in enumerate(range(top, top + depthwise["in_h"])):
-            if not 0 <= row < p["in_h"]:
-                window[i] = depthwise["in_zero"]
-                continue
-            if row not in between:
-                between[row] = np.empty(window.shape[1], np.int8)
-                _conv(expand, [source[row]], between[row])
-                if table is not None:
-                    _lookup(p["activation"], [between[row]], between[row])
-            window[i] = between[row]
-        _depthwise(depthwise, [window.reshape(-1)], target[y])
-
-
-def _fully_connected(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    source = inputs[0].reshape(p["rows"], p["in_size"])
-    target = out.reshape(p["rows"], p["out_size"])
-    weights = p["weights"].astype(np.int64).T - p["weight_zero"]
-    for row in range(p["rows"]):
-        sums = _exact_product(source[row], weights) + p["bias"]
-        target[row] = _finished(p, p["scales"].once(sums))
-
-
-def _matmul(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    a, b = inputs
-    target = out.reshape(*p["batch"], p["rows"], p["columns"])
-    for place in np.ndindex(*p["batch"]):
-        starts = [
-            sum(i * step for i, step in zip(place, p[side], strict=True))
-            for side in ("a_batch", "b_batch")
-        ]
-        left = _grid(starts[0], (p["rows"], p["a_row"]), (p["inner"], p["a_inner"]))
-        right = _grid(starts[1], (p["inner"], p["b_inner"]), (p["columns"], p["b_column"]))
-        product = _exact_product(
-            a[left].astype(np.int64) - p["a_zero"], b[right].astype(np.int64) - p["b_zero"]
-        )
-        target[place] = _finished(p, _multiplier(p)(product))
-
-
-def _grid(start: int, *loops: tuple[int, int]) -> NDArray[np.int64]:
-    """Addresses of nested loops of (size, stride)."""
-    found = np.array(start, np.int64)
-    for size, stride in loops:
-        found = found[..., None] + np.arange(size) * stride
-    return found
-
-
-def _aligned(p: Values, a: Integers, b: Integers) -> tuple[Integers, Integers]:
-    return _multiplier(p, "a_")(a << p["shift"]), _multiplier(p, "b_")(b << p["shift"])
-
-
-def _sum(p: Values, a: Integers, b: Integers) -> Integers:
-    a, b = _aligned(p, a, b)
-    return a + b
-
-
-def _difference(p: Values, a: Integers, b: Integers) -> Integers:
-    a, b = _aligned(p, a, b)
-    return a - b
-
-
-def _binary(of: Callable[[Values, Integers, Integers], Integers]) -> Kernel:
-    def run(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-        sizes = p["shape"]
-        target = out.reshape(sizes)
-        for place in np.ndindex(*sizes[:3]):
-            sides = []
-            for operand, side in zip(inputs, "ab", strict=True):
-                *outer, inner = p[f"{side}_stride"]
-                start = sum(i * step for i, step in zip(place, outer, strict=True))
-                line = operand[_grid(start, (sizes[3], inner))]
-                sides.append(line.astype(np.int64) - p[f"{side}_zero"])
-            target[place] = _finished(p, _multiplier(p, "out_")(of(p, *sides)))
-
-    return run
-
-
-def _lookup(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    out[:] = p["table"][inputs[0].astype(np.int64) + 128]
-
-
-def _pool(average: bool) -> Kernel:
-    def run(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-        source, target = _images(p, inputs[0], out, "channels")
-        inside = np.zeros((p["in_h"], p["in_w"], 1), np.int8)
-        for image, result in zip(source, target, strict=True):
-            for row in range(p["out_h"]):
-                windows = _windows(p, image, row, -1000)
-                count = (_windows(p, inside, row, -1) == 0).sum(axis=(1, 2))
-                if average:
-                    total = np.where(windows == -1000, 0, windows).sum(axis=(1, 2))
-                    half = np.where(total > 0, count // 2, -(count // 2))
-                    found = np.trunc((total + half) / count).astype(np.int64)
-                else:
-                    found = windows.max(axis=(1, 2))
-                result[row] = np.clip(found, p["low"], p["high"])
-
-    return run
-
-
-def _blocks(p: Values, inputs: Sequence[Bytes]) -> NDArray[np.int64]:
-    return inputs[0].reshape(p["outer"], p["count"], p["inner"]).astype(np.int64)
-
-
-def _mean(once: bool) -> Kernel:
-    def run(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-        total = _blocks(p, inputs).sum(axis=1) - p["in_zero"] * p["count"]
-        scale = _multiplier(p)
-        scaled = scale.once(total) if once else scale(total)
-        out[:] = np.clip(scaled + p["out_zero"], -128, 127).reshape(-1)
-
-    return run
-
-
-def _largest(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    out[:] = _blocks(p, inputs).max(axis=1).reshape(-1)
-
-
-def _smallest(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    out[:] = _blocks(p, inputs).min(axis=1).reshape(-1)
-
-
-def _softmax(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    table = p["table"].astype(np.int64)
-    for row in range(p["rows"]):
-        span = slice(row * p["size"], (row + 1) * p["size"])
-        x = inputs[0][span].astype(np.int64)
-        shares = table[x.max() - x]
-        total = int(shares.sum())
-        inverse = ((1 << 48) + total // 2) // total
-        out[span] = np.clip(((shares * inverse + (1 << 39)) >> 40) - 128, -128, 127)
-
-
-def _layer_norm(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    found = Norm(
-        outer=1,
-        count=p["count"],
-        inner=p["inner"],
-        gain=p["gain"],
-        offset=p["offset"],
-        gain_bits=p["gain_bits"],
-        spread_bits=p["spread_bits"],
-        epsilon=p["epsilon_high"] << 32 | p["epsilon_low"],
-    )
-    size = p["count"] * p["inner"]
-    for block in range(p["outer"]):
-        span = slice(block * size, (block + 1) * size)
-        out[span] = normalised(found, inputs[0][span].copy())
-
-
-def _l2_norm(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    for row in range(p["rows"]):
-        span = slice(row * p["size"], (row + 1) * p["size"])
-        steps = inputs[0][span].astype(np.int64) - p["in_zero"]
-        mantissa, exponent = root_mantissa(int((steps * steps).sum()))
-        scale = Multiplier(np.asarray(mantissa, np.int64), np.asarray(7 - exponent, np.int64))
-        out[span] = np.clip(scale(steps) + p["out_zero"], -128, 127)
-
-
-def _resize_bilinear(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    source, target = _images(p, inputs[0], out, "channels")
-    sides = []
-    for axis in "hw":
-        place = p[f"start_{axis}"] + p[f"scale_{axis}"] * np.arange(p[f"out_{axis}"])
-        # C's division rounds towards zero
-        lower = np.maximum(np.trunc(place / 1024).astype(np.int64), 0)
-        upper = np.minimum(np.trunc((place + 1023) / 1024).astype(np.int64), p[f"in_{axis}"] - 1)
-        sides.append((lower, upper, place - 1024 * lower))
-    (top, bottom, down), (left, right, across) = sides
-    image = source.astype(np.int64)
-    across = across[:, None]
-    lines = image[:, :, left] * (1024 - across) + image[:, :, right] * across
-    down = down[:, None, None]
-    total = lines[:, top] * (1024 - down) + lines[:, bottom] * down
-    half = np.where(total > 0, 1 << 19, -(1 << 19))
-    target[:] = np.trunc((total + half) / (1 << 20)).astype(np.int8)
-
-
-def _strided_copy(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    loops = list(zip(p["shape"], p["stride"], strict=True))
-    out[:] = inputs[0][_grid(p["start"], *loops, (p["run"], 1))].reshape(-1)
-
-
-def _pad(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    target = out.reshape(p["out_shape"])
-    target[:] = p["fill"]
-    inside = tuple(
-        slice(before, before + size)
-        for before, size in zip(p["before"], p["in_shape"], strict=True)
-    )
-    target[inside] = inputs[0].reshape(p["in_shape"])
-
-
-def _concat(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    rows = out.reshape(p["rows"], p["out_row"])
-    rows[:, p["start"] : p["start"] + p["in_row"]] = inputs[0].reshape(p["rows"], p["in_row"])
-
-
-def _gather(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    source = inputs[0].reshape(p["outer"], p["axis"], p["inner"])
-    out[:] = source[:, p["indices"]].reshape(-1)
-
-
-KERNELS: Final[Mapping[str, Kernel]] = {
-    "edgec_conv_s8": _conv,
-    "edgec_depthwise_s8": _depthwise,
-    "edgec_expand_depthwise_s8": _expand_depthwise,
-    "edgec_fully_connected_s8": _fully_connected,
-    "edgec_fully_connected_asymmetric_s8": _fully_connected,
-    "edgec_matmul_s8": _matmul,
-    "edgec_add_s8": _binary(_sum),
-    "edgec_sub_s8": _binary(_difference),
-    "edgec_mul_s8": _binary(lambda p, a, b: a * b),
-    "edgec_squared_difference_s8": _binary(lambda p, a, b: _difference(p, a, b) ** 2),
-    "edgec_maximum_s8": _binary(lambda p, a, b: np.maximum(a, b)),
-    "edgec_minimum_s8": _binary(lambda p, a, b: np.minimum(a, b)),
-    "edgec_lookup_s8": _lookup,
-    "edgec_average_pool_s8": _pool(average=True),
-    "edgec_max_pool_s8": _pool(average=False),
-    "edgec_mean_s8": _mean(once=False),
-    "edgec_sum_s8": _mean(once=True),
-    "edgec_reduce_max_s8": _largest,
-    "edgec_reduce_min_s8": _smallest,
-    "edgec_softmax_s8": _softmax,
-    "edgec_layer_norm_s8": _layer_norm,
-    "edgec_l2_norm_s8": _l2_norm,
-    "edgec_resize_bilinear_s8": _resize_bilinear,
-    "edgec_strided_copy_s8": _strided_copy,
-    "edgec_pad_s8": _pad,
-    "edgec_concat_s8": _concat,
-    "edgec_gather_s8": _gather,
-}
-"""All kernels on int8."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf
 from typing import Final
 
 import numpy as np
 
 from edgec.export.emit.c import moves, norm
 from edgec.export.emit.c.call import Call, Share, Table
-from edgec.export.emit.c.frame import Frame, broadcast_loops, unsupported
+from edgec.export.emit.c.float_reference import BINARY, CLAMPS, UNARY
+from edgec.export.emit.c.frame import Frame, broadcast_loops, grid, unsupported
 from edgec.export.emit.c.fuse import NORMS
 from edgec.export.emit.c.pointwise import pool_sizes, reduced
 from edgec.export.emit.c.products import geometry, product_sizes, taps_of
@@ -19,42 +19,6 @@ from edgec.profiles.memory import overlap
 
 WIDTH: Final = 4
 """Bytes of an element."""
-CLAMPS: Final = {
-    "NONE": (-inf, inf),
-    "RELU": (0.0, inf),
-    "RELU6": (0.0, 6.0),
-    "RELU_N1_TO_1": (-1.0, 1.0),
-}
-UNARY: Final = {
-    "ABS": "abs",
-    "NEG": "neg",
-    "EXP": "exp",
-    "LOG": "log",
-    "SQRT": "sqrt",
-    "RSQRT": "rsqrt",
-    "SIN": "sin",
-    "COS": "cos",
-    "FLOOR": "floor",
-    "CEIL": "ceil",
-    "LOGISTIC": "sigmoid",
-    "TANH": "tanh",
-    "HARD_SWISH": "hard_swish",
-    "RELU": "relu",
-    "RELU6": "relu6",
-    "ELU": "elu",
-    "LEAKY_RELU": "leaky_relu",
-}
-BINARY: Final = {
-    "ADD": "add",
-    "SUB": "sub",
-    "MUL": "mul",
-    "DIV": "div",
-    "POW": "pow",
-    "MAXIMUM": "maximum",
-    "MINIMUM": "minimum",
-    "SQUARED_DIFFERENCE": "squared_difference",
-    "PRELU": "prelu",
-}
 
 
 def conv_2d(frame: Frame, op: Operator) -> list[Call]:
@@ -68,7 +32,7 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
             {
                 **sizes,
                 **_clamp(frame, op),
-                "weights": Table(frame.constant(1)),
+                "weights": _weights(frame),
                 "bias": _bias(frame, sizes["out_c"]),
             },
             (frame.index(0),),
@@ -92,7 +56,7 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
                 "in_size": in_size,
                 "out_size": out_size,
                 **_clamp(frame, op),
-                "weights": Table(frame.constant(1)),
+                "weights": _weights(frame),
                 "bias": _bias(frame, out_size),
             },
             (frame.index(0),),
@@ -247,6 +211,33 @@ def resize_bilinear(frame: Frame, op: Operator) -> list[Call]:
     return [moves.interpolation(frame, "edgec_resize_bilinear_f32", places[0], places[1])]
 
 
+def conversion(frame: Frame, op: Operator) -> list[Call]:
+    """QUANTIZE of floats and DEQUANTIZE to them."""
+    x, y = frame.tensor(0), frame.output
+    quantizes = op.code == "QUANTIZE"
+    integers = y if quantizes else x
+    if integers.dtype != "INT8":
+        raise unsupported(frame, op, f"{integers.name!r} is {integers.dtype}")
+    scale, zero = grid(integers)
+    sizes = (WIDTH, 1) if quantizes else (1, WIDTH)
+    return [
+        Call(
+            "edgec_quantize_f32" if quantizes else "edgec_dequantize_f32",
+            {"count": y.elements, "scale": scale, "zero": zero},
+            (frame.index(0),),
+            frame.output_index,
+            (Share(0, overlap.rows(*sizes, y.elements, "row")),),
+        )
+    ]
+
+
+def _weights(frame: Frame) -> Table:
+    data = frame.constant(1)
+    if data.dtype != np.float32:
+        raise unsupported(frame, frame.operator, "its weights are integers, its input is not")
+    return Table(data)
+
+
 def _clamp(frame: Frame, op: Operator) -> dict[str, float]:
     activation = op.options.get("fused_activation_function", "NONE")
     if activation not in CLAMPS:
@@ -257,7 +248,10 @@ def _clamp(frame: Frame, op: Operator) -> dict[str, float]:
 
 def _bias(frame: Frame, count: int) -> Table:
     given = frame.optional(2)
-    return Table(np.zeros(count, np.float32) if given is None else given.astype(np.float32))
+    if given is None:
+        return Table(np.zeros(count, np.float32))
+    # a sum that begins at zero is never minus zero
+    return Table(given.astype(np.float32) + np.float32(0))
 
 
 LOWERINGS: Final[Mapping[str, Callable[[Frame, Operator], list[Call]]]] = {
@@ -274,6 +268,7 @@ LOWERINGS: Final[Mapping[str, Callable[[Frame, Operator], list[Call]]]] = {
     **dict.fromkeys(("SOFTMAX", "LOG_SOFTMAX", "L2_NORMALIZATION"), rows),
     **dict.fromkeys(sorted(NORMS), whole_norm),
     "RESIZE_BILINEAR": resize_bilinear,
+    "QUANTIZE": conversion,
     **moves.LOWERINGS,
 }
 """Operators whose data are floats."""

@@ -1,4 +1,5 @@
-"""Norms that compute on integers: one operator where the lowered graph has three.
+"""Norms that compute on integers, one operator where the lowered graph has three; constants that
+are floats.
 
 A lowered network keeps LayerNormalization as a custom operator on floats, between a DEQUANTIZE and
 a QUANTIZE; the latter may come only after the result has been reshaped or transposed. On a device
@@ -11,7 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from edgec.export.tflite.model import Model, Operator, Subgraph, Tensor
+from edgec.export.tflite.reference.fixed_point import parameters
 
 NORMS: Final = frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization"})
 """Custom operators that become integer ones."""
@@ -19,7 +23,8 @@ _MOVES: Final = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE"})
 
 
 def fuse(model: Model) -> Model:
-    """The same network with int8 norms; tensors keep their indices, the model is not modified.
+    """The same network with int8 norms, and without DEQUANTIZE of constants; tensors keep their
+    indices, the model is not modified.
 
     A norm whose float result is used by anything but one QUANTIZE stays as it is.
     """
@@ -43,6 +48,10 @@ class _Fusion:
     def fused(self) -> Subgraph:
         changed: dict[int, Operator | None] = {}
         for position, op in enumerate(self.graph.operators):
+            if op.code == "DEQUANTIZE" and self.tensors[op.inputs[0]].data is not None:
+                self._fold(op)
+                changed[position] = None
+        for position, op in enumerate(self.graph.operators):
             if op.custom_code in NORMS and op.inputs[0] in self.source:
                 path = self._to_quantize(position)
                 if path:
@@ -53,6 +62,18 @@ class _Fusion:
         used = set(self.graph.outputs) | {index for op in kept for index in op.inputs}
         kept = [op for op in kept if op.code != "DEQUANTIZE" or op.outputs[0] in used]
         return replace(self.graph, tensors=self.tensors, operators=kept)
+
+    def _fold(self, op: Operator) -> None:
+        """A constant that is dequantized is a constant of floats."""
+        source, result = self.tensors[op.inputs[0]], self.tensors[op.outputs[0]]
+        data = np.asarray(source.data)
+        if data.dtype.kind != "f":
+            grid = parameters(source)
+            shape = [1] * data.ndim
+            shape[grid.axis if grid.per_channel else 0] = -1
+            zero = grid.zero_point.reshape(shape)
+            data = (data.astype(np.int64) - zero) * grid.scale.reshape(shape).astype(np.float64)
+        self.tensors[op.outputs[0]] = replace(result, data=data.astype(np.float32))
 
     def _to_quantize(self, position: int) -> list[int]:
         """Positions from a norm to the QUANTIZE of its result; empty if it has other readers."""

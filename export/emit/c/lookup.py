@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.export.emit.c.call import Call, Share, Table
+from edgec.export.emit.c.reference import KERNELS
 from edgec.export.tflite.model import Operator, Subgraph, Tensor
 from edgec.export.tflite.reference.call import Call as ReferenceCall
-from edgec.export.tflite.reference.executor import KERNELS
 
 UNARY = frozenset("QUANTIZE DEQUANTIZE NEG RELU RELU6 RSQRT LOGISTIC TANH GELU HARD_SWISH".split())
 """Operators of one element that the reference can evaluate."""

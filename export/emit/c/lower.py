@@ -9,6 +9,7 @@ from typing import Final
 from edgec.export.emit.c import floats, moves, norm, pointwise, products
 from edgec.export.emit.c.call import Call
 from edgec.export.emit.c.constant_channels import without_constant_channels
+from edgec.export.emit.c.float_reference import FROM_LIBRARY
 from edgec.export.emit.c.frame import Frame, bytes_of, unsupported
 from edgec.export.emit.c.fuse import NORMS, fuse
 from edgec.export.emit.c.lookup import lookup, region_from
@@ -37,6 +38,7 @@ LOWERINGS: Final[Mapping[str, Callable[[Frame, Operator], list[Call]]]] = {
     "MAXIMUM": pointwise.binary,
     "MINIMUM": pointwise.binary,
     "L2_NORMALIZATION": norm.l2_norm,
+    "DEQUANTIZE": floats.conversion,
     **dict.fromkeys(sorted(NORMS), norm.norm),
     **moves.LOWERINGS,
 }
@@ -115,7 +117,12 @@ def _lower(frame: Frame, op: Operator) -> list[Call]:
     if code not in found:
         why = f"it is not among the kernels of {computed[0].dtype}"
         raise unsupported(frame, op, why)
-    other = next((t for t in computed if t.dtype != computed[0].dtype), None)
+    if code in FROM_LIBRARY and any(
+        t.dtype == "INT8" and t.data is None for t in frame.graph.tensors
+    ):
+        raise unsupported(frame, op, "its last bits are the C library's, and integers follow")
+    converts = code in ("QUANTIZE", "DEQUANTIZE")
+    other = next((t for t in computed if t.dtype != computed[0].dtype and not converts), None)
     if other is not None:
         raise unsupported(frame, op, f"{other.name!r} is {other.dtype}, not {computed[0].dtype}")
     return found[code](frame, op)

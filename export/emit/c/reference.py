@@ -2,22 +2,23 @@
 
 The TFLite reference (`edgec.export.tflite.reference`), but for the two operators whose C kernels
 have a meaning of their own, because TFLite's compute in floats there or in more than integers of 32
-bits: SOFTMAX, and norms from int8 to int8.
+bits: SOFTMAX, and norms from int8 to int8. Parts in float are those of `float_reference`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c import norm
+from edgec.export.emit.c import float_reference, norm
 from edgec.export.emit.c.fuse import NORMS, fuse
 from edgec.export.tflite.model import Model
+from edgec.export.tflite.reference import executor
 from edgec.export.tflite.reference.call import Call
-from edgec.export.tflite.reference.executor import KERNELS, run
+from edgec.export.tflite.reference.executor import Kernel, run
 from edgec.export.tflite.reference.fixed_point import scale_of
 
 SOFTMAX_BITS = 24
@@ -29,12 +30,12 @@ def reference(model: Model, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDAr
 
     Args:
         model: as given to `edgec.export.emit.c.lower.lower`.
-        feeds: int8 by input name, in the model's layout.
+        feeds: by input name, in the model's types and layout.
 
     Raises:
         UnsupportedError: EC306, an operator or a form of it has no kernel.
     """
-    return run(fuse(model), feeds, KERNELS | {"SOFTMAX": softmax, "CUSTOM": composite})
+    return run(fuse(model), feeds, KERNELS)
 
 
 def exponentials(step: float) -> NDArray[np.uint32]:
@@ -67,3 +68,23 @@ def composite(call: Call) -> NDArray[Any]:
     return norm.normalised(
         norm.constants(call.operator, x, gain, offset, call.output), call.array(0)
     )
+
+
+def _either(integers: Kernel | None, floats: Kernel) -> Kernel:
+    """The kernel for what an operator reads."""
+
+    def kernel(call: Call) -> NDArray[Any] | list[NDArray[Any]]:
+        if call.array(0).dtype == np.float32:
+            return floats(call)
+        if integers is None:
+            raise ValueError(f"{call.code} of {call.tensor(0).dtype}")
+        return integers(call)
+
+    return kernel
+
+
+_INTEGERS: Final = executor.KERNELS | {"SOFTMAX": softmax, "CUSTOM": composite}
+KERNELS: Final[Mapping[str, Kernel]] = _INTEGERS | {
+    code: _either(_INTEGERS.get(code), kernel) for code, kernel in float_reference.KERNELS.items()
+}
+"""Operators on int8 and on floats."""

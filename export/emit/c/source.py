@@ -11,7 +11,15 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c.call import CALLED, SOURCES, WITH_SCRATCH, Table, on_floats, struct_of
+from edgec.export.emit.c.call import (
+    CALLED,
+    SOURCES,
+    WITH_SCRATCH,
+    Table,
+    elements,
+    on_floats,
+    struct_of,
+)
 from edgec.export.emit.c.lower import Lowered, scratch_id
 from edgec.export.emit.c.text import (
     C_TYPES,
@@ -29,7 +37,7 @@ from edgec.export.tflite.reference.fixed_point import scale_of, zero_of
 from edgec.profiles.memory.plan import Plan
 
 HEADERS = ("edgec_kernels.h", "edgec_fixed_point.h", "edgec_dot_s8.h", "edgec_rows_s8.h")
-FLOAT_HEADERS = ("edgec_kernels_f32.h",)
+FLOAT_HEADERS = ("edgec_kernels_f32.h", "edgec_math_f32.h")
 FIRMWARE = "mlperf_tiny/firmware.c"
 """Serial protocol around a network with one input and one output."""
 TOLERANCE = 1e-4
@@ -108,7 +116,7 @@ def write_sources(
     Args:
         plan: offsets for `lowered.program`, in one region.
         prefix: any text; made into a C identifier.
-        golden: pairs of inputs and outputs by name for the self-test, int8.
+        golden: pairs of inputs and outputs by name for the self-test, in the network's types.
         ram_bytes, flash_bytes: of the target, for the check at compile time.
     """
     prefix = identifier(prefix)
@@ -125,14 +133,14 @@ def write_sources(
             f"/* {comment(call.name)} */\n"
             + struct(struct_of(call.kernel), f"step_{number}", fields)
         )
-        floats = on_floats(call.kernel)
+        reads, writes = elements(call.kernel)
         operands = [
-            _constant(constants.name(operand.data, "operand"), operand, floats)  # type: ignore[arg-type]
+            _constant(constants.name(operand.data, "operand"), operand, reads is not None)  # type: ignore[arg-type]
             if isinstance(operand, Table)
-            else _place(offsets[f"t{operand}"], "const float" if floats else None)
+            else _place(offsets[f"t{operand}"], f"const {reads}" if reads else None)
             for operand in call.inputs
         ]
-        operands.append(_place(offsets[f"t{call.output}"], "float" if floats else None))
+        operands.append(_place(offsets[f"t{call.output}"], writes))
         if call.kernel in WITH_SCRATCH:
             place = f"arena + {offsets[scratch_id(number)]}" if call.scratch else "0"
             operands.append(place)
