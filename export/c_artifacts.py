@@ -81,7 +81,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
     else:
         golden = [_golden(model, feed) for feed in source.golden]
         execute.check(model, lowered, planned, golden)
-    ram, flash = _largest(target, "ram"), _largest(target, "flash")
+    flash = _largest(target, "flash")
     sources = write_sources(
         model,
         lowered,
@@ -89,10 +89,10 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         prefix=source.job.name,
         golden=golden,
         title=f"{source.job.name} for {target.title}",
-        ram_bytes=None if ram is None else ram.bytes,
         flash_bytes=None if flash is None else flash.bytes,
+        bases={m.name: m.base for m in target.memory if m.base is not None},
     )
-    check_budget(_with_constants(lowered, sources, target), target.name)
+    check_budget(_with_constants(lowered, planned, sources, target), target.name)
     artifact = Artifact(
         path=FOLDER,
         format="c",
@@ -136,7 +136,8 @@ def _float_model(source: Source) -> Model:
 def _plan(lowered: Lowered, target: Target, limit: int | None) -> tuple[Lowered, Plan, list[str]]:
     """Offsets in one arena: the largest RAM of the target, or `limit` bytes, has to hold it.
 
-    Where it does not, wide tensors are computed row by row, the largest one first.
+    Where it does not, wide tensors are computed row by row, the largest one first; where that is
+    not enough, the tensors go to several memories.
 
     Returns:
         The network, its plan, and the names of the steps that were joined for that.
@@ -150,17 +151,24 @@ def _plan(lowered: Lowered, target: Target, limit: int | None) -> tuple[Lowered,
             return lowered, planned, streamed
         most = max(chains(lowered), key=lambda c: (c.bytes, -c.calls[0]), default=None)
         if most is None:
-            return lowered, planned, streamed
+            break
         streamed.append(lowered.calls[most.calls[-1]].name)
         lowered = joined(lowered, most)
+    rams = [Region(m.name, "ram", m.bytes) for m in target.memory if m.kind == "ram"]
+    if len(rams) > 1:
+        spread = plan(lowered.program, rams)
+        if spread.fits and (limit is None or spread.peak <= limit):
+            return lowered, spread, streamed
+    return lowered, planned, streamed
 
 
-def _with_constants(lowered: Lowered, sources: Sources, target: Target) -> Plan:
+def _with_constants(lowered: Lowered, planned: Plan, sources: Sources, target: Target) -> Plan:
     """The plan with the constants in the target's flash, for the bill."""
     constants = Buffer("constants", max(sources.weight_bytes, 1), 4, "constant")
     program = replace(lowered.program, buffers=(*lowered.program.buffers, constants))
-    found = [r for r in (_largest(target, "ram"), _largest(target, "flash")) if r is not None]
-    return plan(program, found or [Region("ram", "ram", None)])
+    flash = _largest(target, "flash")
+    rams = [Region(r.name, "ram", r.capacity) for r in planned.regions if r.kind == "ram"]
+    return plan(program, [*rams, *([] if flash is None else [flash])])
 
 
 def _largest(target: Target, kind: Literal["ram", "flash"]) -> Region | None:
@@ -240,6 +248,7 @@ def _facts(model: Model, planned: Plan, sources: Sources, samples: int) -> dict[
 
     return {
         "arena_bytes": planned.peak,
+        **_arenas(sources),
         "arena_lower_bound": planned.lower_bound,
         "arena_proved": planned.proved,
         "constant_bytes": sources.weight_bytes,
@@ -253,3 +262,14 @@ def _facts(model: Model, planned: Plan, sources: Sources, samples: int) -> dict[
             "outputs": described(sources.outputs, output_names(model)),
         },
     }
+
+
+def _arenas(sources: Sources) -> dict[str, Any]:
+    """Which memories hold the arenas, where there are several."""
+    if len(sources.arenas) == 1:
+        return {}
+    found = [
+        {"region": a.region, "identifier": a.name, "bytes": a.bytes, "capacity": a.capacity}
+        for a in sources.arenas
+    ]
+    return {"arenas": found}

@@ -190,6 +190,11 @@ def plan(
     ram = [r for r in regions if r.kind == "ram"] or [ANY_RAM]
     deadline = time.monotonic() + time_limit
     filled = _fill_all(program, ids, ram, overlaps, deadline)
+    if len(ram) > 1 and not all(u.fits for u in filled.uses):
+        # what costs least in slow memory was too large for it
+        again = max(deadline, time.monotonic() + 1)
+        other = _fill_all(program, ids, ram, overlaps, again, smallest=True)
+        filled = other if all(u.fits for u in other.uses) else filled
     fixed = any(b.region is not None for b in program.buffers)
     if len(ram) > 1 and not fixed and not all(u.fits for u in filled.uses):
         # one arena says better what is missing than an overflow of the last memory
@@ -228,8 +233,29 @@ class _Filled:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Moves:
+    """How buffers leave a region.
+
+    Attributes:
+        last: there is no other region; everything stays.
+        most: bytes of the largest of the other ones, None where one has no limit.
+        smallest: as for `crowded_out`.
+    """
+
+    last: bool
+    most: int | None
+    smallest: bool
+
+
 def _fill_all(
-    program: Program, ids: Sequence[str], ram: Sequence[Region], overlaps: bool, deadline: float
+    program: Program,
+    ids: Sequence[str],
+    ram: Sequence[Region],
+    overlaps: bool,
+    deadline: float,
+    *,
+    smallest: bool = False,
 ) -> _Filled:
     """Fill one region after the other; the last one takes all that is left."""
     lives = lifetimes(program)
@@ -241,7 +267,11 @@ def _fill_all(
     solver, seconds = "empty", 0.0
     for number, region in enumerate(ram):
         last = number + 1 == len(ram)
-        mine, found, allocation = _fill(program, lives, left, region, last, overlaps, deadline)
+        rooms = [r.bytes for r in ram[number + 1 :]]
+        sizes = [size for size in rooms if size is not None]
+        most = max(sizes) if sizes and len(sizes) == len(rooms) else None
+        moves = _Moves(last, most, smallest)
+        mine, found, allocation = _fill(program, lives, left, region, moves, overlaps, deadline)
         for members, offset in zip(found.members, allocation.offsets, strict=True):
             for id in members:
                 life, b = lives[id], by_id[id]
@@ -263,14 +293,14 @@ def _fill(
     lives: dict[str, Life],
     left: list[str],
     region: Region,
-    last: bool,
+    moves: _Moves,
     overlaps: bool,
     deadline: float,
 ) -> tuple[set[str], Arena, Allocation]:
     """As much as fits into a region; all of it into the last one."""
     by_id = {b.id: b for b in program.buffers}
     mine = {id for id in left if by_id[id].region in (None, region.name)}
-    limit = None if last else region.bytes
+    limit = None if moves.last else region.bytes
     while True:
         found = arena(program, mine, overlaps=overlaps)
         if not limit or lower_bound(found.problem) <= limit:
@@ -280,7 +310,7 @@ def _fill(
                 return mine, found, allocation
             # the sum fits, the offsets do not: make room
             limit = limit * 15 // 16
-        victim = crowded_out(program, mine, limit, lives)
+        victim = crowded_out(program, mine, limit, lives, most=moves.most, smallest=moves.smallest)
         if victim is not None:
             mine.discard(victim)
         elif lower_bound(found.problem) > limit:

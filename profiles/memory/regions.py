@@ -66,11 +66,21 @@ def traffic(program: Program) -> dict[str, int]:
 
 
 def crowded_out(
-    program: Program, ids: Collection[str], capacity: int, lives: Mapping[str, Life] | None = None
+    program: Program,
+    ids: Collection[str],
+    capacity: int,
+    lives: Mapping[str, Life] | None = None,
+    *,
+    most: int | None = None,
+    smallest: bool = False,
 ) -> str | None:
     """The buffer to move out of a region of `capacity` bytes next; None when the rest may fit.
 
     Taken is, at the worst moment, the buffer whose bytes times life are largest for its traffic.
+
+    Args:
+        most: bytes of the largest buffer that has another place; None for any.
+        smallest: take the smallest buffer that makes enough room instead, or the largest there is.
     """
     lives = lives or lifetimes(program)
     sizes = {b.id: b.size for b in program.buffers}
@@ -81,11 +91,15 @@ def crowded_out(
     if worst is None:
         return None
     live = [i for i in ids if _at(lives[i], worst)]
-    if sum(sizes[i] for i in live) <= capacity:
+    excess = sum(sizes[i] for i in live) - capacity
+    if excess <= 0:
         return None
-    movable = [i for i in live if i not in fixed]
+    movable = [i for i in live if i not in fixed and (most is None or sizes[i] <= most)]
     if not movable:
         return None
+    if smallest:
+        enough = [i for i in movable if sizes[i] >= excess]
+        return min(enough, key=lambda i: (sizes[i], i)) if enough else max(movable, key=sizes.get)  # type: ignore[arg-type]
     return max(
         movable, key=lambda i: (sizes[i] * (lives[i].upper - lives[i].lower) / uses.get(i, 1), i)
     )

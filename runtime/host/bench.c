@@ -24,7 +24,7 @@ int edgec_self_test(void);
 
 extern int64_t *edgec_step_times;
 
-static int32_t arena[(NETWORK_ARENA_BYTES + 3) / 4];
+NETWORK_DECLARE_ARENAS(arena);
 static int64_t step_times[NETWORK_STEPS];
 
 static int64_t nanoseconds(clockid_t clock) {

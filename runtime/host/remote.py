@@ -78,14 +78,19 @@ def network_header(facts: Mapping[str, Any]) -> str:
         f"        return (const unsigned char *){prefix}_output_{port['identifier']}(arena);\n"
         for n, port in enumerate(ports["outputs"])
     )
+    declared = f"static int32_t name[({prefix.upper()}_ARENA_BYTES + 3) / 4]"
+    handle = "void *"
+    if "arenas" in facts:
+        declared = f"{prefix.upper()}_DECLARE_ARENAS(name)"
+        handle = f"const {prefix}_arenas *"
     return (
         f'#include <stddef.h>\n#include <string.h>\n\n#include "{prefix}.h"\n'
         f'#include "{prefix}_golden.h"\n\n'
         f"#define NETWORK_RUN {prefix}_run\n"
-        f"#define NETWORK_ARENA_BYTES {facts['arena_bytes']}\n"
+        f"#define NETWORK_DECLARE_ARENAS(name) {declared}\n"
         f"#define NETWORK_STEPS {facts['steps']}\n"
         f"#define NETWORK_OUTPUTS {len(ports['outputs'])}\n\n"
-        f"static void network_load(void *arena) {{\n{loads}}}\n\n"
+        f"static void network_load({handle}arena) {{\n{loads}}}\n\n"
         "static const unsigned char *network_output(int index, const void *arena,\n"
         "                                           size_t *bytes) {\n"
         f"    switch (index) {{\n{outputs}    default:\n        *bytes = 0;\n        return 0;\n"

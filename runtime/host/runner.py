@@ -45,7 +45,7 @@ class CArtifactRunner:
         prefix = facts["prefix"]
         self._run = self._library[f"{prefix}_run"]
         self._run.argtypes, self._run.restype = [ctypes.c_void_p], None
-        self._arena = np.zeros(facts["arena_bytes"] // 8 + 1, np.int64)
+        self._arenas = _Arenas(facts)
         self._steps = np.zeros(facts["steps"], np.int64)
         self._in = {p["name"]: self._port(prefix, "input", p) for p in facts["ports"]["inputs"]}
         self._out = {p["name"]: self._port(prefix, "output", p) for p in facts["ports"]["outputs"]}
@@ -68,7 +68,7 @@ class CArtifactRunner:
         """
         for name, array in ready(feeds, self.inputs).items():
             self._in[name].write(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array)
-        self._run(self._arena.ctypes.data)
+        self._run(self._arenas.handle)
         found = {name: port.read() for name, port in self._out.items()}
         return {n: a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for n, a in found.items()}
 
@@ -87,10 +87,33 @@ class CArtifactRunner:
     def _port(self, prefix: str, side: str, port: Mapping[str, Any]) -> _Port:
         accessor = self._library[f"{prefix}_{side}_{port['identifier']}"]
         accessor.argtypes, accessor.restype = [ctypes.c_void_p], ctypes.c_void_p
-        offset = accessor(self._arena.ctypes.data) - self._arena.ctypes.data
         size = int(np.prod(port["shape"])) * np.dtype(port["dtype"]).itemsize
-        elements = self._arena.view(np.uint8)[offset : offset + size].view(port["dtype"])
+        elements = self._arenas.at(accessor(self._arenas.handle), size).view(port["dtype"])
         return _Port(elements, tuple(port["shape"]), port.get("scale"), port.get("zero_point", 0))
+
+
+class _Arenas:
+    """Working memory: one arena, or one for each memory of the device.
+
+    Attributes:
+        handle: what the network's functions take: the arena, or the pointers to all of them.
+    """
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        several = facts.get("arenas")
+        sizes = [arena["bytes"] for arena in several] if several else [facts["arena_bytes"]]
+        self._memories = [np.zeros(size // 8 + 1, np.int64) for size in sizes]
+        addresses = [memory.ctypes.data for memory in self._memories]
+        self._pointers = (ctypes.c_void_p * len(addresses))(*addresses)
+        self.handle = ctypes.addressof(self._pointers) if several else addresses[0]
+
+    def at(self, address: int, size: int) -> Tensor:
+        """The bytes at an address."""
+        for memory in self._memories:
+            offset = address - memory.ctypes.data
+            if 0 <= offset < memory.nbytes:
+                return memory.view(np.uint8)[offset : offset + size]
+        raise ValueError(f"{address:#x} is in no arena")
 
 
 class _Port:

@@ -9,7 +9,7 @@ from edgec.export.bundle import Artifact, Bundle
 from edgec.export.errors import UsageError
 from edgec.runtime.modules import ModuleNames
 from edgec.runtime.qemu.boards import get_board
-from edgec.runtime.qemu.run import count_instructions
+from edgec.runtime.qemu.run import Memory, count_instructions
 
 SCHEMA = "edgec.count/1"
 
@@ -46,6 +46,17 @@ def count_bundle(bundle: Bundle, board_name: str) -> dict[str, Any]:
         for kind in ("ram", "flash")
     }
     facts = artifact.checks
+    arenas = {arena["region"]: arena for arena in facts.get("arenas", ())}
+    memories = [
+        Memory(
+            m["name"],
+            m["bytes"],
+            arenas.get(m["name"], {}).get("identifier", ""),
+            arenas.get(m["name"], {}).get("bytes", 0),
+        )
+        for m in memory
+        if m["kind"] == "ram"
+    ]
     count = count_instructions(
         bundle.path / artifact.path,
         board,
@@ -53,6 +64,7 @@ def count_bundle(bundle: Bundle, board_name: str) -> dict[str, Any]:
         samples=facts["golden_samples"],
         ram=sizes["ram"],
         flash=sizes["flash"],
+        memories=memories if arenas else (),
     )
     modules = ModuleNames(bundle)
     layers = [

@@ -26,29 +26,47 @@ MEMORY
 {{
     VECTORS (rx) : ORIGIN = {vectors:#x}, LENGTH = {vectors_bytes}
     FLASH (rx) : ORIGIN = {code:#x}, LENGTH = {flash}
-    RAM (rwx) : ORIGIN = {data:#x}, LENGTH = {ram}
+{memories}
 }}
 SECTIONS
 {{
     .vectors : {{ KEEP(*(.vectors)) }} > {vector_region}
     .text : {{ *(.text*) *(.rodata*) }} > FLASH
     .ARM.exidx : {{ *(.ARM.exidx*) }} > FLASH
-    .data : {{ *(.data*) }} > RAM
+{arenas}
+    .data : {{ *(.data*) }} > {ram}
     .bss (NOLOAD) : {{
         . = ALIGN(8);
         __bss_start = .;
         *(.bss*) *(COMMON)
         . = ALIGN(8);
         __bss_end = .;
-    }} > RAM
+    }} > {ram}
     .stack (NOLOAD) : {{
         __stack_bottom = .;
         . += {stack};
         . = ALIGN(8);
         __stack_top = .;
-    }} > RAM
+    }} > {ram}
 }}
 """
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A RAM of the device, and the arena that lies in it.
+
+    Attributes:
+        region: its name.
+        capacity: bytes.
+        identifier: of the arena; empty where there is none.
+        bytes: of the arena.
+    """
+
+    region: str
+    capacity: int
+    identifier: str = ""
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +104,7 @@ def count_instructions(
     samples: int,
     ram: int | None = None,
     flash: int | None = None,
+    memories: Sequence[Memory] = (),
     extra_flags: Sequence[str] = (),
 ) -> Count:
     """Build the C sources in `folder` for `board` and run their self-test.
@@ -94,6 +113,8 @@ def count_instructions(
         steps: kernel calls of the network.
         samples: golden samples of the self-test.
         ram, flash: bytes that the device has; the board's own by default.
+        memories: in place of `ram`, for arenas in several memories. They follow each other in the
+            board's RAM; data and stack of the program go where most is left.
         extra_flags: for the compiler, e.g. another ``-O``.
 
     Raises:
@@ -120,7 +141,7 @@ def count_instructions(
                 code=board.code,
                 data=board.data,
                 flash=flash or board.code_bytes,
-                ram=ram or board.data_bytes,
+                **_ram(board, memories or [Memory("RAM", ram or board.data_bytes)]),
                 stack=STACK_BYTES,
                 vector_region="FLASH" if board.vectors == board.code else "VECTORS",
             )
@@ -132,6 +153,7 @@ def count_instructions(
             ]
             argv = [COMPILER, *flags, "-DEDGEC_FREESTANDING", "-DEDGEC_PROFILE"]
             argv += [f"-DEDGEC_MOST_STEPS={steps}", f"-I{folder}", str(start), *sources]
+            argv += [_section(memory) for memory in memories if memory.identifier]
             argv += ["-nostartfiles", "-nostdlib", "-Wl,--gc-sections", f"-Wl,-T,{script}"]
             built = _run([*argv, "-lm", "-lc", "-lgcc", "-o", str(image)])
         if built.returncode:
@@ -167,6 +189,36 @@ def count_instructions(
         simulator=_first_line([SIMULATOR, "--version"]),
         flags=flags,
     )
+
+
+def _ram(board: Board, memories: Sequence[Memory]) -> dict[str, str]:
+    """The RAM of a linker script: its memories, the arenas, and where everything else goes."""
+    regions, arenas, place = [], [], board.data
+    for number, memory in enumerate(memories):
+        name = f"RAM{number}" if len(memories) > 1 else "RAM"
+        regions.append(f"    {name} (rwx) : ORIGIN = {place:#x}, LENGTH = {memory.capacity}")
+        if memory.identifier:
+            section = f"edgec_{memory.identifier}"
+            arenas.append(f"    .{section} (NOLOAD) : {{ *(.bss.{section}) }} > {name}")
+        place += -(-memory.capacity // 32) * 32
+    if place > board.data + board.data_bytes and len(memories) > 1:
+        raise BudgetError(
+            "EC551",
+            f"{board.machine} has less RAM than the memories of the target together",
+            why=f"{place - board.data:,} of {board.data_bytes:,} bytes",
+            fix="choose another board",
+        )
+    free = max(range(len(memories)), key=lambda n: memories[n].capacity - memories[n].bytes)
+    return {
+        "memories": "\n".join(regions),
+        "arenas": "\n".join(arenas),
+        "ram": f"RAM{free}" if len(memories) > 1 else "RAM",
+    }
+
+
+def _section(memory: Memory) -> str:
+    section = f".bss.edgec_{memory.identifier}"
+    return f'-DEDGEC_IN_{memory.identifier.upper()}=__attribute__((section("{section}")))'
 
 
 def _not_built(messages: str, board: Board) -> BudgetError | UnsupportedError:

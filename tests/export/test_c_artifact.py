@@ -132,6 +132,77 @@ def test_memories_that_are_too_small_are_the_bill(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.fixture(scope="module")
+def spread(
+    root: Path, inverted_residual: Path, tmp_path_factory: pytest.TempPathFactory
+) -> edgec.Bundle:
+    """For an STM32H743 with memories none of which holds the arena alone."""
+    text = (root / "targets" / "stm32h743.toml").read_text()
+    text = text.replace('aliases = ["h743"]', "aliases = []").replace("131072", "9000")
+    folder = tmp_path_factory.mktemp("spread")
+    path = folder / "spread.toml"
+    path.write_text(text.replace("524288", "10000").replace("294912", "9900"))
+    return compiled_block(inverted_residual, str(path), folder / "bundle")
+
+
+def compiled_block(model: Path, target: str, out: Path) -> edgec.Bundle:
+    options = {"precision": "int8", "calib": "random", "formats": "c"}
+    return edgec.compile(str(model), target=target, out=str(out), **options)
+
+
+def test_several_memories_hold_the_arena(
+    spread: edgec.Bundle, inverted_residual: Path, tmp_path: Path
+) -> None:
+    artifact = next(a for a in spread.manifest.artifacts if a.format == "c")
+    arenas = artifact.checks["arenas"]
+    assert len(arenas) > 1
+    assert all(0 < arena["bytes"] <= arena["capacity"] for arena in arenas)
+    assert artifact.checks["arena_bytes"] == sum(arena["bytes"] for arena in arenas)
+    for name in ("regions.ld", "README.md"):
+        assert ".edgec_dtcm" in (spread.path / "c" / name).read_text()
+    if shutil.which("cc") is None or shutil.which("make") is None:
+        pytest.skip("needs a C compiler and make: apt install gcc libc6-dev make")
+    from edgec.runtime.host import remote
+    from edgec.runtime.runners import open_runner
+
+    argv = ["make", "-s", "test", "mlperf"]
+    done = subprocess.run(argv, cwd=spread.path / "c", capture_output=True, text=True, check=False)
+    assert "2 samples agree" in done.stdout, done.stderr
+    # the same network: equal to the last bit
+    bundle = compiled_block(inverted_residual, "stm32h743", tmp_path / "whole")
+    whole = next(a for a in bundle.manifest.artifacts if a.format == "c")
+    assert "arenas" not in whole.checks
+    feeds = dict(np.load(bundle.path / "golden" / "inputs_0.npz"))
+    outputs = [open_runner(b, a).run(feeds) for b, a in ((spread, artifact), (bundle, whole))]
+    for name, value in outputs[0].items():
+        assert (value == outputs[1][name]).all()
+    # the program that is sent to other machines
+    for name, content in remote.sources_of(spread, artifact).items():
+        (tmp_path / "sent" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sent" / name).write_bytes(content)
+    sent = sorted(str(p) for p in (tmp_path / "sent").rglob("*.c"))
+    argv = ["cc", "-std=c99", "-Dmain=edgec_self_test", f"-I{tmp_path / 'sent'}", *sent, "-lm"]
+    done = subprocess.run(
+        [*argv, "-DEDGEC_PROFILE", "-o", str(tmp_path / "program")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = subprocess.run(
+        [str(tmp_path / "program"), "5", "1", "1", "0"], capture_output=True, text=True, check=False
+    )
+    assert "self-test 0" in said.stdout
+
+
+@pytest.mark.needs_tool
+def test_simulated_boards_have_several_memories(spread: edgec.Bundle, main) -> None:
+    if shutil.which(COMPILER) is None or shutil.which(SIMULATOR) is None:
+        pytest.skip(f"needs {COMPILER} and {SIMULATOR}")
+    for board in ("mps2-an500", "mps3-an547"):
+        code, out, _ = main("bench", spread.path, "--device", f"qemu:{board}", "--json")
+        assert code == 0
+        assert json.loads(out)["agreed"]
+
+
 def test_floats_are_written_for_those_who_ask(tiny_onnx: Path, tmp_path: Path) -> None:
     options = {"target": "stm32f746", "precision": "fp32"}
     made = edgec.compile(str(tiny_onnx), formats=("c",), out=str(tmp_path / "f"), **options)

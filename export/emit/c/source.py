@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.export.emit.c.arenas import Arena, arenas_of
 from edgec.export.emit.c.call import (
     CALLED,
     SOURCES,
@@ -40,6 +41,8 @@ HEADERS = ("edgec_kernels.h", "edgec_fixed_point.h", "edgec_dot_s8.h", "edgec_ro
 FLOAT_HEADERS = ("edgec_kernels_f32.h", "edgec_math_f32.h")
 FIRMWARE = "mlperf_tiny/firmware.c"
 """Serial protocol around a network with one input and one output."""
+REGIONS = "regions.ld"
+"""For the linker, where arenas lie in several memories."""
 TOLERANCE = 1e-4
 """Difference of floats, relative to the largest of an output, that the order of sums explains."""
 
@@ -51,11 +54,13 @@ class Port:
     Attributes:
         name: a C identifier, unique among the ports.
         label: the name in the file.
+        arena: name of the one that it lies in.
         offset: bytes from the start of the arena.
     """
 
     name: str
     label: str
+    arena: str
     offset: int
     shape: tuple[int, ...]
     dtype: str
@@ -85,19 +90,25 @@ class Sources:
     Attributes:
         files: text by path.
         prefix: of every symbol.
-        arena_bytes, weight_bytes, macs: of the network.
+        arenas: in the order of the plan's memories.
+        weight_bytes, macs: of the network.
         steps: names of the calls, in order, for profiles.
         inputs, outputs: in the order of the model's.
     """
 
     files: dict[str, str]
     prefix: str
-    arena_bytes: int
+    arenas: tuple[Arena, ...]
     weight_bytes: int
     macs: int
     steps: tuple[str, ...]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+
+    @property
+    def arena_bytes(self) -> int:
+        """Of all arenas together."""
+        return sum(arena.bytes for arena in self.arenas)
 
 
 def write_sources(
@@ -108,21 +119,25 @@ def write_sources(
     prefix: str,
     golden: Sequence[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]] = (),
     title: str = "",
-    ram_bytes: int | None = None,
     flash_bytes: int | None = None,
+    bases: Mapping[str, int] | None = None,
 ) -> Sources:
     """All C files of a network.
 
     Args:
-        plan: offsets for `lowered.program`, in one region.
+        plan: offsets for `lowered.program`; an arena for each memory that it uses.
         prefix: any text; made into a C identifier.
         golden: pairs of inputs and outputs by name for the self-test, in the network's types.
-        ram_bytes, flash_bytes: of the target, for the check at compile time.
+        flash_bytes: of the target, for the check at compile time, as are the plan's memories.
+        bases: addresses of these memories, for the linker.
     """
     prefix = identifier(prefix)
-    offsets = {b.id: plan.offset(b.id)[1] for b in plan.program.buffers}
-    inputs = _ports(model, model.main.inputs, lowered.inputs, input_names(model), offsets)
-    outputs = _ports(model, model.main.outputs, lowered.outputs, output_names(model), offsets)
+    arenas = arenas_of(plan, bases)
+    names_of = {arena.region: arena.name for arena in arenas}
+    placed = {b.id: plan.offset(b.id) for b in plan.program.buffers}
+    places = {id: (names_of[region], offset) for id, (region, offset) in placed.items()}
+    inputs = _ports(model, model.main.inputs, lowered.inputs, input_names(model), places)
+    outputs = _ports(model, model.main.outputs, lowered.outputs, output_names(model), places)
     constants = Constants()
     structs, calls = [], []
     for number, call in enumerate(lowered.calls):
@@ -137,13 +152,13 @@ def write_sources(
         operands = [
             _constant(constants.name(operand.data, "operand"), operand, reads is not None)  # type: ignore[arg-type]
             if isinstance(operand, Table)
-            else _place(offsets[f"t{operand}"], f"const {reads}" if reads else None)
+            else _place(places[f"t{operand}"], f"const {reads}" if reads else None)
             for operand in call.inputs
         ]
-        operands.append(_place(offsets[f"t{call.output}"], writes))
+        operands.append(_place(places[f"t{call.output}"], writes))
         if call.kernel in WITH_SCRATCH:
-            place = f"arena + {offsets[scratch_id(number)]}" if call.scratch else "0"
-            operands.append(place)
+            scratch = places[scratch_id(number)] if call.scratch else None
+            operands.append("0" if scratch is None else _place(scratch, None))
         arguments = ", ".join(operands)
         calls.append(f"{call.kernel}(&step_{number}, {arguments});")
     environment = jinja2.Environment(
@@ -160,7 +175,9 @@ def write_sources(
         "prefix": prefix,
         "upper": prefix.upper(),
         "title": comment(title or prefix),
-        "arena_bytes": plan.peak,
+        "arenas": arenas,
+        "several": len(arenas) > 1,
+        "handle": f"const {prefix}_arenas *" if len(arenas) > 1 else "void *",
         "inputs": inputs,
         "outputs": outputs,
         "structs": structs,
@@ -168,7 +185,6 @@ def write_sources(
         "constants": constants.text(),
         "kernels": kernels,
         "golden": [_golden(n, inputs, outputs, *pair) for n, pair in enumerate(golden)],
-        "ram_bytes": ram_bytes,
         "flash_bytes": flash_bytes,
         "weight_bytes": constants.bytes,
         "macs": sum(call.macs for call in lowered.calls),
@@ -191,6 +207,8 @@ def write_sources(
         "CMakeLists.txt": "CMakeLists.txt.j2",
         "README.md": "README.md.j2",
     }
+    if facts["several"]:
+        names[REGIONS] = "regions.ld.j2"
     if facts["one_to_one"]:
         names[FIRMWARE] = "mlperf_tiny.c.j2"
     files = {path: environment.get_template(name).render(facts) for path, name in names.items()}
@@ -202,7 +220,7 @@ def write_sources(
     return Sources(
         dict(sorted(files.items())),
         prefix,
-        plan.peak,
+        arenas,
         constants.bytes,
         facts["macs"],
         tuple(call.name for call in lowered.calls),
@@ -211,9 +229,10 @@ def write_sources(
     )
 
 
-def _place(offset: int, kind: str | None) -> str:
-    """An address in the arena; `kind` is an element's type, None for bytes."""
-    return f"arena + {offset}" if kind is None else f"({kind} *)(void *)(arena + {offset})"
+def _place(place: tuple[str, int], kind: str | None) -> str:
+    """An address in an arena; `kind` is an element's type, None for bytes."""
+    address = f"{place[0]} + {place[1]}"
+    return address if kind is None else f"({kind} *)(void *)({address})"
 
 
 def _constant(name: str, operand: Table, floats: bool) -> str:
@@ -227,7 +246,7 @@ def _ports(
     indices: Sequence[int],
     roots: Sequence[int],
     names: Sequence[str],
-    offsets: Mapping[str, int],
+    places: Mapping[str, tuple[str, int]],
 ) -> list[Port]:
     ports: list[Port] = []
     taken: set[str] = set()
@@ -241,7 +260,8 @@ def _ports(
         tensor = model.main.tensors[index]
         grid = () if tensor.dtype == "FLOAT32" else (float(scale_of(tensor)), zero_of(tensor))
         dtype = tensor.numpy_dtype.name
-        ports.append(Port(name, comment(label), offsets[f"t{root}"], tensor.shape, dtype, *grid))
+        place = places[f"t{root}"]
+        ports.append(Port(name, comment(label), *place, tensor.shape, dtype, *grid))
     return ports
 
 

@@ -363,6 +363,24 @@ def test_several_memories_and_io_outside() -> None:
     interpret.check(outside, KERNELS, inputs, constants, expected)
 
 
+def test_large_buffers_stay_where_there_is_room_for_them() -> None:
+    """b has least traffic for its size, but only a fits the second memory."""
+    buffers = tuple(
+        Buffer(id, size, kind=kind)  # type: ignore[arg-type]
+        for id, size, kind in (("x", 8, "input"), ("a", 8, "activation"), ("b", 40, "activation"))
+    )
+    steps = (
+        Step("add", ("x",), ("a",)),
+        Step("add", ("a", "x"), ("b",)),
+        Step("add", ("b", "a"), ("y",)),
+    )
+    program = Program("two", (*buffers, Buffer("y", 8, kind="output")), steps)
+    made = plan(program, [Region("fast", "ram", 48), Region("slow", "ram", 16)], overlaps=False)
+    assert made.fits
+    assert made.offset("b")[0] == "fast"
+    assert "slow" in {b.region for b in made.buffers}
+
+
 def test_what_fits_nowhere_is_planned_as_one_arena() -> None:
     program, _, _ = random_network(3)
     whole = plan(program)

@@ -18,6 +18,7 @@ from edgec.export.emit.c.source import Sources, write_sources
 from edgec.export.tflite import Model
 from edgec.export.tflite.names import input_names
 from edgec.profiles.memory.plan import plan
+from edgec.profiles.memory.regions import ANY_RAM, Region
 
 FLAGS = (
     "-O1 -g -std=c99 -Wall -Wextra -Wconversion -pedantic -Werror "
@@ -44,13 +45,14 @@ def write_c(tmp_path: Path) -> Callable[..., tuple[Path, Sources]]:
         expected: Callable[[Arrays], Arrays] | None = None,
         rewrite: Callable[[Lowered], Lowered] = lambda lowered: lowered,
         samples: Sequence[Arrays] = (),
+        memories: Sequence[Region] = (ANY_RAM,),
         **options: Any,
     ) -> tuple[Path, Sources]:
         lowered = rewrite(lower(model))
         golden = []
         for feeds in samples or [random_feeds(model, seed) for seed in range(3)]:
             golden.append((feeds, expected(feeds) if expected else reference(model, feeds)))
-        planned = plan(lowered.program, time_limit=2)
+        planned = plan(lowered.program, memories, time_limit=2)
         if expected is None:
             execute.check(model, lowered, planned, golden)
         sources = write_sources(
