@@ -55,6 +55,7 @@ void edgec_conv_s8(
     rows.each = -1;
     /* with groups, the first one is written before the window of the next is read */
     const int32_t together = p->groups == 1 && edgec_in_pairs(&rows) ? 2 : 1;
+    const edgec_range range = edgec_range_of(p->low, p->high);
     for (int32_t n = 0; n < p->batch; ++n) {
         int32_t y = 0;
         int32_t x = 0;
@@ -74,7 +75,11 @@ void edgec_conv_s8(
                     gather(
                         p, in, next_y, next_x, 0, depth, edgec_pair_place(scratch, rows.size, 1));
                     edgec_pair_ready(scratch, rows.size, 1);
-                    edgec_two_rows_s8(&rows, scratch, out, EDGEC_TWICE);
+                    if (range == EDGEC_WHOLE_RANGE) {
+                        edgec_two_rows_s8(&rows, scratch, out, EDGEC_TWICE, EDGEC_WHOLE_RANGE);
+                    } else {
+                        edgec_two_rows_s8(&rows, scratch, out, EDGEC_TWICE, EDGEC_LIMITS);
+                    }
                 } else {
                     gather(p, in, y, x, g * depth, depth, scratch);
                     edgec_one_row_s8(&rows, scratch, out + g * per_group, EDGEC_TWICE);

@@ -8,21 +8,24 @@
 /* Taps of a window whose addresses are collected before the channels are walked. */
 #define MOST_TAPS 49
 
-static inline int8_t finish(const edgec_conv_s8_params *p, int32_t sum, int32_t channel) {
+static EDGEC_INLINE int8_t finish(
+    const edgec_conv_s8_params *p, int32_t sum, int32_t channel, edgec_range range) {
     const int32_t scaled =
         edgec_scale_down(sum, p->scales.mantissa[channel], p->scales.exponent[channel]);
-    return (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
+    return edgec_clamp_s8(scaled + p->out_zero, p->low, p->high, range);
 }
 
 /* One pixel, one output per input channel: taps[t] points to the channels of tap t. */
-static inline void one_each(
-    const edgec_conv_s8_params *given, const int8_t *const *taps, int32_t count, int8_t *out) {
+static EDGEC_INLINE void one_each(
+    const edgec_conv_s8_params *given, const int8_t *const *taps, int32_t count, int8_t *out,
+    edgec_range range) {
     /* a copy: stores to `out` could change `given`, as far as the compiler knows */
     const edgec_conv_s8_params copy = *given;
     const edgec_conv_s8_params *const p = &copy;
     const int32_t channels = p->in_c;
     int32_t c = 0;
 #if defined(EDGEC_HELIUM)
+    (void)range;
     for (; c + 8 <= channels; c += 8) {
         const int8_t *weight = p->weights + c;
         /* even and odd channels apart, as the long products leave them */
@@ -81,10 +84,10 @@ static inline void one_each(
             s3 = __smlatt(x_odd, w_odd, s3);
             weight += channels;
         }
-        out[c] = finish(p, s0, c);
-        out[c + 1] = finish(p, s1, c + 1);
-        out[c + 2] = finish(p, s2, c + 2);
-        out[c + 3] = finish(p, s3, c + 3);
+        out[c] = finish(p, s0, c, range);
+        out[c + 1] = finish(p, s1, c + 1, range);
+        out[c + 2] = finish(p, s2, c + 2, range);
+        out[c + 3] = finish(p, s3, c + 3, range);
     }
 #endif
     for (; c < channels; ++c) {
@@ -94,7 +97,7 @@ static inline void one_each(
             sum += taps[t][c] * *weight;
             weight += channels;
         }
-        out[c] = finish(p, sum, c);
+        out[c] = finish(p, sum, c, range);
     }
 #endif
 }
@@ -146,6 +149,7 @@ static void row_of(
     const int32_t last = (p->k_w - 1) * p->dilation_w;
     const int32_t step = p->stride_w * p->in_c;
     const int whole = top >= 0 && top + (p->k_h - 1) * p->dilation_h < p->in_h;
+    const edgec_range range = edgec_range_of(p->low, p->high);
     int moved = 0; /* the window before this one lies inside as well: it moves */
     for (int32_t x = 0; x < p->out_w; ++x) {
         const int32_t left = x * p->stride_w - p->pad_w;
@@ -158,7 +162,11 @@ static void row_of(
             collect(p, in, top, left, zeros, taps);
         }
         moved = inside;
-        one_each(p, taps, count, out);
+        if (range == EDGEC_WHOLE_RANGE) {
+            one_each(p, taps, count, out, EDGEC_WHOLE_RANGE);
+        } else {
+            one_each(p, taps, count, out, EDGEC_LIMITS);
+        }
         out += p->out_c;
     }
 }

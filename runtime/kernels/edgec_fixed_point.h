@@ -122,6 +122,34 @@ static inline int32_t edgec_clamp(int32_t x, int32_t low, int32_t high) {
     return x < low ? low : (x > high ? high : x);
 }
 
+/* Whether clamping is left to the type, known where a kernel is compiled: the DSP extension has an
+ * instruction for it. */
+typedef enum { EDGEC_LIMITS, EDGEC_WHOLE_RANGE } edgec_range;
+
+static inline edgec_range edgec_range_of(int32_t low, int32_t high) {
+#if defined(EDGEC_MULTIPLY_HIGH) && !defined(EDGEC_HELIUM)
+    return low == -128 && high == 127 ? EDGEC_WHOLE_RANGE : EDGEC_LIMITS;
+#else
+    (void)low;
+    (void)high;
+    return EDGEC_LIMITS;
+#endif
+}
+
+static EDGEC_INLINE int8_t edgec_clamp_s8(
+    int32_t x, int32_t low, int32_t high, edgec_range range) {
+#if defined(EDGEC_MULTIPLY_HIGH)
+    if (range == EDGEC_WHOLE_RANGE) {
+        int32_t found;
+        __asm__("ssat %0, #8, %1" : "=r"(found) : "r"(x));
+        return (int8_t)found;
+    }
+#else
+    (void)range;
+#endif
+    return (int8_t)edgec_clamp(x, low, high);
+}
+
 #if defined(EDGEC_HELIUM)
 /* edgec_scale_down of four numbers. */
 static inline int32x4_t edgec_scale_down_4(int32x4_t x, int32x4_t mantissa, int32x4_t exponent) {

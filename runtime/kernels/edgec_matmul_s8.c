@@ -25,7 +25,7 @@ void edgec_fully_connected_s8(
             edgec_pair_ready(scratch, p->in_size, i);
             in += p->in_size;
         }
-        edgec_two_rows_s8(&rows, scratch, out, EDGEC_ONCE);
+        edgec_two_rows_s8(&rows, scratch, out, EDGEC_ONCE, EDGEC_LIMITS);
         out += 2 * p->out_size;
     }
     for (; row < p->rows; ++row) {

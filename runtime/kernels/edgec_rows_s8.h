@@ -38,14 +38,15 @@ static inline int edgec_in_pairs(const edgec_rows_s8 *p) {
 /* How sums are rounded, known where a kernel is compiled. */
 typedef enum { EDGEC_TWICE, EDGEC_ONCE } edgec_rounding;
 
-static inline int8_t edgec_finish_s8(
-    const edgec_rows_s8 *p, int32_t sum, int32_t column, edgec_rounding rounding) {
+static EDGEC_INLINE int8_t edgec_finish_s8(
+    const edgec_rows_s8 *p, int32_t sum, int32_t column, edgec_rounding rounding,
+    edgec_range range) {
     const int32_t mantissa = p->mantissa[column & p->each];
     const int32_t exponent = p->exponent[column & p->each];
     const int32_t scaled = rounding == EDGEC_ONCE
                                ? edgec_scale_down_once(sum, mantissa, exponent)
                                : edgec_scale_down(sum, mantissa, exponent);
-    return (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
+    return edgec_clamp_s8(scaled + p->out_zero, p->low, p->high, range);
 }
 
 /* A row where sums or scales need the slow requantization. */
@@ -113,21 +114,22 @@ static inline void edgec_one_row_s8(
             p->bias[column], p->bias[column + 1], p->bias[column + 2], p->bias[column + 3]};
         edgec_dot_1x4_s8(row, weights, p->size, p->size, sums);
         for (int32_t i = 0; i < 4; ++i) {
-            out[column + i] = edgec_finish_s8(p, sums[i], column + i, rounding);
+            out[column + i] = edgec_finish_s8(p, sums[i], column + i, rounding, EDGEC_LIMITS);
         }
 #endif
         weights += 4 * p->size;
     }
     for (; column < p->columns; ++column) {
         const int32_t sum = edgec_dot_s8(row, weights, p->size, p->bias[column]);
-        out[column] = edgec_finish_s8(p, sum, column, rounding);
+        out[column] = edgec_finish_s8(p, sum, column, rounding, EDGEC_LIMITS);
         weights += p->size;
     }
 }
 
 /* Two rows made ready (edgec_pair_ready); `wide` is not set. */
-static inline void edgec_two_rows_s8(
-    const edgec_rows_s8 *given, const int8_t *rows, int8_t *out, edgec_rounding rounding) {
+static EDGEC_INLINE void edgec_two_rows_s8(
+    const edgec_rows_s8 *given, const int8_t *rows, int8_t *out, edgec_rounding rounding,
+    edgec_range range) {
     const edgec_rows_s8 copy = *given;
     const edgec_rows_s8 *const p = &copy;
     const int8_t *weights = p->weights;
@@ -145,9 +147,9 @@ static inline void edgec_two_rows_s8(
     for (; column < p->columns; ++column) {
         const int32_t bias = p->bias[column];
         out[column] = edgec_finish_s8(
-            p, edgec_dot_s8(rows, weights, p->size, bias), column, rounding);
+            p, edgec_dot_s8(rows, weights, p->size, bias), column, rounding, range);
         second[column] = edgec_finish_s8(
-            p, edgec_dot_s8(rows + p->size, weights, p->size, bias), column, rounding);
+            p, edgec_dot_s8(rows + p->size, weights, p->size, bias), column, rounding, range);
         weights += p->size;
     }
 #else
@@ -158,10 +160,10 @@ static inline void edgec_two_rows_s8(
         const int32_t bias1 = p->bias[next];
         int32_t sums[2][2] = {{bias0, bias1}, {bias0, bias1}};
         edgec_dot_2x2_s8(rows, weights, (next - column) * p->size, p->size, sums);
-        out[column] = edgec_finish_s8(p, sums[0][0], column, rounding);
-        out[next] = edgec_finish_s8(p, sums[0][1], next, rounding);
-        second[column] = edgec_finish_s8(p, sums[1][0], column, rounding);
-        second[next] = edgec_finish_s8(p, sums[1][1], next, rounding);
+        out[column] = edgec_finish_s8(p, sums[0][0], column, rounding, range);
+        out[next] = edgec_finish_s8(p, sums[0][1], next, rounding, range);
+        second[column] = edgec_finish_s8(p, sums[1][0], column, rounding, range);
+        second[next] = edgec_finish_s8(p, sums[1][1], next, rounding, range);
         weights += 2 * p->size;
     }
 #endif
