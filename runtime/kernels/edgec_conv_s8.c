@@ -2,6 +2,9 @@
 #include <string.h>
 
 #include "edgec_rows_s8.h"
+#ifdef EDGEC_CMSIS_NN
+#include "edgec_cmsis_nn.h"
+#endif
 
 /* The window of output (y, x), channels first .. first + depth, as one row. */
 static void gather(
@@ -53,6 +56,12 @@ void edgec_conv_s8(
     rows.high = p->high;
     rows.wide = p->wide;
     rows.each = -1;
+#ifdef EDGEC_CMSIS_NN
+    const int32_t bytes = rows.size <= EDGEC_MOST_PAIRED ? 5 * rows.size : rows.size;
+    if (edgec_cmsis_conv_s8(p, in, out, scratch, bytes) != 0) {
+        return;
+    }
+#endif
     /* with groups, the first one is written before the window of the next is read */
     const int32_t together = p->groups == 1 && edgec_in_pairs(&rows) ? 2 : 1;
     const edgec_range range = edgec_range_of(p->low, p->high);

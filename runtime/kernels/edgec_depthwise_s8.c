@@ -4,6 +4,9 @@
 #include "edgec_dot_s8.h"
 #include "edgec_fixed_point.h"
 #include "edgec_kernels.h"
+#ifdef EDGEC_CMSIS_NN
+#include "edgec_cmsis_nn.h"
+#endif
 
 /* Taps of a window whose addresses are collected before the channels are walked. */
 #define MOST_TAPS 49
@@ -173,6 +176,11 @@ static void row_of(
 
 void edgec_depthwise_s8(
     const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+#ifdef EDGEC_CMSIS_NN
+    if (edgec_cmsis_depthwise_s8(p, in, out) != 0) {
+        return;
+    }
+#endif
     const int fast = p->out_c == p->in_c && p->k_h * p->k_w <= MOST_TAPS && p->wide == 0;
     memset(scratch, p->in_zero, (size_t)p->in_c);
     for (int32_t n = 0; n < p->batch; ++n) {

@@ -32,6 +32,10 @@ typedef struct {
     const int8_t *weights;
     const int32_t *bias;
     edgec_scales scales;
+#ifdef EDGEC_CMSIS_NN
+    const int32_t *plain_bias; /* without the zero point; a null pointer: not for CMSIS-NN */
+    const int32_t *shift;      /* the exponents of `scales` */
+#endif
 } edgec_conv_s8_params;
 
 /* Scratch: 5 bytes for each of the k_h * k_w * in_c / groups elements of a window, one for each of a

@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.export.emit.c import cmsis_nn
 from edgec.export.emit.c.arenas import Arena, arenas_of
 from edgec.export.emit.c.call import (
     CALLED,
@@ -37,7 +38,13 @@ from edgec.export.tflite.names import input_names, output_names
 from edgec.export.tflite.reference.fixed_point import scale_of, zero_of
 from edgec.profiles.memory.plan import Plan
 
-HEADERS = ("edgec_kernels.h", "edgec_fixed_point.h", "edgec_dot_s8.h", "edgec_rows_s8.h")
+HEADERS = (
+    "edgec_kernels.h",
+    "edgec_fixed_point.h",
+    "edgec_dot_s8.h",
+    "edgec_rows_s8.h",
+    "edgec_cmsis_nn.h",
+)
 FLOAT_HEADERS = ("edgec_kernels_f32.h", "edgec_math_f32.h")
 FIRMWARE = "mlperf_tiny/firmware.c"
 """Serial protocol around a network with one input and one output."""
@@ -138,7 +145,7 @@ def write_sources(
     places = {id: (names_of[region], offset) for id, (region, offset) in placed.items()}
     inputs = _ports(model, model.main.inputs, lowered.inputs, input_names(model), places)
     outputs = _ports(model, model.main.outputs, lowered.outputs, output_names(model), places)
-    constants = Constants()
+    constants, for_cmsis = Constants(), Constants("cmsis_")
     structs, calls = [], []
     for number, call in enumerate(lowered.calls):
         fields = {
@@ -146,7 +153,12 @@ def write_sources(
         }
         structs.append(
             f"/* {comment(call.name)} */\n"
-            + struct(struct_of(call.kernel), f"step_{number}", fields)
+            + struct(
+                struct_of(call.kernel),
+                f"step_{number}",
+                fields,
+                {n: for_cmsis.name(data, n) for n, data in cmsis_nn.constants(call).items()},
+            )
         )
         reads, writes = elements(call.kernel)
         operands = [
@@ -183,6 +195,8 @@ def write_sources(
         "structs": structs,
         "calls": calls,
         "constants": constants.text(),
+        "for_cmsis": for_cmsis.text(),
+        "cmsis_sources": cmsis_nn.SOURCES,
         "kernels": kernels,
         "golden": [_golden(n, inputs, outputs, *pair) for n, pair in enumerate(golden)],
         "flash_bytes": flash_bytes,

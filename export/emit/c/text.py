@@ -53,16 +53,26 @@ def array(name: str, data: NDArray[np.generic], *, section: str = "") -> str:
     return f"static const {kind} {name}[{max(len(values), 1)}]{section} = {{\n{body}\n}};\n"
 
 
-def struct(kind: str, name: str, fields: Mapping[str, str]) -> str:
-    """A constant parameter struct."""
+def struct(
+    kind: str, name: str, fields: Mapping[str, str], for_cmsis: Mapping[str, str] | None = None
+) -> str:
+    """A constant parameter struct; some fields are there in builds with CMSIS-NN only."""
     body = "".join(f"    .{field} = {value},\n" for field, value in fields.items())
+    if for_cmsis:
+        extra = "".join(f"    .{field} = {value},\n" for field, value in for_cmsis.items())
+        body += f"#ifdef EDGEC_CMSIS_NN\n{extra}#endif\n"
     return f"static const {kind} {name} = {{\n{body}}};\n"
 
 
 class Constants:
-    """Constant arrays by content: equal ones are written once."""
+    """Constant arrays by content: equal ones are written once.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: of all names.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self._names: dict[tuple[str, bytes], str] = {}
         self._arrays: list[tuple[str, NDArray[np.generic]]] = []
 
@@ -71,7 +81,7 @@ class Constants:
         dense = np.ascontiguousarray(data)
         key = dense.dtype.name, dense.tobytes()
         if key not in self._names:
-            self._names[key] = f"{hint}_{len(self._arrays)}"
+            self._names[key] = f"{self._prefix}{hint}_{len(self._arrays)}"
             self._arrays.append((self._names[key], dense))
         return self._names[key]
 
