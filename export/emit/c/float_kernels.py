@@ -14,7 +14,7 @@ import numpy as np
 
 from edgec.export.emit.c import float_math as fm
 from edgec.export.emit.c.float_math import Floats
-from edgec.export.emit.c.walk import Bytes, Kernel, Values, grid, images, windows
+from edgec.export.emit.c.walk import Bytes, Kernel, Values, grid, images, start, windows
 
 
 def _on_floats(run: Callable[[Values, Sequence[Floats], Floats], None]) -> Kernel:
@@ -67,10 +67,7 @@ def _matmul(p: Values, inputs: Sequence[Floats], out: Floats) -> None:
     a, b = inputs
     target = out.reshape(*p["batch"], p["rows"], p["columns"])
     for place in np.ndindex(*p["batch"]):
-        starts = [
-            sum(i * step for i, step in zip(place, p[side], strict=True))
-            for side in ("a_batch", "b_batch")
-        ]
+        starts = [start(place, p[side]) for side in ("a_batch", "b_batch")]
         left = a[grid(starts[0], (p["rows"], p["a_row"]), (p["inner"], p["a_inner"]))]
         right = b[grid(starts[1], (p["columns"], p["b_column"]), (p["inner"], p["b_inner"]))]
         target[place] = fm.dot(left[:, None], right[None], np.zeros((), np.float32))
@@ -84,8 +81,7 @@ def _binary(of: Callable[[Floats, Floats], Floats]) -> Kernel:
             lines = []
             for operand, side in zip(inputs, "ab", strict=True):
                 *outer, inner = p[f"{side}_stride"]
-                start = sum(i * step for i, step in zip(place, outer, strict=True))
-                lines.append(operand[grid(start, (p["shape"][3], inner))])
+                lines.append(operand[grid(start(place, outer), (p["shape"][3], inner))])
             target[place] = fm.clamped(of(*lines), p["low"], p["high"])
 
     return run

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.export.emit.c.norm import Norm, normalised
-from edgec.export.emit.c.walk import Bytes, Kernel, Values, grid, images, windows
+from edgec.export.emit.c.walk import Bytes, Kernel, Values, grid, images, start, windows
 from edgec.export.tflite.reference.fixed_point import Integers, Multiplier
 from edgec.export.tflite.reference.rsqrt import root_mantissa
 
@@ -94,10 +94,7 @@ def _matmul(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     a, b = inputs
     target = out.reshape(*p["batch"], p["rows"], p["columns"])
     for place in np.ndindex(*p["batch"]):
-        starts = [
-            sum(i * step for i, step in zip(place, p[side], strict=True))
-            for side in ("a_batch", "b_batch")
-        ]
+        starts = [start(place, p[side]) for side in ("a_batch", "b_batch")]
         left = grid(starts[0], (p["rows"], p["a_row"]), (p["inner"], p["a_inner"]))
         right = grid(starts[1], (p["inner"], p["b_inner"]), (p["columns"], p["b_column"]))
         product = _exact_product(
@@ -128,8 +125,7 @@ def _binary(of: Callable[[Values, Integers, Integers], Integers]) -> Kernel:
             sides = []
             for operand, side in zip(inputs, "ab", strict=True):
                 *outer, inner = p[f"{side}_stride"]
-                start = sum(i * step for i, step in zip(place, outer, strict=True))
-                line = operand[grid(start, (sizes[3], inner))]
+                line = operand[grid(start(place, outer), (sizes[3], inner))]
                 sides.append(line.astype(np.int64) - p[f"{side}_zero"])
             target[place] = _finished(p, _multiplier(p, "out_")(of(p, *sides)))
 

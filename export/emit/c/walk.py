@@ -51,3 +51,8 @@ def grid(start: int, *loops: tuple[int, int]) -> NDArray[np.int64]:
     for size, stride in loops:
         found = found[..., None] + np.arange(size) * stride
     return found
+
+
+def start(place: Sequence[int], strides: Sequence[int]) -> int:
+    """Address of a place in outer loops."""
+    return sum(i * stride for i, stride in zip(place, strides, strict=True))
