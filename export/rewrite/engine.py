@@ -76,6 +76,7 @@ def run_stages(
     dump_dir: Path | None = None,
     max_rank: int = 5,
     lacking: Collection[str] = (),
+    matrices: bool = False,
     on_progress: OnProgress | None = None,
 ) -> RewriteReport:
     """Rewrite `model` in place.
@@ -89,6 +90,7 @@ def run_stages(
         dump_dir: folder that gets ``NN_pass.onnx`` after every pass that changed the graph.
         max_rank: see `Options`.
         lacking: see `Options`.
+        matrices: see `Options`.
         on_progress: see `OnProgress`.
 
     Returns:
@@ -110,7 +112,7 @@ def run_stages(
             f"the stage rewrites graphs at opset {MASTER}, not {version}",
             fix="Read the model with edgec.export.capture.from_onnx.",
         )
-    options = Options(target_opset, max_rank, frozenset(lacking))
+    options = Options(target_opset, max_rank, frozenset(lacking), matrices)
     report = RewriteReport(target_opset=target_opset, nodes_before=count_nodes(model))
     hold_weights(model)
     checker = Checker(model) if verify else None

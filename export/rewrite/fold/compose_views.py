@@ -31,7 +31,9 @@ class ComposeViews(ViewPass):
             if self._cost(now, view) <= self._cost(best, view):
                 continue
             source, last = node.inputs[0], chain[-1]
-            if source is None or (not best and last.outputs[0].is_graph_output()):
+            if source is None:
+                continue
+            if not best and last.outputs[0].is_graph_output() and not _can_be_output(source, graph):
                 continue
             result = emit(Builder(last, node), source, view, self.max_rank)
             replace_value(last.outputs[0], result)
@@ -43,6 +45,11 @@ class ComposeViews(ViewPass):
         """Nodes above the rank limit, then estimated time, then sum of ranks."""
         high = sum(len(step.shape) > self.max_rank for step in steps)
         return high, *cost(steps, view.in_shape)
+
+
+def _can_be_output(value: ir.Value, graph: ir.Graph) -> bool:
+    """Whether an output of `graph` can be this value, renamed."""
+    return value.producer() is not None and value.graph is graph and not value.is_graph_output()
 
 
 def _continues_chain(node: ir.Node) -> bool:
