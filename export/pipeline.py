@@ -118,6 +118,9 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
                 f"{record.nodes_before} to {record.nodes_after} nodes"
                 + (f", {record.note}" if record.note else "")
             )
+        for name, refusals in rewriting.refusals.items():
+            for node, reason in refusals:
+                reporter.detail(f"  {name} left {node} alone: {reason}")
     data: CalibrationData | None = None
     calibration = None
     quantization: Quantization | None = None
