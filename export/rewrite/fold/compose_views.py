@@ -26,7 +26,7 @@ class ComposeViews(ViewPass):
         for node in graph:
             if as_view(node) is None or _continues_chain(node):
                 continue
-            chain, view = _chain(node)
+            chain, view = view_chain(node)
             now, best = [as_step(link) for link in chain], plan(view, self.max_rank)
             if self._cost(now, view) <= self._cost(best, view):
                 continue
@@ -62,7 +62,7 @@ def _continues_chain(node: ir.Node) -> bool:
     return view is not None and before.graph is node.graph and extend(view, node) is not None
 
 
-def _chain(first: ir.Node) -> tuple[list[ir.Node], View]:
+def view_chain(first: ir.Node) -> tuple[list[ir.Node], View]:
     """The chain that starts at `first`; it takes in what composes with all of it."""
     chain, view = [first], as_view(first)
     assert view is not None

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from edgec.export.rewrite.base import Options, ViewPass
+from edgec.export.rewrite.fold.compose_views import view_chain
 from edgec.export.rewrite.graph import (
     Array,
     Builder,
@@ -23,10 +24,11 @@ from edgec.export.rewrite.graph import (
     remove_dead,
     replace_value,
     shape_of,
+    sole_user,
 )
 from edgec.export.rewrite.layout import View, plan
 from edgec.export.rewrite.linear import match_linear
-from edgec.export.rewrite.view_nodes import as_view
+from edgec.export.rewrite.view_nodes import as_view, extend
 from edgec.targets.schema import Runtime
 
 _UNARY = frozenset(
@@ -55,7 +57,7 @@ class FlattenTokens(ViewPass):
 
     name = "flatten-tokens"
     change = "MatMul + Add, LayerNorm, … on (N, L, C) → on (N·L, C) (ONNX Runtime)"
-    per_reshape = 2
+    per_reshape = 4
     matrices: bool = Options.matrices
 
     def configure(self, options: Options) -> None:
@@ -82,25 +84,46 @@ class FlattenTokens(ViewPass):
         """Nodes more that the graph has if `value` crosses the edge of a region flat."""
         shape = shape_of(value) or ()
         flat = _flat(shape)
-        if value.producer() in inside:
-            outside = [u.node for u in value.uses() if u.node not in inside]
-            if value.is_graph_output() or any(as_view(node) is None for node in outside):
+        if value.producer() not in inside:
+            before, count = _views_before(value)
+            if before is None or any(u.node not in inside for u in value.uses()):
                 return 1
-            return sum(
-                self._longer(View.identity(flat).reshape(shape), as_view(node)) for node in outside
-            )
-        before = as_view(value.producer())
-        if before is None or any(u.node not in inside for u in value.uses()):
+            return self._printed(before.reshape(flat)) - count
+        outside = [u.node for u in value.uses() if u.node not in inside]
+        if value.is_graph_output() or any(as_view(node) is None for node in outside):
             return 1
-        return self._longer(before, View.identity(shape).reshape(flat))
+        back = View.identity(flat).reshape(shape)
+        added = 0
+        for node in outside:
+            chain, view = view_chain(node)
+            added += self._printed(back.then(view) if back is not None else None) - len(chain)
+        return added
 
-    def _longer(self, first: View | None, second: View | None) -> int:
-        """Nodes that printing both views as one takes more than the one that is there now."""
-        both = first.then(second) if first is not None and second is not None else None
-        if first is None or second is None or both is None:
-            return 1
-        own = second if first.is_reshape else first
-        return max(0, len(plan(both, self.max_rank)) - len(plan(own, self.max_rank)))
+    def _printed(self, view: View | None) -> int:
+        """Nodes that `view` takes; many for none."""
+        return 100 if view is None else len(plan(view, self.max_rank))
+
+
+def _views_before(value: ir.Value) -> tuple[View | None, int]:
+    """The chain of views, read by nothing else, that ends in `value`; and its nodes."""
+    chain: list[ir.Node] = []
+    at = value
+    while (node := at.producer()) is not None and as_view(node) is not None:
+        if chain and sole_user(at) is not chain[-1]:
+            break
+        chain.append(node)
+        source = node.inputs[0]
+        if source is None:
+            break
+        at = source
+    while chain:
+        view = as_view(chain[-1])
+        for node in reversed(chain[:-1]):
+            view = extend(view, node) if view is not None else None
+        if view is not None:
+            return view, len(chain)
+        chain.pop()
+    return None, 0
 
 
 def _flat(shape: Sequence[int]) -> tuple[int, int]:

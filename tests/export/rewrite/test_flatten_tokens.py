@@ -29,7 +29,7 @@ def f32(seed: int, *shape: int) -> np.ndarray[Any, Any]:
 
 
 def mlp(build: Any, n: int = 3, tokens: int = 4, channels: int = 6) -> ir.Model:
-    """LayerNorm, Linear, GELU, Linear, residual; windows of an image at both ends."""
+    """LayerNorm, Linear, GELU, Linear, residual on the rows of an image; views at both ends."""
     shape = f"{n}, {tokens}, {channels}"
     weights = {"s": f32(1, channels), "t": f32(2, channels), "v": f32(3, channels, 8)}
     weights |= {"a": f32(4, 8), "w": f32(5, 8, channels), "b": f32(6, channels)}
@@ -38,8 +38,8 @@ def mlp(build: Any, n: int = 3, tokens: int = 4, channels: int = 6) -> ir.Model:
     )
     model: ir.Model = build(
         f"""net (float[1, {channels}, {n}, {tokens}] x, {declared})
-        => (float[{n}, {channels}, {tokens}] y)
-        <int64[3] rank3 = {{{shape}}}>
+        => (float[{channels}, {n * tokens}] y)
+        <int64[3] rank3 = {{{shape}}}, int64[2] rows = {{{n * tokens}, {channels}}}>
         {{
           p = Transpose<perm = [0, 2, 3, 1]>(x)
           q = Reshape(p, rank3)
@@ -50,7 +50,8 @@ def mlp(build: Any, n: int = 3, tokens: int = 4, channels: int = 6) -> ir.Model:
           h3 = MatMul(h2, w)
           h4 = Add(h3, b)
           r = Add(q, h4)
-          y = Transpose<perm = [0, 2, 1]>(r)
+          f = Reshape(r, rows)
+          y = Transpose<perm = [1, 0]>(f)
         }}""",
         weights,
     )
@@ -64,7 +65,7 @@ def test_every_linear_layer_works_on_a_matrix(
 ) -> None:
     outcome = run_passes(mlp(build, n, tokens, channels), PASSES, matrices=True)
     assert outcome.after["MatMul"] == 2
-    assert sum(outcome.after.values()) <= sum(outcome.before.values()) + 1
+    assert sum(outcome.after.values()) <= sum(outcome.before.values())
     for node in outcome.model.graph:
         if node.op_type in ("MatMul", "Gelu", "LayerNormalization", "Add"):
             assert shape_of(node.outputs[0]) is not None
