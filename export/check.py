@@ -14,6 +14,7 @@ from edgec.export.lint.engine import LintReport, check_codes, lint
 from edgec.export.options import resolve
 from edgec.export.progress import Reporter
 from edgec.export.rewrite.engine import run_stages
+from edgec.export.rewrite.legalise.flatten_tokens import wants_matrices
 from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.source import capture, describe
 from edgec.targets.operators.table import view_rank
@@ -105,6 +106,7 @@ def float_graph(
             target_opset=target.runtime.opset,
             lacking=operators_lacking(target.runtime),
             max_rank=view_rank(target.runtime.name, target.runtime.version),
+            matrices=wants_matrices(target.runtime),
             skip=resolved.skip_passes,
             on_progress=lambda name, done, total: tick(done, total),
         )

@@ -184,6 +184,7 @@ class _Graphs:
 
         from edgec.export.pipeline import tensor_infos
         from edgec.export.rewrite.engine import run_stages
+        from edgec.export.rewrite.legalise.flatten_tokens import wants_matrices
         from edgec.export.rewrite.legalise.lacking import operators_lacking
         from edgec.profiles.activations import activation_peak_bytes
         from edgec.targets.operators.table import view_rank
@@ -195,6 +196,7 @@ class _Graphs:
                 target_opset=runtime.opset,
                 lacking=operators_lacking(runtime),
                 max_rank=view_rank(runtime.name, runtime.version),
+                matrices=wants_matrices(runtime),
                 on_progress=lambda name, done, total: tick(done, total),
             )
         self.activation_bytes = activation_peak_bytes(self.master.graph)

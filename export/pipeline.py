@@ -50,6 +50,7 @@ from edgec.export.quantize.calibrate import Calibration, calibrate
 from edgec.export.quantize.float16 import float32_islands, to_float16
 from edgec.export.report import headline, make_report, text_report
 from edgec.export.rewrite.engine import RewriteReport, run_stages
+from edgec.export.rewrite.legalise.flatten_tokens import wants_matrices
 from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.rewrite.recognise.marks import KINDS
 from edgec.export.rewrite.stats import GraphStats, graph_stats
@@ -106,6 +107,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
             target_opset=job.target.runtime.opset,
             lacking=operators_lacking(job.target.runtime),
             max_rank=view_rank(job.target.runtime.name, job.target.runtime.version),
+            matrices=wants_matrices(job.target.runtime),
             skip=options.skip_passes,
             dump_dir=Path(options.dump_passes) if options.dump_passes else None,
             on_progress=lambda name, done, total: tick(done, total),
@@ -116,6 +118,9 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
                 f"{record.nodes_before} to {record.nodes_after} nodes"
                 + (f", {record.note}" if record.note else "")
             )
+        for name, refusals in rewriting.refusals.items():
+            for node, reason in refusals:
+                reporter.detail(f"  {name} left {node} alone: {reason}")
     data: CalibrationData | None = None
     calibration = None
     quantization: Quantization | None = None

@@ -26,11 +26,13 @@ class Options:
         target_opset: opset of the result.
         max_rank: highest tensor rank that views may keep where an equal form of lower rank exists.
         lacking: operators of the target's opset that its runtime does not execute all the same.
+        matrices: whether linear layers run best on matrices, one row per token.
     """
 
     target_opset: int
     max_rank: int = 5
     lacking: frozenset[str] = frozenset()
+    matrices: bool = False
 
 
 class RewritePass(ir.passes.InPlacePass):

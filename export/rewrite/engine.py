@@ -41,6 +41,8 @@ class RewriteReport:
 
     Attributes:
         passes: one record per pass that changed something, in order.
+        refusals: pass name → (node, why not) of places that look like its pattern and were left
+            alone, as of its last run; nodes have the names they had then.
         nodes_before: nodes of the captured graph.
         nodes_after: nodes of the result.
         seconds: whole stage.
@@ -56,6 +58,7 @@ class RewriteReport:
     verified: bool = False
     not_verified_because: str | None = None
     passes: list[PassRecord] = field(default_factory=list)
+    refusals: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready dict."""
@@ -76,6 +79,7 @@ def run_stages(
     dump_dir: Path | None = None,
     max_rank: int = 5,
     lacking: Collection[str] = (),
+    matrices: bool = False,
     on_progress: OnProgress | None = None,
 ) -> RewriteReport:
     """Rewrite `model` in place.
@@ -89,6 +93,7 @@ def run_stages(
         dump_dir: folder that gets ``NN_pass.onnx`` after every pass that changed the graph.
         max_rank: see `Options`.
         lacking: see `Options`.
+        matrices: see `Options`.
         on_progress: see `OnProgress`.
 
     Returns:
@@ -110,7 +115,7 @@ def run_stages(
             f"the stage rewrites graphs at opset {MASTER}, not {version}",
             fix="Read the model with edgec.export.capture.from_onnx.",
         )
-    options = Options(target_opset, max_rank, frozenset(lacking))
+    options = Options(target_opset, max_rank, frozenset(lacking), matrices)
     report = RewriteReport(target_opset=target_opset, nodes_before=count_nodes(model))
     hold_weights(model)
     checker = Checker(model) if verify else None
@@ -129,12 +134,14 @@ def run_stages(
                     on_progress(pass_class.name, index + position, total)
                 if pass_class.name in skip:
                     continue
+                rewrite = pass_class()
                 try:
-                    record = _run_pass(pass_class(), stage.name, model, options)
+                    record = _run_pass(rewrite, stage.name, model, options)
                 except Exception:
                     if checker is not None:
                         checker.settle()  # it may have stumbled over what an earlier pass did
                     raise
+                report.refusals[rewrite.name] = rewrite.refusals
                 if not record.matches:
                     continue
                 modified = True
@@ -151,6 +158,7 @@ def run_stages(
     if checker is not None:
         checker.settle()
     _check_model(model)
+    report.refusals = {name: found for name, found in report.refusals.items() if found}
     report.nodes_after = count_nodes(model)
     report.seconds = time.perf_counter() - started
     return report

@@ -220,12 +220,15 @@ def cost(steps: Sequence[Step], shape: Shape) -> tuple[float, int]:
     return total, sum(len(step.shape) for step in steps)
 
 
-_BLOCK_RATES = {"SpaceToDepth": 1.2, "DepthToSpace": 2.0}
+_BLOCK_RATES = {"SpaceToDepth": 1.0, "DepthToSpace": 2.0}
 """Nanoseconds per element."""
 
 
 def _transpose_rate(shape: Shape, perm: Shape) -> float:
     """Nanoseconds per element."""
+    axes = [p for p in perm if shape[p] > 1]
+    kept = sorted(axes)
+    shape, perm = tuple(shape[p] for p in kept), tuple(kept.index(p) for p in axes)
     fixed = 0
     while fixed < len(perm) and perm[-1 - fixed] == len(perm) - 1 - fixed:
         fixed += 1
@@ -276,7 +279,8 @@ def _own_dimensions(view: View) -> list[int] | None:
     """Permutation of `in_shape` itself that orders its elements like `view`, or None.
 
     Possible if no input dimension holds parts of two factors. Dimensions of size one go where the
-    output has them, as far as that is possible.
+    output has them, as far as that is possible; others lead, so that (1, C, H, W) becomes
+    (1, H, W, C), the layout that runtimes read and write convolutions in without a Transpose.
     """
     members: list[list[int]] = [[] for _ in view.sizes]
     factor, size = 0, 1
@@ -298,7 +302,7 @@ def _own_dimensions(view: View) -> list[int] | None:
             perm.append(units.pop(0))
         elif moved:
             perm.append(moved.pop(0))
-    return perm + units + moved
+    return units + perm + moved
 
 
 def _with_block_moves(view: View, max_rank: int) -> Iterator[tuple[Step, ...]]:

@@ -38,6 +38,7 @@ from edgec.export.rewrite.fold.merge_slices import MergeSlices
 from edgec.export.rewrite.fold.split_projections import SplitProjections
 from edgec.export.rewrite.fold.transposed_reduce import ReduceBeforeTranspose
 from edgec.export.rewrite.inference import infer_shapes
+from edgec.export.rewrite.legalise.flatten_tokens import FlattenTokens
 from edgec.export.rewrite.legalise.opset import ConvertOpset
 from edgec.export.rewrite.recognise.attention import RecogniseAttention
 from edgec.export.rewrite.recognise.dynamic_relu import RecogniseDynamicRelu
@@ -102,7 +103,7 @@ FOLD = (
     ShareCommon,
 )
 CHANNELS = (RemoveChannels,)
-LEGALISE = (ConvertOpset,)
+LEGALISE = (FlattenTokens, ComposeViews, ConvertOpset)
 CLEAN = (RemoveDeadCode, NameValues)
 
 STAGES = (

@@ -26,12 +26,14 @@ class ComposeViews(ViewPass):
         for node in graph:
             if as_view(node) is None or _continues_chain(node):
                 continue
-            chain, view = _chain(node)
+            chain, view = view_chain(node)
             now, best = [as_step(link) for link in chain], plan(view, self.max_rank)
             if self._cost(now, view) <= self._cost(best, view):
                 continue
             source, last = node.inputs[0], chain[-1]
-            if source is None or (not best and last.outputs[0].is_graph_output()):
+            if source is None:
+                continue
+            if not best and last.outputs[0].is_graph_output() and not _can_be_output(source, graph):
                 continue
             result = emit(Builder(last, node), source, view, self.max_rank)
             replace_value(last.outputs[0], result)
@@ -45,6 +47,11 @@ class ComposeViews(ViewPass):
         return high, *cost(steps, view.in_shape)
 
 
+def _can_be_output(value: ir.Value, graph: ir.Graph) -> bool:
+    """Whether an output of `graph` can be this value, renamed."""
+    return value.producer() is not None and value.graph is graph and not value.is_graph_output()
+
+
 def _continues_chain(node: ir.Node) -> bool:
     """Whether the node's input is itself the unshared result of a view it composes with."""
     source = node.inputs[0]
@@ -55,7 +62,7 @@ def _continues_chain(node: ir.Node) -> bool:
     return view is not None and before.graph is node.graph and extend(view, node) is not None
 
 
-def _chain(first: ir.Node) -> tuple[list[ir.Node], View]:
+def view_chain(first: ir.Node) -> tuple[list[ir.Node], View]:
     """The chain that starts at `first`; it takes in what composes with all of it."""
     chain, view = [first], as_view(first)
     assert view is not None

@@ -61,6 +61,7 @@ def _run_passes(
     target_opset: int = 20,
     max_rank: int = 5,
     lacking: Sequence[str] = (),
+    matrices: bool = False,
 ) -> Outcome:
     """Apply `passes` in order; fail if the numbers or the interface change."""
     feeds = [numerics.seeded_inputs(model, seed) for seed in (1, 2)]
@@ -69,7 +70,7 @@ def _run_passes(
     outcome = Outcome(model, 0, _ops(model))
     for pass_class in passes:
         instance = pass_class()
-        instance.configure(Options(target_opset, max_rank, frozenset(lacking)))
+        instance.configure(Options(target_opset, max_rank, frozenset(lacking), matrices))
         instance(model)
         outcome.matches += instance.matches
         outcome.refusals += [reason for _, reason in instance.refusals]

@@ -47,7 +47,7 @@ def outcome(case: Any, folder: Path) -> str:
     path.write_bytes(model.SerializeToString())
     try:
         master = from_onnx(path)
-        run_stages(master, target_opset=20)
+        run_stages(master, target_opset=20, matrices=True)
     except EdgecError as error:
         if error.code in ("EC140", "EC141", "EC142"):
             return f"WRONG {error}"

@@ -108,6 +108,23 @@ def test_report_and_result(model: ir.Model) -> None:
     assert "stage.conv.weight" in model.graph.initializers
 
 
+def test_report_says_what_was_left_alone_and_why(build: Any, rng: np.random.Generator) -> None:
+    model = build(
+        """net (float[2, 3, 4] x, float[4, 4] w, float[4] b) => (float[2, 3, 4] y)
+        { h = MatMul(x, w) k = Add(h, b) y = Softmax<axis = 1>(k) }""",
+        {
+            "w": rng.standard_normal((4, 4)).astype(np.float32),
+            "b": rng.standard_normal(4).astype(np.float32),
+        },
+    )
+    report = run_stages(model, target_opset=20, matrices=True)
+    [(node, reason)] = report.refusals["flatten-tokens"]
+    assert node
+    assert reason == "2 Reshapes for 1 layers with bias"
+    assert all(report.refusals.values())
+    assert json.loads(json.dumps(report.to_json()))["refusals"]
+
+
 @pytest.mark.usefixtures("weight")
 def test_wrong_pass_is_named_and_dumped(
     model: ir.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -203,3 +203,22 @@ def executed_transposes(steps: tuple[Step, ...], shape: tuple[int, ...]) -> list
         ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         executed = onnx.load(path).graph.node
     return [tuple(n.attribute[0].ints) for n in executed if n.op_type == "Transpose"]
+
+
+def test_image_to_windows_goes_through_channels_last() -> None:
+    """Runtimes read convolutions channels-last for free; then whole runs of channels move."""
+    view = View.identity((1, 192, 16, 16)).reshape((192, 8, 2, 8, 2))
+    assert view is not None
+    windows = view.transpose((2, 4, 1, 3, 0)).reshape((256, 192))
+    assert windows is not None
+    steps = plan(windows)
+    assert steps[0] == Step("Transpose", (0, 2, 3, 1), (1, 16, 16, 192))
+    assert [step.op for step in steps] == ["Transpose", "Reshape", "Transpose", "Reshape"]
+    back = plan(windows.inverse())
+    assert back[-1] == Step("Transpose", (0, 3, 1, 2), (1, 192, 16, 16))
+
+
+def test_dimensions_of_one_do_not_count_as_scattering() -> None:
+    flat = (Step("Transpose", (1, 0), (256, 192)),)
+    image = (Step("Transpose", (2, 3, 1, 0), (16, 16, 192, 1)),)
+    assert cost(image, (1, 192, 16, 16))[0] == cost(flat, (192, 256))[0]

@@ -10,6 +10,7 @@ from edgec import models
 from edgec.export.capture import from_torch
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.engine import run_stages
+from edgec.export.rewrite.legalise.flatten_tokens import wants_matrices
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.models.random_init import randomize
 from edgec.models.registry import get_spec
@@ -39,6 +40,7 @@ def rewritten(data: bytes, target: str) -> GraphStats:
         model,
         target_opset=runtime.opset,
         max_rank=view_rank(runtime.name, runtime.version),
+        matrices=wants_matrices(runtime),
     )
     assert report.verified
     return graph_stats(model)

@@ -45,7 +45,7 @@ def test_zoo_network(name: str) -> None:
     data = numerics.serialize(captured)
 
     started = time.process_time()
-    report = run_stages(captured, target_opset=20)
+    report = run_stages(captured, target_opset=20, matrices=True)
     assert time.process_time() - started < 15
     assert report.verified
     stats = graph_stats(captured)
