@@ -59,9 +59,9 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "ptq_ablation": (
         "Where the accuracy of int8 goes",
-        "Networks that fall short of float by more than wished, with one part of the quantizer left "
-        "out at a time: all run as written, with exact integer products. Half a step of noise on "
-        "the input (half a grey level) shows how many samples the float network itself cannot "
+        "Networks that fall short of float by more than wished, with one part of the quantizer "
+        "left out at a time: all run as written, with exact integer products. Half a step of noise "
+        "on the input (half a grey level) shows how many samples the float network itself cannot "
         "decide. Columns as above.",
         ("model", "name", "metric", "drop", "standard_error", "agreement", "calibration",
          "samples"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,8 +50,8 @@ class Fit:
         activation_bytes: where the target gets C, the planned arena; else the peak of live
             activations in graph order, without the runtime's buffers; None where no graph was
             looked at.
-        ram_bytes: the target's memory, of a microcontroller the largest of its RAMs; None where
-            no source states it.
+        ram_bytes: the target's memory, of a microcontroller the largest of its RAMs, or all of
+            them where only together they hold the network; None where no source states it.
         ram_source: where that number is from.
         flash_bytes, flash_source: memory that weights lie in of their own; None where they lie in
             RAM.
@@ -294,6 +294,13 @@ def _fit(target: Target, precision: str, graphs: _Graphs, own: _Graphs | None = 
     arenas = own.arenas(precision, target.int8_scheme) if own is not None else None
     if arenas is not None:
         weights, activations = arenas.constants, arenas.within(memories.ram_bytes)
+        rams = [m for m in target.memory if m.kind == "ram"]
+        spread = None
+        if len(rams) > 1 and activations > (memories.ram_bytes or 0):
+            spread = arenas.over(rams)
+        if spread is not None:
+            activations = spread
+            memories = replace(memories, ram_bytes=sum(m.bytes for m in rams))
     return Fit(
         target=target.name,
         precision=precision,

@@ -185,8 +185,8 @@ def _print_fit(name: str, fits: list[Fit]) -> None:
     else:
         print(
             "peak activations: live tensors in graph order, without the runtime's own buffers; the "
-            "planned arena where the target gets C; memory: of a microcontroller's several RAMs or "
-            "flashes the largest; "
+            "planned arena where the target gets C; memory: of several RAMs the largest, or all "
+            "where no single one is enough; "
             "operators: `edgec check` of the graph that an export builds; latency: 80 % interval, "
             f"one thread; edgec profile {name} -t TARGET tells its basis, or why it is refused"
         )

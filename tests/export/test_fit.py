@@ -132,7 +132,9 @@ def fits() -> dict[tuple[str, str], Fit]:
     chip = get_target("stm32h743")
     memories = (Memory("ram", "ram", 50_000, "made up"), Memory("rom", "flash", 700_000, "made up"))
     tight = replace(chip, name="tight", memory=memories)
-    found = measured_fit(get_spec(NAME), [*SAMPLE, small, tight])
+    parts = [Memory(*made, "made up") for made in (("a", "ram", 36_000), ("b", "ram", 20_000))]
+    split = replace(chip, name="split", memory=(*parts, memories[1]))
+    found = measured_fit(get_spec(NAME), [*SAMPLE, small, tight, split])
     return {(f.target, f.precision): f for f in found}
 
 
@@ -157,6 +159,13 @@ def test_the_graph_gives_the_full_answer(fits: dict[tuple[str, str], Fit], main:
     assert {r["operators"] for r in rows} == {"pass"}
     # 2.1 MiB of float32 are more than the microcontroller's flash
     assert {r["memory"] for r in rows} == {"fits", "unknown", "too large"}
+
+
+def test_memories_that_only_together_hold_the_arena(fits: dict[tuple[str, str], Fit]) -> None:
+    split = fits["split", "int8"]
+    assert (split.memory, split.ram_bytes) == ("fits", 56_000)
+    assert split.activation_bytes is not None
+    assert 36_000 < split.activation_bytes <= 56_000
 
 
 @pytest.mark.slow

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from edgec.export.emit.c.call import Table
 from edgec.export.emit.c.lower import Lowered
 from edgec.export.emit.c.stream import joined, widest
 from edgec.export.emit.c.text import Constants, value
 from edgec.profiles.memory.plan import plan
+from edgec.profiles.memory.regions import Region
+from edgec.targets.schema import Memory
 
 
 def constant_bytes(lowered: Lowered) -> int:
@@ -33,6 +36,7 @@ class Arenas:
     def __init__(self, lowered: Lowered) -> None:
         self.constants = constant_bytes(lowered)
         self._next: Lowered | None = lowered
+        self._last = lowered
         self._peaks: list[int] = []
 
     def within(self, limit: int | None) -> int:
@@ -42,10 +46,16 @@ class Arenas:
             if peak <= limit:
                 return peak
         while self._next is not None:
-            lowered = self._next
+            lowered = self._last = self._next
             self._peaks.append(plan(lowered.program).peak)
             chain = widest(lowered)
             self._next = None if chain is None else joined(lowered, chain)
             if self._peaks[-1] <= limit:
                 return self._peaks[-1]
         return min(self._peaks)
+
+    def over(self, rams: Sequence[Memory]) -> int | None:
+        """Bytes over several memories, of which none holds an arena alone; None: too many."""
+        self.within(0)
+        found = plan(self._last.program, [Region(m.name, "ram", m.bytes) for m in rams])
+        return found.peak if found.fits else None
