@@ -11,6 +11,13 @@ from edgec.export.explain import catalogue, explain, rule_catalogue
 from edgec.export.lint.base import SEVERITIES
 from edgec.export.lint.rules import RULES
 
+DLA: dict[str, Any] = {"version": "10.3", "facts": {"dla_cores": 2}}
+POOLED = (
+    "g (float[1,3,4,4] x) => (float[1,2,1,1] p) <float[2,3,1,1] w = {1,2,3,4,5,6}>"
+    "{ c = Conv(x, w)  p = GlobalAveragePool(c) }"
+)
+WINDOW = "Pool<kernel_shape = [4, 4]>(c)"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -367,6 +374,10 @@ CASES = [
         {"version": "10.3"},
         {"version": "8.6"},
     ),
+    Case("I601", POOLED, POOLED, None, DLA, {"version": "10.3"}),
+    Case("I601", POOLED, POOLED, None, DLA, {**DLA, "version": "10.16"}),
+    Case("I602", POOLED, POOLED.replace("Global", "").replace("Pool(c)", WINDOW), "p", DLA),
+    Case("I603", pair(), POOLED, None, DLA),
 ]
 
 
