@@ -203,6 +203,17 @@ def test_another_version_is_refused_unless_forced(bundle: Path) -> None:
     assert build(bundle, "--any-version", version="10.7.0.1").returncode == 0
 
 
+def test_flags_that_tensorrt_11_lost_are_no_reason_to_build_float32(
+    make_bundle: Callable[[str], Path],
+) -> None:
+    bundle = make_bundle("jetson-nano")
+    done = build(bundle, "--engine", "fp16", "--any-version", version="11.4.1.1")
+    assert done.returncode == 6
+    assert "asks for FP16 by flags" in done.stderr
+    assert no_engine(bundle)
+    assert build(bundle, "--engine", "fp32", "--any-version", version="11.4.1.1").returncode == 0
+
+
 @pytest.mark.parametrize(("fail", "words"), [("parse", "Frobnicate"), ("build", "memory ran out")])
 def test_failures_of_tensorrt_are_told(bundle: Path, fail: str, words: str) -> None:
     done = build(bundle, fail=fail)
