@@ -19,6 +19,7 @@ other does not. nvidia-modelopt[onnx]==0.47.0 runs by an interpreter of its own.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -134,6 +135,13 @@ def rows_of(network: Network, python: str, modelopt: str) -> list[dict[str, Any]
     return found
 
 
+def version_of(python: str) -> str:
+    """The version of ModelOpt that an interpreter has."""
+    code = "import importlib.metadata as m; print(m.version('nvidia-modelopt'))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def line(row: dict[str, Any]) -> str:
     """A row in one line."""
     cells = [f"{row['model']:<26}{row['tool']:<22}"]
@@ -165,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts = {
             "compiler": f"TensorRT for RTX {rows[-1]['compiler']}",
             "capability": CAPABILITY,
-            "modelopt": "0.47.0",
+            "modelopt": version_of(options.modelopt),
             "images": IMAGES,
             "calibration": CALIBRATION,
         }

@@ -161,6 +161,8 @@ def _window(context: Context, node: ir.Node, limits: DlaLimits, first: _Shape) -
         return None
     kernel = _kernel(node)
     pads = ints(node, "pads") or (0,) * 2 * len(kernel)
+    if len(pads) != 2 * len(kernel):
+        return "its shape is open"
     checked = (
         ("kernel", kernel, limits.kernel),
         ("stride", ints(node, "strides") or (1,), limits.stride),
@@ -278,9 +280,10 @@ def _operands(context: Context, node: ir.Node, limits: DlaLimits, first: _Shape)
 
 def _cache(node: ir.Node, table: DlaTable, first: _Shape) -> str | None:
     """Banks of the convolution cache that one kernel and its rows of float16 data fill."""
-    if node.op_type != "Conv" or int_attr(node, "group", 1) != 1:
+    kernel = _kernel(node)
+    if node.op_type != "Conv" or int_attr(node, "group", 1) != 1 or len(kernel) != 2:
         return None
-    rows, columns = _kernel(node)
+    rows, columns = kernel
     _, channels, _, width = first
     dilation = (ints(node, "dilations") or (1, 1))[0]
     kernel_bytes = math.ceil(channels * rows * columns * 2 / 128) * 128
@@ -331,7 +334,7 @@ def _parts(nodes: list[ir.Node], taken: set[ir.Node]) -> int:
             for other in before:
                 if other in taken and phase[other] == phase[node]:
                     root[find(other)] = node
-    return len({id(find(node)) for node in root})
+    return len({find(node) for node in root})
 
 
 def _kernel(node: ir.Node) -> tuple[int, ...]:

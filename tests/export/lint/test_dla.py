@@ -263,9 +263,9 @@ def test_which_targets_have_a_dla() -> None:
     assert found == {
         "jetson-agx-orin-jp6.2": (2, "Orin's DLA", "10.0"),
         "jetson-agx-orin-jp7.2": None,
-        "jetson-agx-xavier-jp5.1": (2, "Xavier's DLA", "8.2"),
+        "jetson-agx-xavier-jp5.1": (2, "Xavier's DLA", "8.5"),
         "jetson-orin-nx-jp6.2": (2, "Orin's DLA", "10.0"),
-        "jetson-xavier-nx-jp5.1": (2, "Xavier's DLA", "8.2"),
+        "jetson-xavier-nx-jp5.1": (2, "Xavier's DLA", "8.5"),
     }
 
 
