@@ -57,6 +57,15 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("model", "name", "metric", "drop", "standard_error", "agreement", "latency_ratio",
          "megabytes", "integer_convs", "convs", "seconds", "calibration", "samples"),
     ),
+    "ptq_ablation": (
+        "Where the accuracy of int8 goes",
+        "Networks that fall short of float by more than wished, with one part of the quantizer left "
+        "out at a time: all run as written, with exact integer products. Half a step of noise on "
+        "the input (half a grey level) shows how many samples the float network itself cannot "
+        "decide. Columns as above.",
+        ("model", "name", "metric", "drop", "standard_error", "agreement", "calibration",
+         "samples"),
+    ),
     "tflite_reader": (
         "TFLite files read",
         "int8 files of MLPerf Tiny and a small ViT on random inputs, against LiteRT's reference "

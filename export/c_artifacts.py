@@ -15,7 +15,7 @@ from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Port, Sources, write_sources
-from edgec.export.emit.c.stream import chains, joined
+from edgec.export.emit.c.stream import joined, widest
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import C
 from edgec.export.emit.tflite.lower import emit
@@ -65,7 +65,8 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
     integers = source.job.quantized or source.quantization is not None
     precision = "int8" if integers else "fp32"
     try:
-        model = _float_model(source) if precision == "fp32" else _integer_model(source, tick)
+        graph = _quantized(source, tick) if integers and not source.job.quantized else source.master
+        model = _model(graph, integers=integers)
         lowered = lower(model, name=source.job.name)
     except UnsupportedError as error:
         asked = not source.job.resolved.origin["formats"].startswith("target")
@@ -107,10 +108,19 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
     return CArtifact(artifact, sources.files)
 
 
-def _integer_model(source: Source, tick: Callable[[int, int], None]) -> Model:
-    graph = source.master if source.job.quantized else _quantized(source, tick)
+def c_network(graph: ir.Model, *, integers: bool) -> Lowered:
+    """The calls of a float graph, or of one with quantizers, as an export writes them.
+
+    Raises:
+        UnsupportedError: as `c_artifact`.
+    """
+    return lower(_model(graph, integers=integers))
+
+
+def _model(graph: ir.Model, *, integers: bool) -> Model:
     read = normalise(read_graph(graph, C))
-    integer_ends(read)
+    if integers:
+        integer_ends(read)
     return emit(read, C).model
 
 
@@ -129,10 +139,6 @@ def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
     return own.quantize(source.master, source.calibration, data, tick)
 
 
-def _float_model(source: Source) -> Model:
-    return emit(normalise(read_graph(source.master, C)), C).model
-
-
 def _plan(lowered: Lowered, target: Target, limit: int | None) -> tuple[Lowered, Plan, list[str]]:
     """Offsets in one arena: the largest RAM of the target, or `limit` bytes, has to hold it.
 
@@ -148,7 +154,7 @@ def _plan(lowered: Lowered, target: Target, limit: int | None) -> tuple[Lowered,
         planned = plan(lowered.program, [region])
         if not sizes or planned.peak <= min(sizes):
             return lowered, planned, streamed
-        most = max(chains(lowered), key=lambda c: (c.bytes, -c.calls[0]), default=None)
+        most = widest(lowered)
         if most is None:
             return lowered, planned, streamed
         streamed.append(lowered.calls[most.calls[-1]].name)

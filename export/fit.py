@@ -19,18 +19,23 @@ from edgec.export.cache import StageCache
 from edgec.export.errors import EdgecError
 from edgec.export.progress import Reporter
 from edgec.models.registry import ModelSpec
-from edgec.targets.schema import Runtime, Target
+from edgec.targets.registry import get_target
+from edgec.targets.schema import Memory, Runtime, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgec.export.emit.c.size import Arenas
     from edgec.export.lint.engine import LintReport
     from edgec.export.quantize.calibrate import Calibration
     from edgec.profiles.layers import Layer
 
+OWN = "generic-c99"
+"""The target whose runtime is the C that edgec writes."""
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 """Bytes of one weight or activation."""
 
+Verdict = Literal["fits", "weights fit", "activations fit", "too large", "unknown"]
 Operators = Literal["pass", "refused", "not built", "not checked"]
 
 
@@ -42,10 +47,15 @@ class Fit:
         target, precision: which.
         weights_bytes: parameters as stored; an estimate (all parameters in the precision) unless
             `measured`.
-        activation_bytes: peak of live activations in graph order, without the runtime's buffers;
-            None where no graph was looked at.
-        ram_bytes: the target's memory; None where no source states it.
+        activation_bytes: where the target gets C, the planned arena; else the peak of live
+            activations in graph order, without the runtime's buffers; None where no graph was
+            looked at.
+        ram_bytes: the target's memory, of a microcontroller the largest of its RAMs; None where
+            no source states it.
         ram_source: where that number is from.
+        flash_bytes, flash_source: memory that weights lie in of their own; None where they lie in
+            RAM.
+        weights_apart: weights take no RAM, be the flash known or not.
         operators: ``"pass"`` or ``"refused"`` by the rules of ``edgec check``, ``"not built"``
             when the graph of this precision cannot be made, ``"not checked"``.
         errors, warnings: findings of these rules.
@@ -67,19 +77,30 @@ class Fit:
     codes: tuple[str, ...] = ()
     measured: bool = False
     latency: str | None = None
+    flash_bytes: int | None = None
+    flash_source: str | None = None
+    weights_apart: bool = False
 
     @property
     def needed_bytes(self) -> int:
-        """Least memory that it takes: weights and what is known of the activations."""
-        return self.weights_bytes + (self.activation_bytes or 0)
+        """Least RAM that it takes: what is known of the activations, and weights that lie there."""
+        return (0 if self.weights_apart else self.weights_bytes) + (self.activation_bytes or 0)
 
     @property
-    def memory(self) -> Literal["fits", "weights fit", "too large", "unknown"]:
-        """Verdict on memory; ``"weights fit"`` says nothing about activations."""
+    def memory(self) -> Verdict:
+        """Verdict on memory.
+
+        ``"weights fit"`` says nothing about activations, ``"activations fit"`` nothing about
+        weights, which lie in a flash that belongs to the board.
+        """
         if self.ram_bytes is None:
             return "unknown"
         if self.needed_bytes > self.ram_bytes:
             return "too large"
+        if self.flash_bytes is not None and self.weights_bytes > self.flash_bytes:
+            return "too large"
+        if self.weights_apart and self.flash_bytes is None:
+            return "unknown" if self.activation_bytes is None else "activations fit"
         return "weights fit" if self.activation_bytes is None else "fits"
 
     def to_json(self) -> dict[str, Any]:
@@ -95,8 +116,7 @@ def expected_fit(spec: ModelSpec, targets: Sequence[Target]) -> list[Fit]:
             precision=precision,
             weights_bytes=spec.params * BYTES[precision],
             activation_bytes=None,
-            ram_bytes=_ram(target)[0],
-            ram_source=_ram(target)[1],
+            **asdict(_memories(target)),
         )
         for target in targets
         for precision in target.precisions
@@ -128,27 +148,32 @@ def measured_fit(
     from edgec.export.source import capture
 
     reporter = reporter or Reporter(quiet=True)
+    own = get_target(OWN).runtime if any("c" in t.formats for t in targets) else None
     # targets of equal runtimes share their graphs
-    runtimes = {(t.runtime.name, t.runtime.version, t.runtime.opset): t.runtime for t in targets}
+    runtimes = {_same(t.runtime): t.runtime for t in targets} | ({_same(own): own} if own else {})
     reporter.stages = 1 + 2 * len(runtimes)
     with reporter.stage("capture"):
         options = ExportOptions(weights="random")
         captured = capture(spec.name, options, needs_accuracy=False, reporter=reporter)
+    graphs = {key: _Graphs(captured.graph, r, reporter) for key, r in runtimes.items()}
     found: dict[str, list[Fit]] = {}
     for key, runtime in runtimes.items():
-        graphs = _Graphs(captured.graph, runtime, reporter)
-        members = [
-            t for t in targets if (t.runtime.name, t.runtime.version, t.runtime.opset) == key
-        ]
-        with reporter.stage(f"check {len(members)} targets") as tick:
+        members = [t for t in targets if _same(t.runtime) == key]
+        with reporter.stage(f"check {len(members)} targets of {runtime.name}") as tick:
             for index, target in enumerate(members, 1):
-                found[target.name] = [_fit(target, p, graphs) for p in target.precisions]
+                c = graphs[_same(own)] if own is not None and "c" in target.formats else None
+                found[target.name] = [_fit(target, p, graphs[key], c) for p in target.precisions]
                 tick(index, len(members))
     store = StageCache()
     for target in targets:
         entries = [asdict(fit) for fit in found[target.name]]
         store.store_json(_key(spec, target), entries)
     return [fit for target in targets for fit in found[target.name]]
+
+
+def _same(runtime: Runtime) -> tuple[str, str, int]:
+    """Equal for runtimes that get the same graphs."""
+    return runtime.name, runtime.version, runtime.opset
 
 
 class _Graphs:
@@ -177,6 +202,7 @@ class _Graphs:
         self._calibration: Calibration | None = None
         self._built: dict[tuple[str, str | None], ir.Model] = {}
         self._layers: dict[tuple[str, str | None], tuple[Layer, ...]] = {}
+        self._arenas: dict[str, Arenas | None] = {}
         self._linted: dict[tuple[str, str | None, tuple[str, ...]], LintReport] = {}
 
     def get(self, precision: str, scheme: str | None) -> ir.Model:
@@ -204,6 +230,20 @@ class _Graphs:
             self._layers[key] = graph_layers(self.get(precision, scheme))
         return self._layers[key]
 
+    def arenas(self, precision: str, scheme: str | None) -> Arenas | None:
+        """RAM and constants of the C that an export writes; None where it writes none."""
+        from edgec.export.c_artifacts import c_network
+        from edgec.export.emit.c.size import Arenas
+        from edgec.export.errors import UnsupportedError
+
+        if precision not in self._arenas:
+            try:
+                lowered = c_network(self.get(precision, scheme), integers=precision == "int8")
+                self._arenas[precision] = Arenas(lowered)
+            except UnsupportedError:
+                self._arenas[precision] = None
+        return self._arenas[precision]
+
     def _build(self, precision: str, scheme: str | None) -> ir.Model:
         from edgec.export.quantize.float16 import to_float16
         from edgec.export.quantize.insert import quantize
@@ -226,8 +266,9 @@ class _Graphs:
         return self._calibration
 
 
-def _fit(target: Target, precision: str, graphs: _Graphs) -> Fit:
-    ram, source = _ram(target)
+def _fit(target: Target, precision: str, graphs: _Graphs, own: _Graphs | None = None) -> Fit:
+    """One row; `own` are the graphs that C is written from, for targets that get it."""
+    memories = _memories(target)
     width = BYTES[precision]
     try:
         graph = graphs.get(precision, target.int8_scheme)
@@ -239,27 +280,30 @@ def _fit(target: Target, precision: str, graphs: _Graphs) -> Fit:
             precision=precision,
             weights_bytes=parameters * width // BYTES["fp32"],
             activation_bytes=graphs.activation_bytes * width // BYTES["fp32"],
-            ram_bytes=ram,
-            ram_source=source,
             operators="not built",
             codes=(error.code,),
             measured=True,
+            **asdict(memories),
         )
     counts = report.counts()
     errors = report.of("error")
+    weights = _initializer_bytes(graph)
+    activations = graphs.activation_bytes * width // BYTES["fp32"]
+    arenas = own.arenas(precision, target.int8_scheme) if own is not None else None
+    if arenas is not None:
+        weights, activations = arenas.constants, arenas.within(memories.ram_bytes)
     return Fit(
         target=target.name,
         precision=precision,
-        weights_bytes=_initializer_bytes(graph),
-        activation_bytes=graphs.activation_bytes * width // BYTES["fp32"],
-        ram_bytes=ram,
-        ram_source=source,
+        weights_bytes=weights,
+        activation_bytes=activations,
         operators="refused" if errors else "pass",
         errors=counts["errors"],
         warnings=counts["warnings"],
         codes=tuple(dict.fromkeys(finding.code for finding in errors)),
         measured=True,
         latency=_latency(graphs.layers(precision, target.int8_scheme), precision, target),
+        **asdict(memories),
     )
 
 
@@ -280,11 +324,35 @@ def _initializer_bytes(graph: ir.Model) -> int:
     )
 
 
-def _ram(target: Target) -> tuple[int | None, str | None]:
+@dataclass(frozen=True)
+class _Memories:
+    """The fields of `Fit` that tell of a target's memory."""
+
+    ram_bytes: int | None
+    ram_source: str | None
+    flash_bytes: int | None = None
+    flash_source: str | None = None
+    weights_apart: bool = False
+
+
+def _memories(target: Target) -> _Memories:
+    if target.memory:
+        ram, flash = (_largest(target, kind) for kind in ("ram", "flash"))
+        return _Memories(
+            None if ram is None else ram.bytes,
+            None if ram is None else ram.source,
+            None if flash is None else flash.bytes,
+            None if flash is None else flash.source,
+            weights_apart=True,
+        )
     fact = target.facts.get("ram_bytes")
     if fact is None or not isinstance(fact.value, int):
-        return None, None
-    return fact.value, fact.source
+        return _Memories(None, None)
+    return _Memories(fact.value, fact.source)
+
+
+def _largest(target: Target, kind: str) -> Memory | None:
+    return max((m for m in target.memory if m.kind == kind), key=lambda m: m.bytes, default=None)
 
 
 def _key(spec: ModelSpec, target: Target) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -139,15 +140,29 @@ HEADER = (
 )
 
 
+def _used(fit: Fit) -> Iterator[str]:
+    """What it takes of each memory of known size."""
+    from edgec.export.report import mib
+
+    def share(part: int, whole: int) -> str:
+        size = f"{whole / 2**30:g} GiB" if whole >= 2**30 else mib(whole)
+        percent = 100 * part / whole
+        return f"{percent:,.0f} % of {size}" if percent >= 100 else f"{percent:.3g} % of {size}"
+
+    if fit.ram_bytes is not None and not fit.weights_apart:
+        yield share(fit.needed_bytes, fit.ram_bytes)
+    elif fit.ram_bytes is not None and fit.activation_bytes is not None:
+        yield share(fit.activation_bytes, fit.ram_bytes) + " RAM"
+    if fit.flash_bytes is not None:
+        yield share(fit.weights_bytes, fit.flash_bytes) + " flash"
+
+
 def _print_fit(name: str, fits: list[Fit]) -> None:
     from edgec.export.report import mib
 
     measured = all(fit.measured for fit in fits)
     rows = []
     for fit in fits:
-        used = ""
-        if fit.ram_bytes is not None:
-            used = f", {100 * fit.needed_bytes / fit.ram_bytes:.2g} % of {mib(fit.ram_bytes)}"
         warnings = f", {fit.warnings} warnings" if fit.warnings else ""
         codes = f" ({', '.join(fit.codes)})" if fit.codes else ""
         rows.append(
@@ -156,7 +171,7 @@ def _print_fit(name: str, fits: list[Fit]) -> None:
                 fit.precision,
                 mib(fit.weights_bytes),
                 "?" if fit.activation_bytes is None else mib(fit.activation_bytes),
-                fit.memory + used,
+                ", ".join((fit.memory, *_used(fit))),
                 fit.latency or "?",
                 fit.operators + codes + warnings,
             )
@@ -169,7 +184,9 @@ def _print_fit(name: str, fits: list[Fit]) -> None:
         )
     else:
         print(
-            "peak activations: live tensors in graph order, without the runtime's own buffers; "
+            "peak activations: live tensors in graph order, without the runtime's own buffers; the "
+            "planned arena where the target gets C; memory: of a microcontroller's several RAMs or "
+            "flashes the largest; "
             "operators: `edgec check` of the graph that an export builds; latency: 80 % interval, "
             f"one thread; edgec profile {name} -t TARGET tells its basis, or why it is refused"
         )

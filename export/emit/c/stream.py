@@ -65,6 +65,11 @@ def chains(lowered: Lowered) -> Iterator[Chain]:
             yield Chain((*path, follower), tuple(between), most)
 
 
+def widest(lowered: Lowered) -> Chain | None:
+    """The one with the largest tensor, the first of equals; None where there are none."""
+    return max(chains(lowered), key=lambda c: (c.bytes, -c.calls[0]), default=None)
+
+
 def joined(lowered: Lowered, chain: Chain) -> Lowered:
     """The network with one call in place of the calls of `chain`."""
     parts = [lowered.calls[position] for position in chain.calls]

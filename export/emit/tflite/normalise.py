@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgec.export.emit.tflite.graph import Graph, Node, Shape, Value
+from edgec.export.emit.tflite.one_dimensional import as_image, is_one_dimensional
 from edgec.export.rewrite.layout import View
 from edgec.export.tflite.model import Quantization
 
@@ -53,6 +54,8 @@ def _canonical(node: Node) -> Iterator[Node]:
         yield node
     elif node.op in VIEWS:
         yield _view(node)
+    elif is_one_dimensional(node):
+        yield from as_image(node)
     else:
         if node.op.startswith("Reduce"):
             _reduction(node)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
+from edgec.export.emit.c.size import Arenas
 from edgec.export.emit.c.stream import KERNEL, chains, joined
 from edgec.export.errors import InternalError
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
@@ -164,3 +165,17 @@ def test_what_somebody_else_reads_stays_whole() -> None:
 def test_the_c_is_equal_too(stride: int, function: bool, self_test: Callable[..., str]) -> None:
     model = inverted_residual(stride=stride, function=function)
     assert "3 samples agree" in self_test(model, rewrite=whole_chain_joined)
+
+
+def test_sizes_are_told_without_writing(write_c: Callable[..., Any]) -> None:
+    model = inverted_residual(wide=48)
+    whole, rows = (
+        write_c(model, rewrite=form)[1] for form in (lambda lowered: lowered, whole_chain_joined)
+    )
+    assert rows.arena_bytes < whole.arena_bytes
+    told = Arenas(lower(model))
+    assert told.constants == whole.weight_bytes == rows.weight_bytes
+    assert told.within(None) == told.within(whole.arena_bytes) == whole.arena_bytes
+    assert told.within(whole.arena_bytes - 1) == told.within(rows.arena_bytes) == rows.arena_bytes
+    assert told.within(0) == rows.arena_bytes, "the least there is, where nothing is small enough"
+    assert told.within(None) == whole.arena_bytes
