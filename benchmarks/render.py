@@ -121,10 +121,13 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "trt_proxy": (
         "TensorRT by proxy",
-        "Kernels that TensorRT for RTX, which needs no GPU, plans for SM86; those that carry other "
-        "operators with them, and fused attention. Random weights, Q/DQ where the scheme puts "
-        "them. No engine was run.",
-        ("model", "attentions", "kernels", "fused", "attention_fused"),
+        "Kernels that TensorRT for RTX, which needs no GPU, plans for SM86, a proxy for Orin and "
+        "other Ampere GPUs, and for SM120, a proxy for Blackwell (Thor, RTX 50); those that carry "
+        "other operators with them, and fused attention. Kernels of both capabilities differ in "
+        "their code, not in what they fuse. Random weights, Q/DQ where the scheme puts them. No "
+        "engine was run; the device's own TensorRT has other kernels and chooses by timing.",
+        ("model", "attentions", "kernels", "fused", "attention_fused", "kernels_sm120",
+         "fused_sm120", "attention_fused_sm120"),
     ),
     "trt_placements": (
         "Placements of Q/DQ for TensorRT",
@@ -132,6 +135,19 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "multiplications on integers, signal to noise of plain rounding on 32 held-out images.",
         ("model", "placement", "kernels", "fused", "attention", "integer_macs", "sqnr_db",
          "chosen"),
+    ),
+    "trt_modelopt": (
+        "Q/DQ beside NVIDIA ModelOpt",
+        "Networks trained on CIFAR-10, quantized by edgec and by NVIDIA ModelOpt from the same "
+        "float32 graph, images and range method, rounded to nearest, compiled by the same proxy "
+        "with float16 for the rest. products: convolutions and matrix products on integers, and "
+        "their share of the multiplications; residual additions with both arms quantized and with "
+        "one; signal to noise against float32 on 32 images; top-1 on images that they were not "
+        "trained on (its standard error is about 1.2 points; differences of one network are "
+        "between the same images). `chosen` is the placement that `auto` keeps. The last columns "
+        "name the products that only one of edgec's default and ModelOpt computes on integers.",
+        ("model", "tool", "kernels", "fused", "attention", "products", "integer_macs", "both_arms",
+         "one_arm", "sqnr_db", "top1", "chosen", "only_edgec", "only_modelopt"),
     ),
     "mcu": (
         "Embedded C",

@@ -4,7 +4,8 @@
         python benchmarks/trt_proxy.py --json benchmarks/results/trt_proxy.json
 
 One row per network: the graphs in fp32, fp16 and int8 of an export for a Jetson Orin Nano, compiled
-by TensorRT for RTX for SM86, a proxy for the device's own TensorRT. Kernels do not depend on
+by TensorRT for RTX for SM86, a proxy for the device's own TensorRT, and the same graphs for SM120,
+the proxy for Blackwell (Thor, RTX 50; its profiles read the same opset). Kernels do not depend on
 weights, so the zoo's are random and int8 is calibrated on noise. `--placements` tries every
 placement of Q/DQ instead, on trained networks and images of EDGEC_BENCH_DATA; its rows go into a
 file of their own (trt_placements.json).
@@ -21,6 +22,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,13 @@ from _ptq import data_folder
 from _ptq_networks import CIFAR, CIFAR_ARCHIVE
 from zoo import export_in_a_process
 
-from edgec.export.emit.tensorrt.proxy import proxy_python
+from edgec.export.emit.tensorrt.proxy import compile_for, proxy_python
 from edgec.export.files import dump_json
 from edgec.models.registry import get_spec, list_models
 
 TARGET = "jetson-orin-nano-jp6.2"
 PRECISIONS = ("fp32", "fp16", "int8")
+BLACKWELL = "SM120"
 SAMPLES = 4
 
 
@@ -43,7 +46,7 @@ def measure(model: str) -> dict[str, Any]:
     shipped = bool(spec.checkpoints) and spec.checkpoints[0].url.startswith("edgec:")
     arguments = [] if shipped else ["--weights", "random"]
     arguments += ["--calib", "random", "--calib-limit", str(SAMPLES), "--recipe", "plain"]
-    return row_of(model, [*arguments, "--placement", "default"])
+    return row_of(model, [*arguments, "--placement", "default"], blackwell=True)
 
 
 def measure_placements(model: str) -> list[dict[str, Any]]:
@@ -68,14 +71,16 @@ def measure_placements(model: str) -> list[dict[str, Any]]:
     ]
 
 
-def row_of(model: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Export `model` and read what the proxy said."""
+def row_of(model: str, arguments: Sequence[str], *, blackwell: bool = False) -> dict[str, Any]:
+    """Export `model` and read what the proxy said; `blackwell` compiles for `BLACKWELL` as well."""
     with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
         answer, seconds, _ = export_in_a_process(
             ["--model", model, "--target", TARGET, "--precision", "int8", *arguments,
-             "--format", "onnx,tensorrt", "--out", str(Path(folder) / "bundle"), "--force"],
+             "--format", "onnx,tensorrt", "--out", str(bundle), "--force"],
             Path(folder) / "cache",
         )  # fmt: skip
+        beside = compile_beside(bundle, answer) if blackwell and "report" in answer else {}
     row: dict[str, Any] = {"model": model, "cpu_seconds": round(seconds, 1), "error": None}
     if "report" not in answer:
         return row | {"error": answer["error"]["code"], "engines": {}}
@@ -93,7 +98,25 @@ def row_of(model: str, arguments: Sequence[str]) -> dict[str, Any]:
         "fused": {p: e["kinds"].get("runtime_fusion", 0) for p, e in engines.items()},
         "attention_fused": {p: e["attention"] for p, e in engines.items()},
         "engines": engines,
+        **beside,
         **({"placement": placement} if placement else {}),
+    }
+
+
+def compile_beside(bundle: Path, answer: dict[str, Any]) -> dict[str, Any]:
+    """The ONNX files of a bundle, compiled for `BLACKWELL`."""
+    python = proxy_python()
+    assert python is not None
+    plans = {
+        artifact["precision"]: compile_for(python, bundle / artifact["path"], BLACKWELL)[0]
+        for artifact in answer["report"]["artifacts"]
+        if artifact["path"].endswith(".onnx")
+    }
+    return {
+        "kernels_sm120": {p: plan.kernels for p, plan in plans.items()},
+        "fused_sm120": {p: plan.kinds.get("runtime_fusion", 0) for p, plan in plans.items()},
+        "attention_fused_sm120": {p: plan.attention for p, plan in plans.items()},
+        "engines_sm120": {p: asdict(plan) for p, plan in plans.items()},
     }
 
 
@@ -102,21 +125,31 @@ def regressions(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     if before.get("compiler") != after.get("compiler"):
         return []
     found = []
-    for precision, old in before["engines"].items():
-        new = after["engines"].get(precision)
+    plans = after.get("engines_sm120", {})
+    pairs = [(p, old, after["engines"].get(p)) for p, old in before["engines"].items()]
+    pairs += [
+        (f"{p} {BLACKWELL}", old, plans.get(p))
+        for p, old in before.get("engines_sm120", {}).items()
+    ]
+    for name, old, new in pairs:
         if not old["built"]:
             continue
         if new is None or not new["built"]:
-            found.append(f"{after['model']} {precision}: was compiled, is refused")
+            found.append(f"{after['model']} {name}: was compiled, is refused")
         elif new["kernels"] > old["kernels"]:
             more = f"{old['kernels']} kernels, now {new['kernels']}"
-            found.append(f"{after['model']} {precision}: {more}")
+            found.append(f"{after['model']} {name}: {more}")
     return found
 
 
 def refused(row: dict[str, Any]) -> list[str]:
-    """Precisions that are not compiled."""
-    return [p for p in PRECISIONS if not row["engines"].get(p, {}).get("built")]
+    """Precisions that are not compiled, for either capability."""
+    return [
+        p
+        for p in PRECISIONS
+        for plans in (row["engines"], row.get("engines_sm120", {}))
+        if not plans.get(p, {}).get("built")
+    ]
 
 
 def line(row: dict[str, Any]) -> str:
@@ -127,10 +160,11 @@ def line(row: dict[str, Any]) -> str:
     for precision in PRECISIONS:
         plan = row["engines"].get(precision)
         if plan is None or not plan["built"]:
-            cells.append(f"{'refused':>20}")
+            cells.append(f"{'refused':>27}")
             continue
         fused = plan["kinds"].get("runtime_fusion", 0)
-        cells.append(f"{plan['kernels']:>8}{fused:>6}{plan['attention']:>6}")
+        newer = row.get("kernels_sm120", {}).get(precision, "-")
+        cells.append(f"{plan['kernels']:>8}{fused:>6}{plan['attention']:>6}{newer:>7}")
     return "".join(cells)
 
 
@@ -171,11 +205,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     worse: list[str] = []
     print(
         f"{'network':<26}{'att.':>5}"
-        + "".join(f"{p + ': kernels fused att.':>20}" for p in PRECISIONS)
+        + "".join(f"{p + ': kernels fused att. SM120':>27}" for p in PRECISIONS)
     )
     for model in sorted(names, key=lambda name: (get_spec(name).macs, name)):
         before = rows.get(model)
-        if before is None or options.again:
+        if before is None or options.again or "engines_sm120" not in before:
             row = measure(model)
             worse += [] if before is None else regressions(before, row)
             rows[model] = row

@@ -23,7 +23,10 @@ MIXED = "mixed"
 INT16X8 = "int16x8"
 """int16 activations and int8 weights, in .tflite files only; no device's own precision."""
 AUTO_PLACEMENT = "auto"
-PLACEMENT_NAMES = ("default", "attention", "skip-arms", "no-arms", "convolutions", "linear")
+PLACEMENT_NAMES = (
+    "default", "attention", "skip-arms", "no-arms", "convolutions", "wide", "wide-attention",
+    "linear",
+)  # fmt: skip
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
 

@@ -11,7 +11,9 @@ from edgec.export.lint.base import Context, Hit, input_at
 from edgec.export.rewrite.graph import int_attr, ints, str_attr
 from edgec.targets.operators.table import DEFAULT_DOMAINS
 
-_CONSTANT = re.compile(r"must be (?:an? )?(?:initializers?|build-time constant|constant tensor)")
+_CONSTANT = re.compile(
+    r"must be (?:an? )?(?:initializers?|build-time constant|constant tensor|resolvable to a const)"
+)
 _CHOICES = {
     "coordinate_transformation_mode": ("half_pixel", "Supported resize transformation modes:"),
     "mode": ("nearest", "Supported resize modes:"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgec.export.lint import (
     delegates,
+    dla,
     forms,
     operators,
     placement,
@@ -47,4 +48,7 @@ RULES: tuple[Rule, ...] = (
     Rule("I502", delegates.left_by_delegate, _DELEGATED),
     Rule("W503", delegates.left_to_host, _DELEGATED),
     Rule("I504", delegates.over_cache, _DELEGATED),
+    Rule("I601", dla.share_on_dla, _TENSORRT),
+    Rule("I602", dla.left_to_gpu, _TENSORRT),
+    Rule("I603", dla.quantized_for_dla, _TENSORRT),
 )

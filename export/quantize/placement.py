@@ -4,7 +4,9 @@ TensorRT follows the Q/DQ nodes of the graph to the letter (NVIDIA TensorRT deve
 "Explicit quantization"), so where they stand decides what it fuses: Q/DQ inside attention break its
 fused attention kernels (facebookresearch/dinov2#489), an integer convolution writes out what a
 float16 one hands to a SiLU in registers, and a residual addition is part of an integer convolution
-only where its other arm is quantized too.
+only where its other arm is quantized too. Products of few channels (a stem of 12, the head of ten
+classes) save next to nothing on integers, cost a conversion on each side, and err most: NVIDIA
+ModelOpt leaves out what writes fewer than 16.
 """
 
 from __future__ import annotations
@@ -31,6 +33,14 @@ PLACEMENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "convolutions": (
         "convolutions only",
         {"float_output": CONVOLUTIONS, "residual_arms": "none"},
+    ),
+    "wide": (
+        "the default, without products that write fewer than 16 channels",
+        {"least_outputs": 16},
+    ),
+    "wide-attention": (
+        "the same, and products inside attention",
+        {"least_outputs": 16, "attention": True},
     ),
     "linear": ("linear layers only", {"float_output": PRODUCTS, "residual_arms": "none"}),
 }

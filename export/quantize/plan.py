@@ -211,6 +211,9 @@ class _Planner:
         constants = [constant_of(v) is not None for v in node.inputs]
         if all(constants):
             return "constant"
+        outputs = _constant_outputs(node)
+        if outputs is not None and outputs < self.scheme.least_outputs:
+            return f"{outputs} output channels"
         if node.op_type in ("Conv", "ConvTranspose"):
             if not constants[1] or constants[0]:
                 return "weight is not constant"
@@ -445,6 +448,17 @@ class _Planner:
         rank = len(weight.shape) if weight.shape is not None else 0
         axis = weight_axis(node, 1, rank) if self.scheme.per_channel else None
         return [Bias(str(holder.name), index, str(activation.name), str(weight.name), axis)]
+
+
+def _constant_outputs(node: ir.Node) -> int | None:
+    """Output channels of a convolution, or of a product whose second operand is a constant."""
+    if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
+        return None
+    shape = node.outputs[0].shape
+    if shape is None or len(node.inputs) < 2 or constant_of(node.inputs[1]) is None:
+        return None
+    channels = shape[1 if node.op_type.startswith("Conv") else -1]
+    return channels if isinstance(channels, int) else None
 
 
 def _bias_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:

@@ -87,6 +87,8 @@ class QuantScheme:
             becomes an integer tensor as well. False computes them in float.
         largest_depthwise: taps of a depthwise kernel (height × width) above which it stays float;
             None quantizes all.
+        least_outputs: output channels below which a convolution or a product with a constant stays
+            float; 0 quantizes all.
         bounds: operator → (low, high) that its output cannot leave; ranges are cut to it.
         fixed: operator → (low, high) that the runtime prescribes for its output.
         min_opset: lowest default-domain opset with the Q/DQ forms used.
@@ -117,6 +119,7 @@ class QuantScheme:
     attention: bool = True
     constant_operands: bool = False
     largest_depthwise: int | None = None
+    least_outputs: int = 0
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     fixed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     min_opset: int = 13

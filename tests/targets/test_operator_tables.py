@@ -31,7 +31,7 @@ TensorRT 9.9 supports operators in the inclusive range of opset 9 to opset 20. L
 
 
 def test_the_newest_table_that_is_not_newer_is_taken_and_said() -> None:
-    assert table_versions("tensorrt") == ["8.2", "8.5", "8.6", "10.1"]
+    assert table_versions("tensorrt") == ["8.2", "8.5", "8.6", "10.1", "10.15"]
     for version, table in (("8.2", "8.2"), ("8.2.1", "8.2"), ("8.4", "8.2"), ("10.3", "10.1")):
         assert select_table("tensorrt", version).table.version == table
     assert select_table("tensorrt", "8.2").note == ""
@@ -48,7 +48,7 @@ def test_the_newest_table_that_is_not_newer_is_taken_and_said() -> None:
 @pytest.mark.parametrize("version", table_versions("tensorrt"))
 def test_every_tensorrt_table_names_its_source(version: str) -> None:
     table = select_table("tensorrt", version).table
-    assert f"branch {version}-GA" in table.source
+    assert f"branch {version}-GA" in table.source or f"of TensorRT {version}," in table.source
     assert "Apache-2.0" in table.source
     assert len(table.operators) > 140
 
@@ -59,15 +59,16 @@ def test_the_facts_that_separate_tensorrt_versions() -> None:
         return row is not None and row.supported
 
     caps = [select_table("tensorrt", v).table.opset for v in table_versions("tensorrt")]
-    assert caps == [13, 17, 17, 20]
+    assert caps == [13, 17, 17, 20, 24]
     for name, first in (
         ("LayerNormalization", 2),
         ("HardSwish", 1),
         ("Gelu", 3),
         ("GridSample", 1),
+        ("Attention", 4),
     ):
         assert [supports(v, name) for v in table_versions("tensorrt")] == [
-            index >= first for index in range(4)
+            index >= first for index in range(5)
         ], name
 
 
@@ -88,7 +89,7 @@ def test_an_onnxruntime_kernel_of_open_range_matches_its_version_alone() -> None
 
 
 def test_the_document_is_parsed_into_a_table() -> None:
-    text = make_tensorrt.table_text(DOCUMENT, "9.9", "9.9-GA", "0123456789abcdef")
+    text = make_tensorrt.table_text(DOCUMENT, "9.9", "branch 9.9-GA (0123456789ab)")
     table = parse_table(tomllib.loads(text))
     assert (table.oldest_opset, table.opset) == (9, 20)
     assert sorted(table.operators) == ["Abs", "Compress", "Conv"]
@@ -101,6 +102,9 @@ def test_the_document_is_parsed_into_a_table() -> None:
         make_tensorrt.rows(DOCUMENT + "| Abs | N |\n")
     with pytest.raises(ValueError, match="no opset"):
         make_tensorrt.opset_range("TensorRT supports operators.")
+    assert make_tensorrt.version_of("TensorRT 10.15 supports operators in") == "10.15"
+    with pytest.raises(ValueError, match="no version"):
+        make_tensorrt.version_of("TensorRT supports operators.")
 
 
 def test_the_installed_onnxruntime_can_be_described() -> None:

@@ -29,10 +29,10 @@ def network() -> ir.Model:
     """A convolution with a residual addition, a linear layer, and a product of activations."""
     model = onnx.parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 17]>
-        hybrid (float[1,4,4,4] x) => (float[1,4,4] y) {
+        hybrid (float[1,16,4,4] x) => (float[1,16,4] y) {
           c = Conv<kernel_shape=[1,1]>(x, w)
           r = Add(c, x)
-          shape = Constant<value_ints=[1,4,16]>()
+          shape = Constant<value_ints=[1,16,16]>()
           t = Reshape(r, shape)
           k = Transpose<perm=[0,2,1]>(t)
           a = MatMul(t, k)
@@ -41,7 +41,7 @@ def network() -> ir.Model:
         }"""
     )
     rng = np.random.default_rng(0)
-    for name, shape in (("w", (4, 4, 1, 1)), ("v", (4, 4))):
+    for name, shape in (("w", (16, 16, 1, 1)), ("v", (16, 4))):
         array = rng.standard_normal(shape).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     model = onnx.shape_inference.infer_shapes(model)
@@ -62,6 +62,8 @@ def test_the_options_know_all_placements() -> None:
         ("skip-arms", {"Conv_0", "MatMul_7"}, 1),
         ("no-arms", {"Conv_0", "MatMul_7"}, 0),
         ("convolutions", {"Conv_0"}, 0),
+        ("wide", {"Conv_0"}, 2),
+        ("wide-attention", {"Conv_0", "MatMul_5"}, 2),
         ("linear", {"MatMul_7"}, 0),
     ],
 )
@@ -89,7 +91,7 @@ def stand_in(kernels: dict[int, int], refused: int = -1) -> Any:
 
 def candidates(network: ir.Model, monkeypatch: pytest.MonkeyPatch, **how: Any) -> list[Candidate]:
     rng = np.random.default_rng(1)
-    feeds = [{"x": rng.standard_normal((1, 4, 4, 4)).astype(np.float32)} for _ in range(4)]
+    feeds = [{"x": rng.standard_normal((1, 16, 4, 4)).astype(np.float32)} for _ in range(4)]
     monkeypatch.setattr(placement, "compile_for", stand_in(**how))
     return try_placements(
         network, calibrate(network, feeds), TENSORRT, lambda: feeds, "python", "SM86"
@@ -101,8 +103,8 @@ def test_every_placement_is_compiled_and_measured(
 ) -> None:
     found = {c.name: c for c in candidates(network, monkeypatch, kernels={})}
     assert list(found) == list(PLACEMENTS)
-    # 16 pixels of 4 by 4, 4 by 4 tokens of 16, 4 by 4 rows of 4
-    conv, inner, linear = 256, 256, 64
+    # 16 pixels of 16 by 16, 16 by 16 tokens of 16, 16 rows of 16 by 4
+    conv, inner, linear = 4096, 4096, 1024
     total = conv + inner + linear
     assert found["default"].integer_macs == pytest.approx((conv + linear) / total)
     assert found["attention"].integer_macs == 1
@@ -114,9 +116,9 @@ def test_every_placement_is_compiled_and_measured(
 def test_equal_graphs_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 17]>
-        plain (float[1,4,4,4] x) => (float[1,4,4,4] c) { c = Conv<kernel_shape=[1,1]>(x, w) }"""
+        plain (float[1,16,4,4] x) => (float[1,16,4,4] c) { c = Conv<kernel_shape=[1,1]>(x, w) }"""
     )
-    weight = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32)
+    weight = np.random.default_rng(0).standard_normal((16, 16, 1, 1)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
     model.graph.node[0].name = "Conv_0"
     found = candidates(ir.from_proto(model), monkeypatch, kernels={})

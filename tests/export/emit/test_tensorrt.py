@@ -18,6 +18,7 @@ import onnx
 import pytest
 
 from edgec.export.bundle import Artifact, TensorInfo
+from edgec.export.emit.tensorrt.proxy import proxy_python
 from edgec.export.emit.tensorrt.recipe import (
     SCRIPTS,
     make_recipe,
@@ -203,6 +204,17 @@ def test_another_version_is_refused_unless_forced(bundle: Path) -> None:
     assert build(bundle, "--any-version", version="10.7.0.1").returncode == 0
 
 
+def test_flags_that_tensorrt_11_lost_are_no_reason_to_build_float32(
+    make_bundle: Callable[[str], Path],
+) -> None:
+    bundle = make_bundle("jetson-nano")
+    done = build(bundle, "--engine", "fp16", "--any-version", version="11.4.1.1")
+    assert done.returncode == 6
+    assert "asks for FP16 by flags" in done.stderr
+    assert no_engine(bundle)
+    assert build(bundle, "--engine", "fp32", "--any-version", version="11.4.1.1").returncode == 0
+
+
 @pytest.mark.parametrize(("fail", "words"), [("parse", "Frobnicate"), ("build", "memory ran out")])
 def test_failures_of_tensorrt_are_told(bundle: Path, fail: str, words: str) -> None:
     done = build(bundle, fail=fail)
@@ -269,6 +281,50 @@ def test_trtexec_is_the_fallback(
     assert workspace in argv
     assert (bundle / "tensorrt" / f"model_{engine}.engine").read_text() == "STAND-IN"
     assert not list((bundle / "tensorrt").glob("*.part"))
+
+
+# TensorRT for RTX under the name and version that the script looks for: a real parser and builder
+AS_TENSORRT = """
+try:
+    import tensorrt_rtx as rtx
+except ImportError:
+    import tensorrt_rtx_bindings as rtx
+globals().update({key: value for key, value in vars(rtx).items() if not key.startswith("_")})
+__version__ = "11.0.0"
+"""
+
+
+@pytest.mark.needs_tool
+@pytest.mark.skipif(
+    proxy_python() is None, reason="needs TensorRT for RTX: pip install 'edgec[trt-check]'"
+)
+def test_a_real_builder_makes_the_engine(bundle: Path, tmp_path: Path) -> None:
+    shim = tmp_path / "shim"
+    shim.mkdir()
+    (shim / "tensorrt.py").write_text(AS_TENSORRT)
+    set_target_version(bundle, "11.0")
+    command = [str(proxy_python()), str(bundle / "tensorrt" / "build_engine.py")]
+    env = {**os.environ, "PYTHONPATH": str(shim)}
+    first = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert first.returncode == 0, first.stderr
+    engine = bundle / "tensorrt" / "model_fp16.engine"
+    record = json.loads(engine.with_suffix(".engine.json").read_text())
+    assert record["tensorrt"] == "11.0.0"
+    assert record["engine_bytes"] == engine.stat().st_size > 10_000
+    assert record["engine_sha256"] == sha256_file(engine)
+    again = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert "up to date" in again.stderr
+    broken = bundle / "onnx" / "model_fp16.onnx"
+    model = onnx.load(broken)
+    model.graph.node[0].op_type = "Frobnicate"
+    onnx.save(model, broken)
+    recipe = bundle / "tensorrt" / "recipe.json"
+    content = json.loads(recipe.read_text())
+    content["engines"][0]["onnx_sha256"] = sha256_file(broken)
+    recipe.write_text(json.dumps(content))
+    refused = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert refused.returncode == 3
+    assert "Frobnicate" in refused.stderr
 
 
 def test_a_bundle_in_a_folder_with_an_awkward_name(bundle: Path, tmp_path: Path) -> None:

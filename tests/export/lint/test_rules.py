@@ -11,6 +11,14 @@ from edgec.export.explain import catalogue, explain, rule_catalogue
 from edgec.export.lint.base import SEVERITIES
 from edgec.export.lint.rules import RULES
 
+ATTENTION = "g (float16[1,2,8,4] x) => (y) { y = Attention(x, x, x) }"
+DLA: dict[str, Any] = {"version": "10.3", "facts": {"dla_cores": 2}}
+POOLED = (
+    "g (float[1,3,4,4] x) => (float[1,2,1,1] p) <float[2,3,1,1] w = {1,2,3,4,5,6}>"
+    "{ c = Conv(x, w)  p = GlobalAveragePool(c) }"
+)
+WINDOW = "Pool<kernel_shape = [4, 4]>(c)"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -136,6 +144,14 @@ def turned(perm: str) -> str:
 
 
 CASES = [
+    Case(
+        "E101",
+        ATTENTION,
+        ATTENTION,
+        "y",
+        {"version": "10.13", "opset": 23},
+        {"version": "10.16", "opset": 23},
+    ),
     Case("E101", LAYER_NORM, LAYER_NORM, "y", {"version": "8.5"}, {"version": "8.6"}),
     Case(
         "E101",
@@ -240,6 +256,13 @@ CASES = [
         weight(0, 2),
         "y",
         {"version": "8.2", "opset": 13},
+    ),
+    Case(
+        "E107",
+        "g (float[1,4,1] x, int64[1] a) => (y) { y = Squeeze(x, a) }",
+        "g (float[1,4,1] x) => (y) <int64[1] a = {2}> { y = Squeeze(x, a) }",
+        "y",
+        {"version": "10.16"},
     ),
     Case("E201", pair("int8 z = {3}"), pair(), "q", count=2),
     Case("E202", pair("uint8 z = {0}"), pair(), "q"),
@@ -367,6 +390,10 @@ CASES = [
         {"version": "10.3"},
         {"version": "8.6"},
     ),
+    Case("I601", POOLED, POOLED, None, DLA, {"version": "10.3"}),
+    Case("I601", POOLED, POOLED, None, DLA, {**DLA, "version": "10.16"}),
+    Case("I602", POOLED, POOLED.replace("Global", "").replace("Pool(c)", WINDOW), "p", DLA),
+    Case("I603", pair(), POOLED, None, DLA),
 ]
 
 

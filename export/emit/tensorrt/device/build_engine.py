@@ -63,6 +63,17 @@ def check_version(found, recipe, anyway):
     )
 
 
+def check_typing(engine, version):
+    """TensorRT 11 has no precision flags: it would build float32 under another name."""
+    if engine["flags"] and major_minor(version)[0] >= 11:
+        raise Failure(
+            6,
+            "TensorRT %s takes precision from the graph alone, the bundle asks for %s by flags"
+            % (version, "+".join(engine["flags"])),
+            "export for a target with TensorRT 10 or later (edgec targets list)",
+        )
+
+
 def up_to_date(engine, recipe, version):
     """Whether the engine that is here was built by this TensorRT, on this device, from this."""
     found = sidecar(engine)
@@ -147,9 +158,8 @@ def build_with_api(trt, engine, recipe):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe["workspace_bytes"])
     else:  # before 8.4
         config.max_workspace_size = recipe["workspace_bytes"]
-    if major < 11:
-        for flag in engine["flags"]:
-            config.set_flag(getattr(trt.BuilderFlag, flag))
+    for flag in engine["flags"]:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
     if hasattr(trt, "ProfilingVerbosity"):
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     cache_path = os.path.join(HERE, "timing.cache")
@@ -190,8 +200,7 @@ def trtexec_argv(program, engine, recipe, version, onnx, out):
         argv.append("--workspace=%d" % mebibytes)
     if engine["strongly_typed"] and version[0] == 10:
         argv.append("--stronglyTyped")
-    if version[0] < 11:
-        argv.extend("--" + flag.lower() for flag in engine["flags"])
+    argv.extend("--" + flag.lower() for flag in engine["flags"])
     return argv
 
 
@@ -215,6 +224,7 @@ def build_with_trtexec(program, engine, recipe, options):
     )
     found = "%d.%d" % version
     check_version(found, recipe, options.any_version)
+    check_typing(engine, found)
     if not options.rebuild and up_to_date(engine, recipe, found):
         return
     path = onnx_path(engine)
@@ -278,6 +288,7 @@ def main(argv):
         return
     check_version(trt.__version__, recipe, options.any_version)
     for engine in chosen:
+        check_typing(engine, trt.__version__)
         if options.rebuild or not up_to_date(engine, recipe, trt.__version__):
             build_with_api(trt, engine, recipe)
 
