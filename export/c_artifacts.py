@@ -60,7 +60,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
     Raises:
         UnsupportedError: EC330 no kernel, EC390, EC391 no integer form of an operator.
         BudgetError: EC550, the target's memories are too small.
-        InternalError: EC151, the plan does not compute what the integer reference does.
+        InternalError: EC151, the plan does not compute what the reference does.
     """
     integers = source.job.quantized or source.quantization is not None
     precision = "int8" if integers else "fp32"
@@ -77,8 +77,13 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         return CArtifact(Artifact(FOLDER, "c", precision, "skipped", why=why), {})
     target = source.job.target
     lowered, planned, streamed = _plan(lowered, target, source.job.options.ram)
+    executed = execute.executable(lowered)
     if precision == "fp32":
+        # golden data are ONNX Runtime's, to a tolerance; the plan is checked to the last bit
         golden = _float_golden(source, model)
+        if executed:
+            feeds, _ = golden[0]
+            execute.check(model, lowered, planned, [(feeds, reference(model, feeds))])
     else:
         golden = [_golden(model, feed) for feed in source.golden]
         execute.check(model, lowered, planned, golden)
@@ -102,7 +107,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         scheme=_scheme(source, precision),
         bytes=sources.weight_bytes,
         checks=_facts(model, planned, sources, len(golden))
-        | {"streamed": streamed}
+        | {"streamed": streamed, "executed": executed}
         | (_agreement(source, model, golden) if precision == "int8" else {}),
     )
     return CArtifact(artifact, sources.files)

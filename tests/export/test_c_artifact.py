@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,7 @@ def test_floats_are_written_for_those_who_ask(tiny_onnx: Path, tmp_path: Path) -
     made = edgec.compile(str(tiny_onnx), formats=("c",), out=str(tmp_path / "f"), **options)
     artifact = next(a for a in made.manifest.artifacts if a.format == "c")
     assert artifact.precision == "fp32"
+    assert artifact.checks["executed"]
     assert "scale" not in artifact.checks["ports"]["inputs"][0]
     if shutil.which("make") is not None and shutil.which("cc") is not None:
         argv = ["make", "-s", "test"]
@@ -217,6 +219,49 @@ def test_floats_are_written_for_those_who_ask(tiny_onnx: Path, tmp_path: Path) -
         assert "2 samples agree" in done.stdout, done.stderr
     default = edgec.compile(str(tiny_onnx), out=str(tmp_path / "d"), **options)
     assert all(a.format != "c" for a in default.manifest.artifacts)
+
+
+def test_bits_of_a_c_library_are_not_executed_here(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[1,8] x) => (float[1,8] y) {
+             a = Abs(x)  p = Constant<value_float=2.3>()  y = Pow(a, p) }"""
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    made = edgec.compile(
+        str(tmp_path / "net.onnx"),
+        target="generic-c99",
+        precision="fp32",
+        formats=("c",),
+        out=str(tmp_path / "b"),
+    )
+    (artifact,) = (a for a in made.manifest.artifacts if a.format == "c")
+    assert artifact.status == "built"
+    assert not artifact.checks["executed"]
+
+
+def test_a_float_plan_that_overwrites_is_caught(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgec.export import c_artifacts
+    from edgec.export.errors import InternalError
+
+    whole = c_artifacts._plan
+
+    def overwriting(*arguments: Any) -> Any:
+        lowered, planned, streamed = whole(*arguments)
+        buffers = tuple(replace(b, offset=0) for b in planned.buffers)
+        return lowered, replace(planned, buffers=buffers), streamed
+
+    monkeypatch.setattr(c_artifacts, "_plan", overwriting)
+    with pytest.raises(InternalError, match="EC151"):
+        edgec.compile(
+            str(tiny_onnx),
+            target="stm32f746",
+            precision="fp32",
+            formats=("c",),
+            out=str(tmp_path / "b"),
+        )
+    assert not (tmp_path / "b").exists()
 
 
 def test_parts_stay_in_float(tiny_onnx: Path, tmp_path: Path) -> None:

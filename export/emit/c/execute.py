@@ -31,6 +31,11 @@ KERNELS: Final[Mapping[str, Kernel]] = int_kernels.KERNELS | float_kernels.KERNE
 Golden = Sequence[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]]
 
 
+def executable(lowered: Lowered) -> bool:
+    """Whether every kernel has its bits here; powers, sines and cosines have those of a libm."""
+    return all(call.kernel in KERNELS for call in lowered.calls)
+
+
 def check(model: Model, lowered: Lowered, plan: Plan, golden: Golden) -> None:
     """Execute `plan` on golden inputs; every byte of the outputs has to be as expected.
 
