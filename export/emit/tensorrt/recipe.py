@@ -1,8 +1,8 @@
 """The TensorRT build bundle: ``recipe.json`` beside the scripts that carry it out on the device.
 
 An engine depends on the GPU and on the exact TensorRT version, so none is built (or pretended to be
-built) off the device. The recipe says, per engine: which ONNX file, which builder settings for the
-target's TensorRT, how much workspace; ``build_engine.py`` builds it and ``run_bench.py`` measures
+built) off the device. The recipe says, per engine: which ONNX file, which settings under each major
+version of TensorRT, how much workspace; ``build_engine.py`` builds it and ``run_bench.py`` measures
 it; both need only Python and TensorRT.
 
 Settings follow the TensorRT developer guide: from 10.0 on strongly typed networks execute the types
@@ -13,6 +13,7 @@ for the layers that stay float (NVIDIA/TensorRT#3762).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from edgec.export.bundle import Artifact, TensorInfo
 from edgec.export.files import dump_json
 from edgec.targets.schema import Target
 
-SCHEMA = "edgec.trt-recipe/1"
+SCHEMA = "edgec.trt-recipe/2"
 STRONGLY_TYPED_SINCE = (10, 0)
 SCRIPTS = ("build_engine.py", "run_bench.py", "edgec_device.py")
+TIMING_CACHE = "timing.cache"
+"""File that the scripts keep measured kernels in, beside the engines."""
 GOLDEN = {"inputs": "../golden/inputs_0.npz", "outputs": "../golden/outputs_0.npz"}
 
 
@@ -74,6 +77,7 @@ def make_recipe(
                 "engine": f"model_{precision}.engine",
                 "strongly_typed": typed,
                 "flags": [] if typed else flags,
+                "settings": settings([] if typed else flags, typed=typed),
             }
         )
     order = {target.default_precision: 0}
@@ -87,10 +91,39 @@ def make_recipe(
             "gpu_sm": target.fact("gpu_sm"),
         },
         "workspace_bytes": workspace_bytes(target),
+        "timing_cache": TIMING_CACHE,
         "inputs": [_tensor(t) for t in inputs],
         "outputs": [_tensor(t) for t in outputs],
         "golden": GOLDEN,
         "engines": engines,
+    }
+
+
+def settings(flags: Sequence[str], *, typed: bool) -> dict[str, dict[str, list[str]] | None]:
+    """What to ask for, by major version of TensorRT; None where that version cannot build it.
+
+    Args:
+        flags: builder flags that choose precisions.
+        typed: types are those of the graph.
+
+    Returns:
+        Names of ``NetworkDefinitionCreationFlag`` and ``BuilderFlag``, and options of trtexec that
+        ask for the same.
+    """
+    asked = {"builder_flags": list(flags), "trtexec": [f"--{flag.lower()}" for flag in flags]}
+    # 11 knows strongly typed networks only, and has no flag for it
+    eleven = None if flags else {"network_flags": [], "builder_flags": [], "trtexec": []}
+    if not typed:
+        return {
+            "8": {"network_flags": ["EXPLICIT_BATCH"], **asked},
+            "10": {"network_flags": [], **asked},
+            "11": eleven,
+        }
+    ten = {"network_flags": ["STRONGLY_TYPED"], "trtexec": ["--stronglyTyped"]}
+    return {
+        "8": {"network_flags": ["EXPLICIT_BATCH"], **asked},
+        "10": {**asked, **ten},
+        "11": eleven,
     }
 
 

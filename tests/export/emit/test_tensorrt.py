@@ -140,6 +140,21 @@ def test_recipes_follow_the_version(bundle: Path) -> None:
         ["FP16"],
     )
     assert not first["strongly_typed"]
+    # each major version is asked in its own words; 11 has none for float16 that the builder picks
+    assert first["settings"] == {
+        "8": {
+            "network_flags": ["EXPLICIT_BATCH"],
+            "builder_flags": ["FP16"],
+            "trtexec": ["--fp16"],
+        },
+        "10": {"network_flags": [], "builder_flags": ["FP16"], "trtexec": ["--fp16"]},
+        "11": None,
+    }
+    typed = engines["int8"]["settings"]
+    assert typed["10"]["network_flags"] == ["STRONGLY_TYPED"]
+    assert typed["10"]["trtexec"] == ["--stronglyTyped"]
+    assert not any(typed["11"].values())
+    assert recipe["timing_cache"] == "timing.cache"
 
 
 def test_workspace_follows_the_memory_of_the_device() -> None:

@@ -63,15 +63,19 @@ def check_version(found, recipe, anyway):
     )
 
 
-def check_typing(engine, version):
-    """TensorRT 11 has no precision flags: it would build float32 under another name."""
-    if engine["flags"] and major_minor(version)[0] >= 11:
+def settings_of(engine, version):
+    """The recipe's settings for a TensorRT; versions between two majors take those of the older."""
+    major = major_minor(version)[0]
+    known = sorted((int(key) for key in engine["settings"] if int(key) <= major), reverse=True)
+    found = engine["settings"][str(known[0])] if known else None
+    if found is None:
         raise Failure(
             6,
-            "TensorRT %s takes precision from the graph alone, the bundle asks for %s by flags"
-            % (version, "+".join(engine["flags"])),
+            "TensorRT %s cannot build %s: the bundle asks for %s by flags, and it takes precision "
+            "from the graph alone" % (version, engine["name"], "+".join(engine["flags"])),
             "export for a target with TensorRT 10 or later (edgec targets list)",
         )
+    return found
 
 
 def up_to_date(engine, recipe, version):
@@ -126,18 +130,14 @@ def layer_information(trt, logger, plan):
 
 
 def build_with_api(trt, engine, recipe):
-    """Build through TensorRT's Python module (8, 10 and 11 differ in flags and workspace)."""
+    """Build through TensorRT's Python module, by the recipe's settings for its version."""
     path = onnx_path(engine)
+    settings = settings_of(engine, trt.__version__)
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
-    major = major_minor(trt.__version__)[0]
     network_flags = 0
-    creation = trt.NetworkDefinitionCreationFlag
-    if major < 10:
-        network_flags |= 1 << int(creation.EXPLICIT_BATCH)
-    # TensorRT 11 knows strongly typed networks only and has no flag for it
-    if engine["strongly_typed"] and major == 10:
-        network_flags |= 1 << int(creation.STRONGLY_TYPED)
+    for flag in settings["network_flags"]:
+        network_flags |= 1 << int(getattr(trt.NetworkDefinitionCreationFlag, flag))
     network = builder.create_network(network_flags)
     parser = trt.OnnxParser(network, logger)
     with open(path, "rb") as stream:
@@ -158,11 +158,11 @@ def build_with_api(trt, engine, recipe):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe["workspace_bytes"])
     else:  # before 8.4
         config.max_workspace_size = recipe["workspace_bytes"]
-    for flag in engine["flags"]:
+    for flag in settings["builder_flags"]:
         config.set_flag(getattr(trt.BuilderFlag, flag))
     if hasattr(trt, "ProfilingVerbosity"):
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    cache_path = os.path.join(HERE, "timing.cache")
+    cache_path = os.path.join(HERE, recipe["timing_cache"])
     cache_data = b""
     if os.path.isfile(cache_path):
         with open(cache_path, "rb") as stream:
@@ -188,20 +188,17 @@ def build_with_api(trt, engine, recipe):
 
 
 def trtexec_argv(program, engine, recipe, version, onnx, out):
-    """Arguments for trtexec; its workspace option changed in 8.4, typing in 10."""
+    """Arguments for trtexec: the recipe's, and files; the workspace option changed in 8.4."""
     mebibytes = recipe["workspace_bytes"] >> 20
     argv = [program, "--onnx=" + onnx, "--saveEngine=" + out]
-    argv.append("--timingCacheFile=" + os.path.join(HERE, "timing.cache"))
+    argv.append("--timingCacheFile=" + os.path.join(HERE, recipe["timing_cache"]))
     if version >= (8, 2):
         argv += ["--profilingVerbosity=detailed", "--exportLayerInfo=" + out + ".layers"]
     if version >= (8, 4):
         argv.append("--memPoolSize=workspace:%d" % mebibytes)
     else:
         argv.append("--workspace=%d" % mebibytes)
-    if engine["strongly_typed"] and version[0] == 10:
-        argv.append("--stronglyTyped")
-    argv.extend("--" + flag.lower() for flag in engine["flags"])
-    return argv
+    return argv + settings_of(engine, ".".join(map(str, version)))["trtexec"]
 
 
 def build_with_trtexec(program, engine, recipe, options):
@@ -224,7 +221,6 @@ def build_with_trtexec(program, engine, recipe, options):
     )
     found = "%d.%d" % version
     check_version(found, recipe, options.any_version)
-    check_typing(engine, found)
     if not options.rebuild and up_to_date(engine, recipe, found):
         return
     path = onnx_path(engine)
@@ -288,7 +284,6 @@ def main(argv):
         return
     check_version(trt.__version__, recipe, options.any_version)
     for engine in chosen:
-        check_typing(engine, trt.__version__)
         if options.rebuild or not up_to_date(engine, recipe, trt.__version__):
             build_with_api(trt, engine, recipe)
 

@@ -79,7 +79,7 @@ def read_recipe():
         recipe = read_json(path)
     except (OSError, ValueError) as error:
         raise Failure(7, "cannot read %s: %s" % (path, error), "copy the whole bundle again")
-    if recipe.get("schema") != "edgec.trt-recipe/1":
+    if recipe.get("schema") != "edgec.trt-recipe/2":
         raise Failure(
             7, "recipe.json has schema %r" % recipe.get("schema"), "use the script of that bundle"
         )
