@@ -134,6 +134,29 @@ def bad_scale(context: Context) -> Iterator[Hit]:
         )
 
 
+def scalar(context: Context) -> Iterator[Hit]:
+    """E213: a tensor without dimensions that is quantized."""
+    for node in context.of_type(QUANTIZE):
+        if _rank(input_at(node, 0)) == 0:
+            yield Hit(
+                node,
+                "QuantizeLinear reads a scalar; TensorRT takes tensors of at least one dimension",
+                "leave the scalar in float: nothing is gained by quantizing one number",
+            )
+
+
+def other_scale_type(context: Context) -> Iterator[Hit]:
+    """E214: a scale in another float type than what it scales."""
+    for node in context.of_type(QUANTIZE):
+        data, scale = type_name(input_at(node, 0)), type_name(input_at(node, 1))
+        if data is not None and scale is not None and data != scale:
+            yield Hit(
+                node,
+                f"the scale is {scale}, the tensor {data}; strongly typed networks take one type",
+                f"write the scale as {data}",
+            )
+
+
 def stray_constant(context: Context) -> Iterator[Hit]:
     """E207: a constant stored in 8 bits that something else than a DequantizeLinear reads."""
     seen: set[ir.Value] = set()

@@ -40,6 +40,8 @@ RULES: tuple[Rule, ...] = (
     Rule("W210", placement.single_arm, _TENSORRT),
     Rule("W211", placement.island, _TENSORRT),
     Rule("W212", quantizers.saturating_weight, ("onnxruntime",)),
+    Rule("E213", quantizers.scalar, _TENSORRT),
+    Rule("E214", quantizers.other_scale_type, _TENSORRT),
     Rule("W301", forms.layer_norm_in_float16, _TENSORRT),
     Rule("W302", forms.sum_in_float16, _TENSORRT),
     Rule("I401", forms.layer_norm_written_out),

@@ -110,20 +110,20 @@ def settings(flags: Sequence[str], *, typed: bool) -> dict[str, dict[str, list[s
         Names of ``NetworkDefinitionCreationFlag`` and ``BuilderFlag``, and options of trtexec that
         ask for the same.
     """
-    asked = {"builder_flags": list(flags), "trtexec": [f"--{flag.lower()}" for flag in flags]}
-    # 11 knows strongly typed networks only, and has no flag for it
-    eleven = None if flags else {"network_flags": [], "builder_flags": [], "trtexec": []}
-    if not typed:
+    options = [f"--{flag.lower()}" for flag in flags]
+
+    def asked(network: list[str], more: Sequence[str] = ()) -> dict[str, list[str]]:
         return {
-            "8": {"network_flags": ["EXPLICIT_BATCH"], **asked},
-            "10": {"network_flags": [], **asked},
-            "11": eleven,
+            "network_flags": network,
+            "builder_flags": list(flags),
+            "trtexec": [*options, *more],
         }
-    ten = {"network_flags": ["STRONGLY_TYPED"], "trtexec": ["--stronglyTyped"]}
+
     return {
-        "8": {"network_flags": ["EXPLICIT_BATCH"], **asked},
-        "10": {**asked, **ten},
-        "11": eleven,
+        "8": asked(["EXPLICIT_BATCH"]),
+        "10": asked(["STRONGLY_TYPED"], ["--stronglyTyped"]) if typed else asked([]),
+        # 11 knows strongly typed networks only, and has no flag for it
+        "11": None if flags else asked([]),
     }
 
 

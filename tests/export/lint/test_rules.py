@@ -305,6 +305,20 @@ CASES = [
         count=2,
     ),
     Case(
+        "E213",
+        "g (float x) => (float y) <float s = {0.5}, int8 z = {0}>"
+        "{ q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }",
+        pair(),
+        "q",
+    ),
+    Case(
+        "E214",
+        "g (float16[1,4] x) => (float[1,4] y) <float s = {0.5}, int8 z = {0}>"
+        "{ q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }",
+        pair(),
+        "q",
+    ),
+    Case(
         "E207",
         STORED + "{ t = Transpose(w)  d = DequantizeLinear(t, s, z)  y = Add(x, d) }",
         STORED + "{ d = DequantizeLinear(w, s, z)  t = Transpose(d)  y = Add(x, t) }",
