@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +12,10 @@ import onnx_ir as ir
 from edgec.export import as_in_file
 from edgec.export.bundle import Artifact
 from edgec.export.emit.c import execute
+from edgec.export.emit.c.forms import Forms
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Port, Sources, write_sources
-from edgec.export.emit.c.stream import joined, widest
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import C
 from edgec.export.emit.tflite.lower import emit
@@ -76,7 +76,9 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         why = f"{error.code} {error.what}: {error.where or ''}"
         return CArtifact(Artifact(FOLDER, "c", precision, "skipped", why=why), {})
     target = source.job.target
-    lowered, planned, streamed = _plan(lowered, target, source.job.options.ram)
+    rams = [Region.of(memory) for memory in target.memories("ram")]
+    found = Forms(lowered).fitted(rams, source.job.options.ram)
+    lowered, planned = found.lowered, found.plan
     executed = execute.executable(lowered)
     if precision == "fp32":
         # golden data are ONNX Runtime's, to a tolerance; the plan is checked to the last bit
@@ -87,7 +89,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
     else:
         golden = [_golden(model, feed) for feed in source.golden]
         execute.check(model, lowered, planned, golden)
-    flash = _largest(target, "flash")
+    flash = target.largest("flash")
     sources = write_sources(
         model,
         lowered,
@@ -107,7 +109,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         scheme=_scheme(source, precision),
         bytes=sources.weight_bytes,
         checks=_facts(model, planned, sources, len(golden))
-        | {"streamed": streamed, "executed": executed}
+        | {"streamed": list(found.streamed), "executed": executed}
         | (_agreement(source, model, golden) if precision == "int8" else {}),
     )
     return CArtifact(artifact, sources.files)
@@ -144,50 +146,13 @@ def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
     return own.quantize(source.master, source.calibration, data, tick)
 
 
-def _plan(lowered: Lowered, target: Target, limit: int | None) -> tuple[Lowered, Plan, list[str]]:
-    """Offsets in one arena: the largest RAM of the target, or `limit` bytes, has to hold it.
-
-    Where it does not, wide tensors are computed row by row, the largest one first; where that is
-    not enough, the tensors go to several memories.
-
-    Returns:
-        The network, its plan, and the names of the steps that were joined for that.
-    """
-    region = _largest(target, "ram") or Region("ram", "ram", None)
-    sizes = [size for size in (region.bytes, limit) if size is not None]
-    streamed: list[str] = []
-    while True:
-        planned = plan(lowered.program, [region])
-        if not sizes or planned.peak <= min(sizes):
-            return lowered, planned, streamed
-        most = widest(lowered)
-        if most is None:
-            break
-        streamed.append(lowered.calls[most.calls[-1]].name)
-        lowered = joined(lowered, most)
-    rams = [Region(m.name, "ram", m.bytes) for m in target.memory if m.kind == "ram"]
-    if len(rams) > 1:
-        spread = plan(lowered.program, rams)
-        if spread.fits and (limit is None or spread.peak <= limit):
-            return lowered, spread, streamed
-    return lowered, planned, streamed
-
-
 def _with_constants(lowered: Lowered, planned: Plan, sources: Sources, target: Target) -> Plan:
     """The plan with the constants in the target's flash, for the bill."""
     constants = Buffer("constants", max(sources.weight_bytes, 1), 4, "constant")
     program = replace(lowered.program, buffers=(*lowered.program.buffers, constants))
-    flash = _largest(target, "flash")
+    flash = target.largest("flash")
     rams = [Region(r.name, "ram", r.capacity) for r in planned.regions if r.kind == "ram"]
-    return plan(program, [*rams, *([] if flash is None else [flash])])
-
-
-def _largest(target: Target, kind: Literal["ram", "flash"]) -> Region | None:
-    memories = [m for m in target.memory if m.kind == kind]
-    if not memories:
-        return None
-    most = max(memories, key=lambda m: m.bytes)
-    return Region(most.name, kind, most.bytes)
+    return plan(program, [*rams, *([] if flash is None else [Region.of(flash)])])
 
 
 def _golden(

@@ -19,13 +19,14 @@ from edgec.export.cache import StageCache
 from edgec.export.errors import EdgecError
 from edgec.export.progress import Reporter
 from edgec.models.registry import ModelSpec
+from edgec.profiles.memory.regions import Region
 from edgec.targets.registry import get_target
-from edgec.targets.schema import Memory, Runtime, Target
+from edgec.targets.schema import Runtime, Target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgec.export.emit.c.size import Arenas
+    from edgec.export.emit.c.forms import Forms
     from edgec.export.lint.engine import LintReport
     from edgec.export.quantize.calibrate import Calibration
     from edgec.profiles.layers import Layer
@@ -176,6 +177,14 @@ def _same(runtime: Runtime) -> tuple[str, str, int]:
     return runtime.name, runtime.version, runtime.opset
 
 
+@dataclass(frozen=True)
+class _C:
+    """A network as C: its forms, and bytes of its constants."""
+
+    forms: Forms
+    constant_bytes: int
+
+
 class _Graphs:
     """The graphs of all precisions for one runtime, each built once."""
 
@@ -204,7 +213,7 @@ class _Graphs:
         self._calibration: Calibration | None = None
         self._built: dict[tuple[str, str | None], ir.Model] = {}
         self._layers: dict[tuple[str, str | None], tuple[Layer, ...]] = {}
-        self._arenas: dict[str, Arenas | None] = {}
+        self._c: dict[str, _C | None] = {}
         self._linted: dict[tuple[str, str | None, tuple[str, ...]], LintReport] = {}
 
     def get(self, precision: str, scheme: str | None) -> ir.Model:
@@ -232,19 +241,20 @@ class _Graphs:
             self._layers[key] = graph_layers(self.get(precision, scheme))
         return self._layers[key]
 
-    def arenas(self, precision: str, scheme: str | None) -> Arenas | None:
-        """RAM and constants of the C that an export writes; None where it writes none."""
+    def c(self, precision: str, scheme: str | None) -> _C | None:
+        """What is known of the C that an export writes; None where it writes none."""
         from edgec.export.c_artifacts import c_network
-        from edgec.export.emit.c.size import Arenas
+        from edgec.export.emit.c.forms import Forms, constant_bytes
         from edgec.export.errors import UnsupportedError
 
-        if precision not in self._arenas:
+        if precision not in self._c:
             try:
                 lowered = c_network(self.get(precision, scheme), integers=precision == "int8")
-                self._arenas[precision] = Arenas(lowered)
             except UnsupportedError:
-                self._arenas[precision] = None
-        return self._arenas[precision]
+                self._c[precision] = None
+            else:
+                self._c[precision] = _C(Forms(lowered), constant_bytes(lowered))
+        return self._c[precision]
 
     def _build(self, precision: str, scheme: str | None) -> ir.Model:
         from edgec.export.quantize.float16 import to_float16
@@ -291,16 +301,13 @@ def _fit(target: Target, precision: str, graphs: _Graphs, own: _Graphs | None = 
     errors = report.of("error")
     weights = _initializer_bytes(graph)
     activations = graphs.activation_bytes * width // BYTES["fp32"]
-    arenas = own.arenas(precision, target.int8_scheme) if own is not None else None
-    if arenas is not None:
-        weights, activations = arenas.constants, arenas.within(memories.ram_bytes)
-        rams = [m for m in target.memory if m.kind == "ram"]
-        spread = None
-        if len(rams) > 1 and activations > (memories.ram_bytes or 0):
-            spread = arenas.over(rams)
-        if spread is not None:
-            activations = spread
-            memories = replace(memories, ram_bytes=sum(m.bytes for m in rams))
+    c = own.c(precision, target.int8_scheme) if own is not None else None
+    if c is not None:
+        planned = c.forms.fitted([Region.of(memory) for memory in target.memories("ram")]).plan
+        weights, activations = c.constant_bytes, planned.peak
+        rams = [r.capacity for r in planned.regions if r.kind == "ram" and r.capacity is not None]
+        if len(rams) > 1:
+            memories = replace(memories, ram_bytes=sum(rams))
     return Fit(
         target=target.name,
         precision=precision,
@@ -346,7 +353,7 @@ class _Memories:
 
 def _memories(target: Target) -> _Memories:
     if target.memory:
-        ram, flash = (_largest(target, kind) for kind in ("ram", "flash"))
+        ram, flash = target.largest("ram"), target.largest("flash")
         return _Memories(
             None if ram is None else ram.bytes,
             None if ram is None else ram.source,
@@ -358,10 +365,6 @@ def _memories(target: Target) -> _Memories:
     if fact is None or not isinstance(fact.value, int):
         return _Memories(None, None)
     return _Memories(fact.value, fact.source)
-
-
-def _largest(target: Target, kind: str) -> Memory | None:
-    return max((m for m in target.memory if m.kind == kind), key=lambda m: m.bytes, default=None)
 
 
 def _key(spec: ModelSpec, target: Target) -> str:

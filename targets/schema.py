@@ -113,6 +113,14 @@ class Target:
         found = self.facts.get(name)
         return None if found is None else found.value
 
+    def memories(self, kind: str) -> list[Memory]:
+        """Those of a kind of `MEMORY_KINDS`, the preferred ones first."""
+        return [memory for memory in self.memory if memory.kind == kind]
+
+    def largest(self, kind: str) -> Memory | None:
+        """The largest memory of a kind; None where there is none."""
+        return max(self.memories(kind), key=lambda memory: memory.bytes, default=None)
+
     def to_json(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
         return asdict(self)

@@ -118,10 +118,7 @@ def plan(
         with reporter.stage("order"):
             searched = best_order(order_graph(program, overlaps=inplace), time_limit=time_limit)
         program = reorder(program, searched.order)
-    regions = [
-        Region(m.name, "flash" if m.kind == "flash" else "ram", m.bytes)
-        for m in (found.memory if found else ())
-    ]
+    regions = [Region.of(memory) for memory in (found.memory if found else ())]
     with reporter.stage("plan"):
         result = make_plan(
             program,

@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgec.profiles.memory.liveness import Life, lifetimes
 from edgec.profiles.memory.program import Program
+from edgec.targets.schema import Memory
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Region:
     name: str
     kind: Literal["ram", "flash"]
     bytes: int | None
+
+    @classmethod
+    def of(cls, memory: Memory) -> Region:
+        """That of a target's memory."""
+        return cls(memory.name, "flash" if memory.kind == "flash" else "ram", memory.bytes)
 
 
 ANY_RAM = Region("ram", "ram", None)

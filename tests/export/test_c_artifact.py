@@ -242,17 +242,17 @@ def test_bits_of_a_c_library_are_not_executed_here(tmp_path: Path) -> None:
 def test_a_float_plan_that_overwrites_is_caught(
     tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgec.export import c_artifacts
+    from edgec.export.emit.c.forms import Fitted, Forms
     from edgec.export.errors import InternalError
 
-    whole = c_artifacts._plan
+    whole = Forms.fitted
 
-    def overwriting(*arguments: Any) -> Any:
-        lowered, planned, streamed = whole(*arguments)
-        buffers = tuple(replace(b, offset=0) for b in planned.buffers)
-        return lowered, replace(planned, buffers=buffers), streamed
+    def overwriting(*arguments: Any) -> Fitted:
+        found = whole(*arguments)
+        buffers = tuple(replace(b, offset=0) for b in found.plan.buffers)
+        return replace(found, plan=replace(found.plan, buffers=buffers))
 
-    monkeypatch.setattr(c_artifacts, "_plan", overwriting)
+    monkeypatch.setattr(Forms, "fitted", overwriting)
     with pytest.raises(InternalError, match="EC151"):
         edgec.compile(
             str(tiny_onnx),

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgec.export.emit.c import execute
+from edgec.export.emit.c.forms import Forms, constant_bytes
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
-from edgec.export.emit.c.size import Arenas
 from edgec.export.emit.c.stream import KERNEL, chains, joined
 from edgec.export.errors import InternalError
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.profiles.memory.plan import plan
+from edgec.profiles.memory.regions import Region
 
 
 def inverted_residual(
@@ -173,9 +174,15 @@ def test_sizes_are_told_without_writing(write_c: Callable[..., Any]) -> None:
         write_c(model, rewrite=form)[1] for form in (lambda lowered: lowered, whole_chain_joined)
     )
     assert rows.arena_bytes < whole.arena_bytes
-    told = Arenas(lower(model))
-    assert told.constants == whole.weight_bytes == rows.weight_bytes
-    assert told.within(None) == told.within(whole.arena_bytes) == whole.arena_bytes
-    assert told.within(whole.arena_bytes - 1) == told.within(rows.arena_bytes) == rows.arena_bytes
-    assert told.within(0) == rows.arena_bytes, "the least there is, where nothing is small enough"
-    assert told.within(None) == whole.arena_bytes
+    assert constant_bytes(lower(model)) == whole.weight_bytes == rows.weight_bytes
+    forms = Forms(lower(model))
+
+    def told(limit: int | None) -> int:
+        return forms.fitted([Region("ram", "ram", limit)]).plan.peak
+
+    assert told(None) == told(whole.arena_bytes) == whole.arena_bytes
+    assert told(whole.arena_bytes - 1) == told(rows.arena_bytes) == rows.arena_bytes
+    assert told(0) == rows.arena_bytes, "the least there is, where nothing is small enough"
+    assert told(None) == whole.arena_bytes
+    assert forms.fitted([]).streamed == ()
+    assert len(forms.fitted([], limit=rows.arena_bytes).streamed) == 1
