@@ -85,6 +85,13 @@ static inline int32_t edgec_scale_once(int32_t x, int32_t mantissa, int32_t expo
     return (int32_t)(((int64_t)x * mantissa + ((int64_t)1 << (30 - exponent))) >> (31 - exponent));
 }
 
+/* The same for sums of 46 bits; the mantissa in two parts, so that products fit 64 bits. */
+static inline int32_t edgec_scale_long(int64_t x, int32_t mantissa, int32_t exponent) {
+    const int64_t low = x * (mantissa & 0x7fff) + ((int64_t)1 << (30 - exponent));
+    const int64_t found = (x * (mantissa >> 15) + (low >> 15)) >> (16 - exponent);
+    return (int32_t)(found < INT32_MIN ? INT32_MIN : (found > INT32_MAX ? INT32_MAX : found));
+}
+
 /* The same where `exponent` is negative, as it is in nearly every layer. |x| < 2^30. */
 static inline int32_t edgec_scale_down(int32_t x, int32_t mantissa, int32_t exponent) {
     const int32_t high = edgec_doubling_high(x, mantissa);

@@ -1,4 +1,4 @@
-"""LayerNormalization from int8 to int8: constants, meaning, and the kernel call.
+"""LayerNormalization between integers of one width: constants, meaning, and the kernel call.
 
 With n elements x of a row, S their sum and Q the sum of their squares, all integers,
 
@@ -11,6 +11,9 @@ how far that is from real arithmetic: thousandths of a step, so that results dif
 float LayerNorm by one step at most, where its value lies between two steps.
 (I-BERT, Kim et al. 2021, arXiv:2101.01321, has integer roots too, but rounds the deviation to an
 integer, which costs whole steps where a row is narrow.)
+
+The L2 norm of int16 is made of the same root: x / √Σx² with 30 bits of the reciprocal, rounded
+once.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import ceil, isqrt, prod, sqrt
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgec.export.emit.c.call import Call, Share, Table, Word
-from edgec.export.emit.c.frame import Frame, unsupported
+from edgec.export.emit.c.frame import Frame, suffix, unsupported
 from edgec.export.tflite.model import Operator, Tensor
 from edgec.export.tflite.reference.fixed_point import scale_of, zero_of
 from edgec.profiles.memory import overlap
@@ -33,8 +36,10 @@ ELEMENT_BITS: Final = 20
 """Fractional bits of a normalised element."""
 MOST_GAIN_BITS: Final = 24
 LEAST_GAIN_BITS: Final = 8
-MOST_ELEMENTS: Final = 1 << 16
-"""Elements of a row: sums of squares fit 31 bits."""
+MOST_ELEMENTS: Final = {"INT8": 1 << 16, "INT16": 1 << 15}
+"""Elements of a row: sums of squares of int8 fit 31 bits, sums of int16 30 bits."""
+UNIT_BITS: Final = 15
+"""Fractional bits of an int16 L2 norm's output."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +74,9 @@ def blocks(op: Operator, x: Tensor) -> tuple[int, float, int, int, int]:
     if axes != list(range(axes[0], axes[0] + len(axes))):
         raise ValueError(f"the axes {axes} are not neighbours")
     count, inner = prod(x.shape[a] for a in axes), prod(x.shape[axes[-1] + 1 :])
-    if not 1 < count <= MOST_ELEMENTS:
-        raise ValueError(f"{count} elements in a row; 2 to {MOST_ELEMENTS} are possible")
+    most = MOST_ELEMENTS.get(x.dtype, MOST_ELEMENTS["INT8"])
+    if not 1 < count <= most:
+        raise ValueError(f"{count} elements in a row; 2 to {most} are possible")
     return axes[0], epsilon, prod(x.shape[: axes[0]]), count, inner
 
 
@@ -93,7 +99,8 @@ def constants(op: Operator, x: Tensor, gain: Tensor, offset: Tensor, y: Tensor) 
         raise ValueError("gains or offsets are millions of output steps")
     in_scale = float(scale_of(x))
     small = count * count * epsilon / (in_scale * in_scale)
-    spread = next((b for b in range(60, -1, -2) if _most_spread(count, small, b) < 1 << 62), -1)
+    largest = (count * count) << (14 if x.dtype == "INT8" else 30)
+    spread = next((b for b in range(60, -1, -2) if _most_spread(largest, small, b) < 1 << 62), -1)
     if spread < 0:
         raise ValueError("ε is far above the largest variance")
     return Norm(
@@ -108,8 +115,8 @@ def constants(op: Operator, x: Tensor, gain: Tensor, offset: Tensor, y: Tensor) 
     )
 
 
-def _most_spread(count: int, small: float, bits: int) -> int:
-    return ((count * count << 14) << bits) + ceil(small * (1 << bits))
+def _most_spread(largest: int, small: float, bits: int) -> int:
+    return (largest << bits) + ceil(small * (1 << bits))
 
 
 def entries(tensor: Tensor, x: Tensor, axis: int) -> NDArray[np.float64]:
@@ -123,10 +130,12 @@ def entries(tensor: Tensor, x: Tensor, axis: int) -> NDArray[np.float64]:
     return np.broadcast_to(data, (*data.shape[:varies], *x.shape[varies:])).reshape(-1)
 
 
-def normalised(norm: Norm, x: NDArray[np.int8]) -> NDArray[np.int8]:
-    """What the kernel computes, row by row in Python's integers."""
+def normalised(norm: Norm, x: NDArray[Any]) -> NDArray[Any]:
+    """What the kernel computes, row by row in Python's integers; x and the result are int8 or
+    int16."""
     blocks = x.reshape(norm.outer, norm.count, norm.inner)
-    result = np.zeros(blocks.shape, np.int8)
+    result = np.zeros(blocks.shape, x.dtype)
+    limits = np.iinfo(x.dtype)
     places = np.arange(norm.count * norm.inner).reshape(norm.count, norm.inner) % len(norm.gain)
     half = 1 << (ELEMENT_BITS + norm.gain_bits - 1)
     for outer in range(norm.outer):
@@ -136,7 +145,7 @@ def normalised(norm: Norm, x: NDArray[np.int8]) -> NDArray[np.int8]:
             wide = elements(norm, row) * norm.gain[place]
             wide += (norm.offset[place].astype(np.int64) << ELEMENT_BITS) + half
             shifted = wide >> (ELEMENT_BITS + norm.gain_bits)
-            result[outer, :, inner] = np.clip(shifted, -128, 127)
+            result[outer, :, inner] = np.clip(shifted, limits.min, limits.max)
     return result.reshape(x.shape)
 
 
@@ -155,6 +164,20 @@ def elements(norm: Norm, row: NDArray[np.int64]) -> NDArray[np.int64]:
     return (centred * inverse + (1 << (right - 1))) >> right
 
 
+def unit_rows(x: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Rows of [rows][size] divided by their Euclidean norm, in 2**-15; rows of zeros stay."""
+    result = np.zeros_like(x)
+    for n, row in enumerate(x.astype(np.int64)):
+        squares = int((row * row).sum())
+        if squares == 0:
+            continue
+        pairs = (62 - squares.bit_length()) // 2
+        inverse = ((1 << 61) - 1) // isqrt(squares << 2 * pairs)
+        right = 61 - UNIT_BITS - pairs
+        result[n] = np.clip((row * inverse + (1 << (right - 1))) >> right, -32768, 32767)
+    return result
+
+
 def error_bound(norm: Norm) -> float:
     """Most that a result before its last rounding is off, in output steps.
 
@@ -169,14 +192,14 @@ def error_bound(norm: Norm) -> float:
 
 
 def norm(frame: Frame, op: Operator) -> list[Call]:
-    """A norm between int8 tensors."""
+    """A norm between tensors of int8 or int16."""
     try:
         found = constants(op, frame.tensor(0), frame.tensor(1), frame.tensor(2), frame.output)
     except ValueError as error:
         raise unsupported(frame, op, str(error)) from error
     return [
         Call(
-            "edgec_layer_norm_s8",
+            f"edgec_layer_norm_{suffix(frame.output)}",
             {
                 "outer": found.outer,
                 "count": found.count,
@@ -201,11 +224,13 @@ def l2_norm(frame: Frame, op: Operator) -> list[Call]:
     """L2_NORMALIZATION along the last axis."""
     x, y = frame.tensor(0), frame.output
     size = x.shape[-1]
+    if y.dtype == "INT16" and float(scale_of(y)) != 2.0**-UNIT_BITS:
+        raise unsupported(frame, op, f"its output has another scale than 2**-{UNIT_BITS}")
     if size >= 1 << 15:
         raise unsupported(frame, op, f"rows of {size} elements")
     return [
         Call(
-            "edgec_l2_norm_s8",
+            f"edgec_l2_norm_{suffix(y)}",
             {
                 "rows": x.elements // size,
                 "size": size,
