@@ -98,6 +98,44 @@ static void one_each(
     const edgec_conv_s16_params *const p = &copy;
     const int32_t channels = p->in_c;
     int32_t c = 0;
+#if defined(EDGEC_HELIUM)
+    for (; c < channels; c += 4) {
+        const mve_pred16_t lanes = vctp32q((uint32_t)(channels - c));
+        int32x4_t sum = vldrwq_z_s32(p->bias + c, lanes);
+        const int8_t *weight = p->weights + c;
+        for (int32_t t = 0; t < count; ++t) {
+            const int32x4_t x = vldrhq_z_s32(taps[t] + c, lanes);
+            sum = vaddq_s32(sum, vmulq_s32(x, vldrbq_z_s32(weight, lanes)));
+            weight += channels;
+        }
+        sum = edgec_scale_down_once_4(
+            sum, vldrwq_z_s32(p->scales.mantissa + c, lanes),
+            vldrbq_z_s32(p->scales.exponent + c, lanes));
+        vstrhq_p_s32(out + c, edgec_clamp_4(sum, 0, p->low, p->high), lanes);
+    }
+#elif defined(EDGEC_SMLAD)
+    for (; c + 4 <= channels; c += 4) {
+        int32_t sums[4] = {p->bias[c], p->bias[c + 1], p->bias[c + 2], p->bias[c + 3]};
+        const int8_t *weight = p->weights + c;
+        for (int32_t t = 0; t < count; ++t) {
+            const int32_t first = edgec_load_pair(taps[t] + c);
+            const int32_t second = edgec_load_pair(taps[t] + c + 2);
+            const uint32_t w = edgec_load4(weight);
+            const int32_t even = edgec_even(w);
+            const int32_t odd = edgec_odd(w);
+            sums[0] = __smlabb(first, even, sums[0]);
+            sums[1] = __smlatb(first, odd, sums[1]);
+            sums[2] = __smlabt(second, even, sums[2]);
+            sums[3] = __smlatt(second, odd, sums[3]);
+            weight += channels;
+        }
+        for (int32_t i = 0; i < 4; ++i) {
+            const int32_t scaled = edgec_scale_down_once(
+                sums[i], p->scales.mantissa[c + i], p->scales.exponent[c + i]);
+            out[c + i] = edgec_clamp_s16(scaled, p->low, p->high);
+        }
+    }
+#endif
     for (; c < channels; ++c) {
         const int8_t *weight = p->weights + c;
         int32_t sum = p->bias[c];

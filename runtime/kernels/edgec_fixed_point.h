@@ -22,8 +22,10 @@ typedef char edgec_needs_arithmetic_shifts[((-5) >> 1) == -3 ? 1 : -1];
 /* Loops of their own for what is known where a function is called. */
 #if defined(__GNUC__)
 #define EDGEC_INLINE inline __attribute__((always_inline))
+#define EDGEC_APART __attribute__((noinline, unused)) /* a function of its own */
 #else
 #define EDGEC_INLINE inline
+#define EDGEC_APART
 #endif
 
 /* The upper half of 2*a*b, rounded to nearest, halves upwards. |a| < 2^30. */

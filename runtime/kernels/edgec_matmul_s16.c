@@ -38,14 +38,36 @@ void edgec_fully_connected_s16(
     }
 }
 
-/* a . b, both dense. */
-static int64_t dot(const int16_t *a, const int16_t *b, int32_t size) {
-    int64_t sum = 0;
-    int32_t i = 0;
-    for (; i < size; ++i) {
-        sum += a[i] * b[i];
+/* row . b and row . c, all dense. */
+static inline void two_dots(
+    const int16_t *row, const int16_t *b, const int16_t *c, int32_t size, int64_t sums[2]) {
+    int64_t s0 = 0;
+    int64_t s1 = 0;
+#if defined(EDGEC_HELIUM)
+    for (int32_t i = 0; i < size; i += 8) {
+        const mve_pred16_t lanes = vctp16q((uint32_t)(size - i));
+        const int16x8_t x = vldrhq_z_s16(row + i, lanes);
+        s0 = vmlaldavaq_s16(s0, x, vldrhq_z_s16(b + i, lanes));
+        s1 = vmlaldavaq_s16(s1, x, vldrhq_z_s16(c + i, lanes));
     }
-    return sum;
+#else
+#if defined(EDGEC_SMLAD)
+    for (; size >= 2; size -= 2) {
+        const int32_t x = edgec_load_pair(row);
+        s0 = __smlald(x, edgec_load_pair(b), s0);
+        s1 = __smlald(x, edgec_load_pair(c), s1);
+        row += 2;
+        b += 2;
+        c += 2;
+    }
+#endif
+    for (int32_t i = 0; i < size; ++i) {
+        s0 += row[i] * b[i];
+        s1 += row[i] * c[i];
+    }
+#endif
+    sums[0] = s0;
+    sums[1] = s1;
 }
 
 /* One matrix times another, where rows of the first are dense: four columns of the second are
@@ -55,8 +77,9 @@ static void dense_product(
     int16_t *columns) {
     for (int32_t column = 0; column < p->columns; column += 4) {
         const int32_t width = p->columns - column < 4 ? p->columns - column : 4;
-        for (int32_t j = 0; j < width; ++j) {
-            const int16_t *from = b + (column + j) * p->b_column;
+        for (int32_t j = 0; j < 4; ++j) {
+            /* past the end, the last column is repeated */
+            const int16_t *from = b + (column + (j < width ? j : width - 1)) * p->b_column;
             int16_t *to = columns + j * p->inner;
             for (int32_t i = 0; i < p->inner; ++i) {
                 to[i] = from[i * p->b_inner];
@@ -64,9 +87,13 @@ static void dense_product(
         }
         for (int32_t row = 0; row < p->rows; ++row) {
             int16_t *to = out + row * p->columns + column;
+            int64_t sums[4];
+            for (int32_t j = 0; j < width; j += 2) {
+                const int16_t *pair = columns + j * p->inner;
+                two_dots(a + row * p->a_row, pair, pair + p->inner, p->inner, sums + j);
+            }
             for (int32_t j = 0; j < width; ++j) {
-                const int64_t sum = dot(a + row * p->a_row, columns + j * p->inner, p->inner);
-                const int32_t scaled = edgec_scale_long(sum, p->mantissa, p->exponent);
+                const int32_t scaled = edgec_scale_long(sums[j], p->mantissa, p->exponent);
                 to[j] = edgec_clamp_s16(scaled, p->low, p->high);
             }
         }

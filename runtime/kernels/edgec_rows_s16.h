@@ -30,14 +30,27 @@ static inline int16_t edgec_clamp_s16(int32_t x, int32_t low, int32_t high) {
     return (int16_t)edgec_clamp(x, low, high);
 }
 
-/* A row as edgec_dot_*_s16 take it: with SMLAD, whose weights come as bytes 0 and 2, and 1 and 3,
+#if defined(EDGEC_SMLAD)
+/* Two neighbours from any address. */
+static inline int32_t edgec_load_pair(const int16_t *from) {
+    int32_t pair;
+    __builtin_memcpy(&pair, from, sizeof pair);
+    return pair;
+}
+#endif
+
+/* A row as the sums below take it: with SMLAD, whose weights come as bytes 0 and 2, and 1 and 3,
  * elements 1 and 2 of each four change places. */
 static inline void edgec_row_ready(int16_t *row, int32_t size) {
 #if defined(EDGEC_SMLAD)
-    for (int32_t i = 0; i + 4 <= size; i += 4) {
-        const int16_t second = row[i + 1];
-        row[i + 1] = row[i + 2];
-        row[i + 2] = second;
+    for (; size >= 4; size -= 4) {
+        const uint32_t first = (uint32_t)edgec_load_pair(row);
+        const uint32_t second = (uint32_t)edgec_load_pair(row + 2);
+        const uint32_t even = (first & 0xffffu) | (second << 16);
+        const uint32_t odd = (first >> 16) | (second & 0xffff0000u);
+        __builtin_memcpy(row, &even, sizeof even);
+        __builtin_memcpy(row + 2, &odd, sizeof odd);
+        row += 4;
     }
 #else
     (void)row;
@@ -45,26 +58,29 @@ static inline void edgec_row_ready(int16_t *row, int32_t size) {
 #endif
 }
 
+/* sum + row . column. */
 static inline int32_t edgec_dot_s16(
     const int16_t *row, const int8_t *column, int32_t size, int32_t sum) {
-    int32_t i = 0;
-#if defined(EDGEC_SMLAD)
-    for (; i + 4 <= size; i += 4) {
-        const uint32_t c = edgec_load4(column + i);
-        const edgec_word *pair = (const edgec_word *)(const void *)(row + i);
-        sum = __smlad(pair[0], edgec_even(c), sum);
-        sum = __smlad(pair[1], edgec_odd(c), sum);
-    }
-#elif defined(EDGEC_HELIUM)
-    for (; i < size; i += 8) {
+#if defined(EDGEC_HELIUM)
+    for (int32_t i = 0; i < size; i += 8) {
         const mve_pred16_t lanes = vctp16q((uint32_t)(size - i));
         const int16x8_t x = vldrhq_z_s16(row + i, lanes);
         sum = vmladavaq_s16(sum, x, vldrbq_z_s16(column + i, lanes));
     }
-#endif
-    for (; i < size; ++i) {
-        sum += row[i] * column[i];
+#else
+#if defined(EDGEC_SMLAD)
+    for (; size >= 4; size -= 4) {
+        const uint32_t c = edgec_load4(column);
+        sum = __smlad(edgec_load_pair(row), edgec_even(c), sum);
+        sum = __smlad(edgec_load_pair(row + 2), edgec_odd(c), sum);
+        row += 4;
+        column += 4;
     }
+#endif
+    for (; size > 0; --size) {
+        sum += *row++ * *column++;
+    }
+#endif
     return sum;
 }
 
@@ -83,25 +99,74 @@ static inline int64_t edgec_long_bias(
     return bias_high[column] * ((int64_t)1 << 32) + (uint32_t)bias[column];
 }
 
+/* A row where sums or scales need the slow arithmetic. */
+static EDGEC_APART void edgec_wide_row_s16(
+    const edgec_rows_s16 *p, const int16_t *row, int16_t *out) {
+    for (int32_t column = 0; column < p->columns; ++column) {
+        const int64_t bias = edgec_long_bias(p->bias, p->bias_high, column);
+        const int64_t sum = bias + edgec_long_dot_s16(row, p->weights + column * p->size, p->size);
+        const int32_t scaled = edgec_scale_long(
+            sum, p->mantissa[column & p->each], p->exponent[column & p->each]);
+        out[column] = edgec_clamp_s16(scaled, p->low, p->high);
+    }
+}
+
+static EDGEC_INLINE int16_t edgec_finish_s16(
+    const edgec_rows_s16 *p, int32_t sum, int32_t column) {
+    const int32_t scaled = edgec_scale_down_once(
+        sum, p->mantissa[column & p->each], p->exponent[column & p->each]);
+    return edgec_clamp_s16(scaled, p->low, p->high);
+}
+
+#if defined(EDGEC_HELIUM)
+/* row . columns[c] for four columns, requantized. */
+static inline void edgec_four_columns_s16(
+    const edgec_rows_s16 *p, const int16_t *row, int32_t column, int16_t *out) {
+    const int8_t *c0 = p->weights + column * p->size;
+    const int8_t *c1 = c0 + p->size;
+    const int8_t *c2 = c1 + p->size;
+    const int8_t *c3 = c2 + p->size;
+    int32_t s0 = p->bias[column];
+    int32_t s1 = p->bias[column + 1];
+    int32_t s2 = p->bias[column + 2];
+    int32_t s3 = p->bias[column + 3];
+    for (int32_t i = 0; i < p->size; i += 8) {
+        const mve_pred16_t lanes = vctp16q((uint32_t)(p->size - i));
+        const int16x8_t x = vldrhq_z_s16(row + i, lanes);
+        s0 = vmladavaq_s16(s0, x, vldrbq_z_s16(c0 + i, lanes));
+        s1 = vmladavaq_s16(s1, x, vldrbq_z_s16(c1 + i, lanes));
+        s2 = vmladavaq_s16(s2, x, vldrbq_z_s16(c2 + i, lanes));
+        s3 = vmladavaq_s16(s3, x, vldrbq_z_s16(c3 + i, lanes));
+    }
+    const int32x4_t sums = {s0, s1, s2, s3};
+    const int32x4_t mantissa =
+        p->each != 0 ? vldrwq_s32(p->mantissa + column) : vdupq_n_s32(p->mantissa[0]);
+    const int32x4_t exponent =
+        p->each != 0 ? vldrbq_s32(p->exponent + column) : vdupq_n_s32(p->exponent[0]);
+    const int32x4_t scaled = edgec_scale_down_once_4(sums, mantissa, exponent);
+    vstrhq_s32(out + column, edgec_clamp_4(scaled, 0, p->low, p->high));
+}
+#endif
+
+/* A row made ready. */
 static inline void edgec_one_row_s16(const edgec_rows_s16 *given, const int16_t *row, int16_t *out) {
+    if (given->wide != 0) {
+        edgec_wide_row_s16(given, row, out);
+        return;
+    }
     /* a copy: stores to `out` could change `given`, as far as the compiler knows */
     const edgec_rows_s16 copy = *given;
     const edgec_rows_s16 *const p = &copy;
-    const int8_t *weights = p->weights;
-    for (int32_t column = 0; column < p->columns; ++column) {
-        const int32_t mantissa = p->mantissa[column & p->each];
-        const int32_t exponent = p->exponent[column & p->each];
-        int32_t scaled;
-        if (p->wide != 0) {
-            const int64_t bias = edgec_long_bias(p->bias, p->bias_high, column);
-            const int64_t sum = bias + edgec_long_dot_s16(row, weights, p->size);
-            scaled = edgec_scale_long(sum, mantissa, exponent);
-        } else {
-            const int32_t sum = edgec_dot_s16(row, weights, p->size, p->bias[column]);
-            scaled = edgec_scale_down_once(sum, mantissa, exponent);
-        }
-        out[column] = edgec_clamp_s16(scaled, p->low, p->high);
-        weights += p->size;
+    int32_t column = 0;
+#if defined(EDGEC_HELIUM)
+    for (; column + 4 <= p->columns; column += 4) {
+        edgec_four_columns_s16(p, row, column, out);
+    }
+#endif
+    for (; column < p->columns; ++column) {
+        const int8_t *weights = p->weights + column * p->size;
+        const int32_t sum = edgec_dot_s16(row, weights, p->size, p->bias[column]);
+        out[column] = edgec_finish_s16(p, sum, column);
     }
 }
 
@@ -110,13 +175,61 @@ static inline int edgec_rows_in_pairs(const edgec_rows_s16 *p) {
     return p->wide == 0 && p->size <= EDGEC_MOST_PAIRED;
 }
 
-/* Two rows of `size` elements, one after the other; `wide` is not set. */
+/* Two rows made ready, one after the other; `wide` is not set. */
 static inline void edgec_two_rows_s16(
     const edgec_rows_s16 *given, const int16_t *rows, int16_t *out) {
+#if defined(EDGEC_HELIUM)
+    edgec_one_row_s16(given, rows, out);
+    edgec_one_row_s16(given, rows + given->size, out + given->out_stride);
+#else
     const edgec_rows_s16 copy = *given;
     const edgec_rows_s16 *const p = &copy;
-    edgec_one_row_s16(p, rows, out);
-    edgec_one_row_s16(p, rows + p->size, out + p->out_stride);
+    int16_t *second = out + p->out_stride;
+    for (int32_t column = 0; column < p->columns; column += 2) {
+        /* the last of an odd number is computed twice */
+        const int32_t next = column + 1 < p->columns ? column + 1 : column;
+        const int32_t stride = (next - column) * p->size;
+        const int8_t *weights = p->weights + column * p->size;
+        const int16_t *row = rows;
+        int32_t left = p->size;
+        int32_t s00 = p->bias[column];
+        int32_t s01 = p->bias[next];
+        int32_t s10 = s00;
+        int32_t s11 = s01;
+#if defined(EDGEC_SMLAD)
+        for (; left >= 4; left -= 4) {
+            const int32_t even0 = edgec_load_pair(row);
+            const int32_t odd0 = edgec_load_pair(row + 2);
+            const int32_t even1 = edgec_load_pair(row + p->size);
+            const int32_t odd1 = edgec_load_pair(row + p->size + 2);
+            uint32_t c = edgec_load4(weights + stride);
+            int32_t even = edgec_even(c);
+            int32_t odd = edgec_odd(c);
+            s01 = __smlad(odd0, odd, __smlad(even0, even, s01));
+            s11 = __smlad(odd1, odd, __smlad(even1, even, s11));
+            c = edgec_load4(weights);
+            even = edgec_even(c);
+            odd = edgec_odd(c);
+            s00 = __smlad(odd0, odd, __smlad(even0, even, s00));
+            s10 = __smlad(odd1, odd, __smlad(even1, even, s10));
+            row += 4;
+            weights += 4;
+        }
+#endif
+        for (; left > 0; --left) {
+            s00 += row[0] * weights[0];
+            s01 += row[0] * weights[stride];
+            s10 += row[p->size] * weights[0];
+            s11 += row[p->size] * weights[stride];
+            ++row;
+            ++weights;
+        }
+        out[column] = edgec_finish_s16(p, s00, column);
+        out[next] = edgec_finish_s16(p, s01, next);
+        second[column] = edgec_finish_s16(p, s10, column);
+        second[next] = edgec_finish_s16(p, s11, next);
+    }
+#endif
 }
 
 #endif
