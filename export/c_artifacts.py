@@ -29,8 +29,7 @@ from edgec.export.tflite.model import Model
 from edgec.export.tflite.names import input_names, output_names
 from edgec.export.tflite_artifacts import Source, at_opset
 from edgec.profiles.memory.bill import check_budget
-from edgec.profiles.memory.plan import Plan, plan
-from edgec.profiles.memory.program import Buffer
+from edgec.profiles.memory.plan import Plan, RegionUse
 from edgec.profiles.memory.regions import Region
 from edgec.runtime.feeds import Tensor
 from edgec.runtime.litert_runner import dequantized
@@ -102,7 +101,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         flash_bytes=None if flash is None else flash.bytes,
         bases={m.name: m.base for m in target.memory if m.base is not None},
     )
-    check_budget(_with_constants(lowered, planned, sources, target), target.name)
+    check_budget(_with_constants(planned, sources, target), target.name, rams)
     artifact = Artifact(
         path=FOLDER,
         format="c",
@@ -156,13 +155,14 @@ def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
     return own.quantize(master, source.calibration, data, tick)
 
 
-def _with_constants(lowered: Lowered, planned: Plan, sources: Sources, target: Target) -> Plan:
+def _with_constants(planned: Plan, sources: Sources, target: Target) -> Plan:
     """The plan with the constants in the target's flash, for the bill."""
-    constants = Buffer("constants", max(sources.weight_bytes, 1), 4, "constant")
-    program = replace(lowered.program, buffers=(*lowered.program.buffers, constants))
     flash = target.largest("flash")
-    rams = [Region(r.name, "ram", r.capacity) for r in planned.regions if r.kind == "ram"]
-    return plan(program, [*rams, *([] if flash is None else [Region.of(flash)])])
+    if flash is None:
+        return planned
+    size = sources.weight_bytes
+    use = RegionUse(flash.name, "flash", flash.bytes, size, size)
+    return replace(planned, regions=(*planned.regions, use))
 
 
 def _golden(

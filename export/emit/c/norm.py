@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from math import ceil, isqrt, prod, sqrt
+from math import ceil, prod, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -131,51 +131,59 @@ def entries(tensor: Tensor, x: Tensor, axis: int) -> NDArray[np.float64]:
 
 
 def normalised(norm: Norm, x: NDArray[Any]) -> NDArray[Any]:
-    """What the kernel computes, row by row in Python's integers; x and the result are int8 or
-    int16."""
+    """What the kernel computes; x and the result are int8 or int16."""
     blocks = x.reshape(norm.outer, norm.count, norm.inner)
-    result = np.zeros(blocks.shape, x.dtype)
-    limits = np.iinfo(x.dtype)
+    rows = blocks.transpose(0, 2, 1).reshape(-1, norm.count).astype(np.int64)
     places = np.arange(norm.count * norm.inner).reshape(norm.count, norm.inner) % len(norm.gain)
+    place = np.tile(places.T, (norm.outer, 1))
     half = 1 << (ELEMENT_BITS + norm.gain_bits - 1)
-    for outer in range(norm.outer):
-        for inner in range(norm.inner):
-            row = blocks[outer, :, inner].astype(np.int64)
-            place = places[:, inner]
-            wide = elements(norm, row) * norm.gain[place]
-            wide += (norm.offset[place].astype(np.int64) << ELEMENT_BITS) + half
-            shifted = wide >> (ELEMENT_BITS + norm.gain_bits)
-            result[outer, :, inner] = np.clip(shifted, limits.min, limits.max)
-    return result.reshape(x.shape)
+    wide = elements(norm, rows) * norm.gain[place]
+    wide += (norm.offset[place].astype(np.int64) << ELEMENT_BITS) + half
+    limits = np.iinfo(x.dtype)
+    found = np.clip(wide >> (ELEMENT_BITS + norm.gain_bits), limits.min, limits.max)
+    back = found.reshape(norm.outer, norm.inner, norm.count).transpose(0, 2, 1)
+    return np.asarray(back.reshape(x.shape), x.dtype)
 
 
-def elements(norm: Norm, row: NDArray[np.int64]) -> NDArray[np.int64]:
-    """t of a row with `ELEMENT_BITS` fractional bits."""
-    total, squares = int(row.sum()), int((row * row).sum())
+def elements(norm: Norm, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """t of [rows][count] with `ELEMENT_BITS` fractional bits."""
+    total = rows.sum(axis=1, keepdims=True)
+    squares = (rows * rows).sum(axis=1, keepdims=True)
     spread = norm.count * squares - total * total
-    if spread == 0:
-        return np.zeros_like(row)
-    argument = (spread << norm.spread_bits) + norm.epsilon
-    pairs = (62 - argument.bit_length()) // 2
-    # the root has 31 bits, and so has its reciprocal
-    inverse = ((1 << 61) - 1) // isqrt(argument << 2 * pairs)
+    argument = np.where(spread > 0, (spread << norm.spread_bits) + norm.epsilon, 1 << 60)
+    inverse, pairs = inverse_roots(argument)
     right = 61 - ELEMENT_BITS - norm.spread_bits // 2 - pairs
-    centred = norm.count * row - total
-    return (centred * inverse + (1 << (right - 1))) >> right
+    centred = norm.count * rows - total
+    scaled = (centred * inverse + (np.int64(1) << (right - 1))) >> right
+    return np.where(spread > 0, scaled, 0)
+
+
+def inverse_roots(x: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """⌊(2**61 − 1) / ⌊√y⌋⌋ for y = x · 4**pairs in [2**60, 2**62), and the pairs.
+
+    Args:
+        x: in [1, 2**62).
+    """
+    pairs = np.zeros_like(x)
+    for step in (16, 8, 4, 2, 1):
+        small = (x << (2 * pairs)) < np.int64(1) << (62 - 2 * step)
+        pairs += np.where(small, step, 0)
+    y = x << (2 * pairs)
+    # double precision is off by one at most
+    root = np.sqrt(y.astype(np.float64)).astype(np.int64)
+    root -= root * root > y
+    root += (root + 1) * (root + 1) <= y
+    return ((np.int64(1) << 61) - 1) // root, pairs
 
 
 def unit_rows(x: NDArray[np.int16]) -> NDArray[np.int16]:
     """Rows of [rows][size] divided by their Euclidean norm, in 2**-15; rows of zeros stay."""
-    result = np.zeros_like(x)
-    for n, row in enumerate(x.astype(np.int64)):
-        squares = int((row * row).sum())
-        if squares == 0:
-            continue
-        pairs = (62 - squares.bit_length()) // 2
-        inverse = ((1 << 61) - 1) // isqrt(squares << 2 * pairs)
-        right = 61 - UNIT_BITS - pairs
-        result[n] = np.clip((row * inverse + (1 << (right - 1))) >> right, -32768, 32767)
-    return result
+    rows = x.astype(np.int64)
+    squares = (rows * rows).sum(axis=1, keepdims=True)
+    inverse, pairs = inverse_roots(np.maximum(squares, 1))
+    right = 61 - UNIT_BITS - pairs
+    scaled = (rows * inverse + (np.int64(1) << (right - 1))) >> right
+    return np.asarray(np.clip(scaled, -32768, 32767), np.int16)
 
 
 def error_bound(norm: Norm) -> float:
