@@ -55,13 +55,14 @@ typedef struct {
     int32_t batch[3], a_batch[3], b_batch[3];
     int32_t rows, inner, columns;
     int32_t a_row, a_inner, b_inner, b_column;
+    int32_t b_width; /* bytes of an element of b: 2, or 1 for int8 constants */
     int32_t low, high;
     int32_t mantissa, exponent; /* 15 bits, times 2^16 */
 } edgec_matmul_s16_params;
 
 /* Scratch: four rows of `inner` elements. */
 void edgec_matmul_s16(
-    const edgec_matmul_s16_params *p, const int16_t *a, const int16_t *b, int16_t *out,
+    const edgec_matmul_s16_params *p, const int16_t *a, const void *b, int16_t *out,
     void *scratch);
 
 void edgec_add_s16(

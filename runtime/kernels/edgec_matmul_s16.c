@@ -70,19 +70,24 @@ static inline void two_dots(
     sums[1] = s1;
 }
 
-/* One matrix times another, where rows of the first are dense: four columns of the second are
+/* An element of b. */
+static inline int16_t element(const edgec_matmul_s16_params *p, const void *b, int32_t at) {
+    return p->b_width == 1 ? ((const int8_t *)b)[at] : ((const int16_t *)b)[at];
+}
+
+/* One matrix times another, which begins at element `first` of b, where rows of the first are dense: four columns of the second are
  * gathered. */
 static void dense_product(
-    const edgec_matmul_s16_params *p, const int16_t *a, const int16_t *b, int16_t *out,
-    int16_t *columns) {
+    const edgec_matmul_s16_params *p, const int16_t *a, const void *b, int32_t first,
+    int16_t *out, int16_t *columns) {
     for (int32_t column = 0; column < p->columns; column += 4) {
         const int32_t width = p->columns - column < 4 ? p->columns - column : 4;
         for (int32_t j = 0; j < 4; ++j) {
             /* past the end, the last column is repeated */
-            const int16_t *from = b + (column + (j < width ? j : width - 1)) * p->b_column;
+            const int32_t from = first + (column + (j < width ? j : width - 1)) * p->b_column;
             int16_t *to = columns + j * p->inner;
             for (int32_t i = 0; i < p->inner; ++i) {
-                to[i] = from[i * p->b_inner];
+                to[i] = element(p, b, from + i * p->b_inner);
             }
         }
         for (int32_t row = 0; row < p->rows; ++row) {
@@ -101,14 +106,15 @@ static void dense_product(
 }
 
 static void any_product(
-    const edgec_matmul_s16_params *p, const int16_t *a, const int16_t *b, int16_t *out) {
+    const edgec_matmul_s16_params *p, const int16_t *a, const void *b, int32_t first,
+    int16_t *out) {
     for (int32_t row = 0; row < p->rows; ++row) {
         for (int32_t column = 0; column < p->columns; ++column) {
             const int16_t *left = a + row * p->a_row;
-            const int16_t *right = b + column * p->b_column;
+            const int32_t right = first + column * p->b_column;
             int64_t sum = 0;
             for (int32_t i = 0; i < p->inner; ++i) {
-                sum += left[i * p->a_inner] * right[i * p->b_inner];
+                sum += left[i * p->a_inner] * element(p, b, right + i * p->b_inner);
             }
             const int32_t scaled = edgec_scale_long(sum, p->mantissa, p->exponent);
             *out++ = edgec_clamp_s16(scaled, p->low, p->high);
@@ -117,19 +123,19 @@ static void any_product(
 }
 
 void edgec_matmul_s16(
-    const edgec_matmul_s16_params *p, const int16_t *a, const int16_t *b, int16_t *out,
+    const edgec_matmul_s16_params *p, const int16_t *a, const void *b, int16_t *out,
     void *scratch) {
     for (int32_t i = 0; i < p->batch[0]; ++i) {
         for (int32_t j = 0; j < p->batch[1]; ++j) {
             for (int32_t k = 0; k < p->batch[2]; ++k) {
                 const int16_t *left =
                     a + i * p->a_batch[0] + j * p->a_batch[1] + k * p->a_batch[2];
-                const int16_t *right =
-                    b + i * p->b_batch[0] + j * p->b_batch[1] + k * p->b_batch[2];
+                const int32_t first =
+                    i * p->b_batch[0] + j * p->b_batch[1] + k * p->b_batch[2];
                 if (p->a_inner == 1) {
-                    dense_product(p, left, right, out, (int16_t *)scratch);
+                    dense_product(p, left, b, first, out, (int16_t *)scratch);
                 } else {
-                    any_product(p, left, right, out);
+                    any_product(p, left, b, first, out);
                 }
                 out += p->rows * p->columns;
             }

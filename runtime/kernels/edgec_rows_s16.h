@@ -84,6 +84,48 @@ static inline int32_t edgec_dot_s16(
     return sum;
 }
 
+#if defined(EDGEC_SMLAD)
+/* sums[c] += row . columns[c] for four columns of `size` weights. */
+static inline void edgec_dot_1x4_s16(
+    const int16_t *row, const int8_t *columns, int32_t size, int32_t sums[4]) {
+    /* two pointers and the stride reach four columns: registers are scarce */
+    const int8_t *pair = columns + 2 * size;
+    const int8_t *const end = columns + (size & ~3);
+    int32_t s0 = sums[0];
+    int32_t s1 = sums[1];
+    int32_t s2 = sums[2];
+    int32_t s3 = sums[3];
+    while (columns != end) {
+        const int32_t even = edgec_load_pair(row);
+        const int32_t odd = edgec_load_pair(row + 2);
+        uint32_t c = edgec_load4(columns + size);
+        s1 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s1));
+        c = edgec_load4(columns);
+        s0 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s0));
+        c = edgec_load4(pair + size);
+        s3 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s3));
+        c = edgec_load4(pair);
+        s2 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s2));
+        row += 4;
+        columns += 4;
+        pair += 4;
+    }
+    for (int32_t left = size & 3; left > 0; --left) {
+        s0 += *row * *columns;
+        s1 += *row * columns[size];
+        s2 += *row * *pair;
+        s3 += *row * pair[size];
+        ++row;
+        ++columns;
+        ++pair;
+    }
+    sums[0] = s0;
+    sums[1] = s1;
+    sums[2] = s2;
+    sums[3] = s3;
+}
+#endif
+
 /* The same with 64 bits. */
 static inline int64_t edgec_long_dot_s16(const int16_t *row, const int8_t *column, int32_t size) {
     int64_t sum = 0;
@@ -161,6 +203,16 @@ static inline void edgec_one_row_s16(const edgec_rows_s16 *given, const int16_t 
 #if defined(EDGEC_HELIUM)
     for (; column + 4 <= p->columns; column += 4) {
         edgec_four_columns_s16(p, row, column, out);
+    }
+#endif
+#if defined(EDGEC_SMLAD)
+    for (; column + 4 <= p->columns; column += 4) {
+        int32_t sums[4] = {
+            p->bias[column], p->bias[column + 1], p->bias[column + 2], p->bias[column + 3]};
+        edgec_dot_1x4_s16(row, p->weights + column * p->size, p->size, sums);
+        for (int32_t i = 0; i < 4; ++i) {
+            out[column + i] = edgec_finish_s16(p, sums[i], column + i);
+        }
     }
 #endif
     for (; column < p->columns; ++column) {

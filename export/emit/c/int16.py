@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgec.export.emit.c import moves, norm, pointwise
 from edgec.export.emit.c.call import Call, Scales, Share, Table
-from edgec.export.emit.c.frame import Frame, range_of, unsupported
+from edgec.export.emit.c.frame import Frame, range_of, unsupported, width
 from edgec.export.emit.c.fuse import NORMS
 from edgec.export.emit.c.interpolate import CODE as INTERPOLATED
 from edgec.export.emit.c.products import (
@@ -83,19 +83,16 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
 
 
 def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
-    """BATCH_MATMUL; by one constant matrix of int8 it is a linear layer."""
+    """BATCH_MATMUL; constants may be int8, and one matrix of them makes a linear layer."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
-    if b.dtype == "INT8":
-        if b.data is None or b.elements != prod(b.shape[-2:]) or np.ndim(scale_of(b)):
-            raise unsupported(frame, op, "its int8 operand is no constant matrix with one scale")
-        if op.options["adj_x"]:
-            raise unsupported(frame, op, "its first operand is transposed, its second int8")
-        matrix = np.asarray(b.data).reshape(b.shape[-2:])
+    if np.ndim(scale_of(a)) or np.ndim(scale_of(b)):
+        raise unsupported(frame, op, "an operand with several scales")
+    scale = _product_scale(frame)
+    if b.dtype == "INT8" and b.elements == prod(b.shape[-2:]) and not op.options["adj_x"]:
+        matrix = frame.constant(1).reshape(b.shape[-2:])
         weights = np.ascontiguousarray(matrix if op.options["adj_y"] else matrix.T)
-        scale = _product_scale(frame)
         one = Scales(np.atleast_1d(scale.mantissa), np.atleast_1d(scale.exponent))
         return [_linear(frame, weights, one, "NONE")]
-    scale = _product_scale(frame)
     low, high = range_of(y, "NONE")
     sizes = product_sizes(frame, op)
     inner = a.shape[-2] if op.options["adj_x"] else a.shape[-1]
@@ -106,6 +103,7 @@ def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
             "edgec_matmul_s16",
             {
                 **sizes,
+                "b_width": width(b),
                 "low": low,
                 "high": high,
                 "mantissa": int(scale.mantissa),

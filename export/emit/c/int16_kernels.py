@@ -85,8 +85,8 @@ def _fully_connected(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
 
 
 def _matmul(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    a, b = inputs
-    target = out.reshape(*p["batch"], p["rows"], p["columns"])
+    a, b = inputs[0].view("<i2"), inputs[1].view(f"<i{p['b_width']}")
+    target = out.view("<i2").reshape(*p["batch"], p["rows"], p["columns"])
     for place in np.ndindex(*p["batch"]):
         starts = [start(place, p[side]) for side in ("a_batch", "b_batch")]
         left = grid(starts[0], (p["rows"], p["a_row"]), (p["inner"], p["a_inner"]))
@@ -129,7 +129,6 @@ KERNELS: Final[dict[str, Kernel]] = {
         "conv": _conv,
         "depthwise": _depthwise,
         "fully_connected": _fully_connected,
-        "matmul": _matmul,
         "add": binary(aligned_sum),
         "sub": binary(aligned_difference),
         "mul": binary(lambda p, a, b: a * b),
@@ -148,5 +147,5 @@ KERNELS: Final[dict[str, Kernel]] = {
         "l2_norm": _l2_norm,
         "resize_bilinear": resize_bilinear,
     }.items()
-}
+} | {"edgec_matmul_s16": _matmul}
 """All kernels on int16."""

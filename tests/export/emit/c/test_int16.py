@@ -205,6 +205,12 @@ CASES: dict[str, Model] = {
         weights(5, 9, axis=None),
         act("y", 2, 4, 5, scale=1e-3),
     ),
+    "batch matmul by int8 matrices": one(
+        Operator("BATCH_MATMUL", [0, 1], [2]),
+        act("a", 2, 4, 3, 9),
+        weights(1, 4, 9, 5, axis=None),
+        act("y", 2, 4, 3, 5, scale=1e-3),
+    ),
     "add": one(
         Operator("ADD", [0, 1], [2], {"pot_scale_int16": False}),
         act("a", 1, 4, 5, 6),
