@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c import moves, norm, pointwise
+from edgec.export.emit.c import floats, moves, norm, pointwise
 from edgec.export.emit.c.call import Call, Scales, Share, Table
 from edgec.export.emit.c.frame import Frame, range_of, unsupported, width
 from edgec.export.emit.c.fuse import NORMS
@@ -85,8 +85,8 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
 def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
     """BATCH_MATMUL; constants may be int8, and one matrix of them makes a linear layer."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
-    if np.ndim(scale_of(a)) or np.ndim(scale_of(b)):
-        raise unsupported(frame, op, "an operand with several scales")
+    if a.dtype != "INT16" or np.ndim(scale_of(a)) or np.ndim(scale_of(b)):
+        raise unsupported(frame, op, "a constant of int8 before it, or several scales of one")
     scale = _product_scale(frame)
     if b.dtype == "INT8" and b.elements == prod(b.shape[-2:]) and not op.options["adj_x"]:
         matrix = frame.constant(1).reshape(b.shape[-2:])
@@ -126,6 +126,8 @@ def _product_scale(frame: Frame) -> Multiplier:
 def rescale(frame: Frame, op: Operator) -> list[Call]:
     """QUANTIZE to another scale, RELU and RELU6."""
     x, y = frame.tensor(0), frame.output
+    if y.dtype != "INT16":
+        raise unsupported(frame, op, f"it writes {y.dtype}")
     if op.code == "QUANTIZE":
         scale = Multiplier.of(float(scale_of(x)) / float(scale_of(y)))
     else:
@@ -252,6 +254,7 @@ LOWERINGS: Final[Mapping[str, Callable[[Frame, Operator], list[Call]]]] = {
     "BATCH_MATMUL": batch_matmul,
     **dict.fromkeys(("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM"), pointwise.binary),
     **dict.fromkeys(("QUANTIZE", "RELU", "RELU6"), rescale),
+    "DEQUANTIZE": floats.conversion,
     INTERPOLATED: interpolated,
     "AVERAGE_POOL_2D": pointwise.pool,
     "MAX_POOL_2D": pointwise.pool,

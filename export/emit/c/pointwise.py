@@ -32,6 +32,8 @@ SHIFT = {
 def binary(frame: Frame, op: Operator) -> list[Call]:
     """ADD, SUB, MUL, SQUARED_DIFFERENCE, MAXIMUM, MINIMUM with broadcasting."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
+    if not a.dtype == b.dtype == y.dtype:
+        raise unsupported(frame, op, f"operands of {a.dtype} and {b.dtype}")
     loops = broadcast_loops(a.shape, b.shape, y.shape, axes=len(y.shape), least=4)
     if len(loops) > 4:
         raise unsupported(frame, op, f"broadcasting over {len(loops)} groups of dimensions")

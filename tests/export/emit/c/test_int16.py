@@ -285,6 +285,19 @@ CASES: dict[str, Model] = {
         ints("size", 7, 5),
         act("y", 1, 7, 5, 2),
     ),
+    "a part in float": net(
+        Operator("DEQUANTIZE", [0], [1]),
+        Operator("NEG", [1], [2]),
+        Operator("EXP", [2], [3]),
+        Operator("QUANTIZE", [3], [4]),
+        tensors=[
+            act("x", 6, 7),
+            Tensor("real", (6, 7), "FLOAT32"),
+            Tensor("negative", (6, 7), "FLOAT32"),
+            Tensor("power", (6, 7), "FLOAT32"),
+            act("y", 6, 7, scale=3e-3),
+        ],
+    ),
     "transpose": one(
         Operator("TRANSPOSE", [0, 1], [2]),
         act("x", 2, 3, 4, 5),
@@ -420,12 +433,20 @@ def test_unit_rows_are_near_real_ones(count: int, seed: int) -> None:
 
 
 def test_what_has_no_kernel() -> None:
-    floats = one(Operator("DEQUANTIZE", [0], [1]), act("x", 4), Tensor("y", (4,), "FLOAT32"))
-    with pytest.raises(UnsupportedError, match="DEQUANTIZE") as caught:
-        lower(floats)
+    grid = Quantization.per_tensor(0.01)
+    narrow = Tensor("y", (4,), "INT8", None, grid)
+    with pytest.raises(UnsupportedError, match="is INT8") as caught:
+        lower(one(Operator("RELU", [0], [1]), act("x", 4), narrow))
     assert caught.value.code == "EC330"
+    with pytest.raises(UnsupportedError, match="writes INT8"):
+        lower(one(Operator("QUANTIZE", [0], [1]), act("x", 4), narrow))
     coarse = one(
         Operator("MUL", [0, 1], [2]), act("a", 4, scale=1), act("b", 4, scale=1), act("y", 4)
     )
     with pytest.raises(UnsupportedError, match="coarser"):
         lower(coarse)
+    constant = replace(weights(4, axis=None), name="b")
+    with pytest.raises(UnsupportedError, match="operands of INT16 and INT8"):
+        lower(one(Operator("MUL", [0, 1], [2]), act("a", 4), constant, act("y", 4)))
+    with pytest.raises(UnsupportedError, match="LEAKY_RELU"):
+        lower(curve("LEAKY_RELU", 2e-4, 2e-4, alpha=0.1))
