@@ -103,7 +103,8 @@ def stored(array: Tensor, port: dict[str, Any]) -> Tensor:
     if port.get("scale") is None:
         return np.ascontiguousarray(last, np.float32)
     integers = np.rint(last / np.float32(port["scale"])) + port["zero_point"]
-    return np.ascontiguousarray(np.clip(integers, -128, 127).astype(np.int8))
+    limits = np.iinfo(port["dtype"])
+    return np.ascontiguousarray(np.clip(integers, limits.min, limits.max).astype(limits.dtype))
 
 
 def _named(values: Tensor, port: dict[str, Any], golden: dict[str, Any]) -> dict[str, Tensor]:
