@@ -191,7 +191,8 @@ static inline void edgec_four_columns_s16(
 #endif
 
 /* A row made ready. */
-static inline void edgec_one_row_s16(const edgec_rows_s16 *given, const int16_t *row, int16_t *out) {
+static inline void edgec_one_row_s16(
+    const edgec_rows_s16 *given, const int16_t *row, int16_t *out) {
     if (given->wide != 0) {
         edgec_wide_row_s16(given, row, out);
         return;
