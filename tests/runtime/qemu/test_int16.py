@@ -41,7 +41,7 @@ def network() -> Model:
         return len(tensors) - 1
 
     image, wide, rows = tensor(1, 5, 7, 7), tensor(1, 5, 7, 19), tensor(3, 21)
-    a, b = tensor(2, 5, 11), tensor(2, 11, 7)
+    a, b, column = tensor(2, 5, 11), tensor(2, 11, 7), tensor(3, 1, scale=1e-4)
 
     def image_out(channels: int) -> int:
         return tensor(1, 5, 7, channels, scale=3e-3)
@@ -63,6 +63,7 @@ def network() -> Model:
         ),
         Operator("BATCH_MATMUL", [a, b], [tensor(2, 5, 7, scale=2e-3)]),
         Operator("ADD", [rows, rows], [tensor(3, 21, scale=3e-4)], {"pot_scale_int16": False}),
+        Operator("SUB", [rows, column], [tensor(3, 21)], {"pot_scale_int16": False}),
         Operator("MUL", [rows, rows], [tensor(3, 21, scale=2e-4)]),
         Operator("GELU", [rows], [tensor(3, 21)]),
         Operator("SOFTMAX", [rows], [tensor(3, 21, scale=UNIT)], {"beta": 1.0}),
@@ -70,7 +71,7 @@ def network() -> Model:
         Operator("QUANTIZE", [rows], [tensor(3, 21, scale=3e-4)]),
     ]
     outputs = [op.outputs[0] for op in operators]
-    return Model([Subgraph(tensors, [image, wide, rows, a, b], outputs, operators)])
+    return Model([Subgraph(tensors, [image, wide, rows, a, b, column], outputs, operators)])
 
 
 @pytest.fixture(scope="module")
