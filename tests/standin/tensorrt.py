@@ -5,7 +5,7 @@ stand-in for CUDA's runtime library (cudart.c beside this file) hands out.
 
 STANDIN_TRT_VERSION chooses the version it imitates (8.2, 10.3, 11.4); what a version does not have
 is not defined, so a wrong call fails like on the device.
-STANDIN_TRT_FAIL = parse | build | killed | load | slow.
+STANDIN_TRT_FAIL = parse | build | killed | load | run | slow.
 """
 
 import base64
@@ -212,6 +212,8 @@ class _Context:
         import numpy as np
 
         assert stream
+        if _FAIL == "run":
+            return False
         feeds = {}
         for name, is_input, shape, kind in self.engine.tensors:
             if is_input:

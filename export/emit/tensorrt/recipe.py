@@ -24,7 +24,16 @@ from edgec.targets.schema import Target
 
 SCHEMA = "edgec.trt-recipe/2"
 STRONGLY_TYPED_SINCE = (10, 0)
-SCRIPTS = ("build_engine.py", "run_bench.py", "edgec_device.py")
+HERE, TRANSPORTS = "edgec.export.emit.tensorrt", "edgec.runtime.transports"
+SCRIPTS = {
+    "build_engine.py": (HERE, "build_engine.py"),
+    "run_bench.py": (HERE, "run_bench.py"),
+    "edgec_device.py": (HERE, "edgec_device.py"),
+    "edgec_session.py": (HERE, "edgec_session.py"),
+    "edgec_trtexec.py": (HERE, "edgec_trtexec.py"),
+    "edgec_meters.py": (TRANSPORTS, "meters.py"),
+}
+"""What runs on the device by its name in the bundle, and whose ``device`` folder it is from."""
 TIMING_CACHE = "timing.cache"
 """File that the scripts keep measured kernels in, beside the engines."""
 GOLDEN = {"inputs": "../golden/inputs_0.npz", "outputs": "../golden/outputs_0.npz"}
@@ -48,8 +57,8 @@ def write_build_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     recipe = make_recipe(target, onnx, inputs, outputs)
     (folder / "recipe.json").write_text(dump_json(recipe), "utf-8")
-    for name in SCRIPTS:
-        script = resources.files("edgec.export.emit.tensorrt").joinpath("device", name)
+    for name, (package, file) in SCRIPTS.items():
+        script = resources.files(package).joinpath("device", file)
         (folder / name).write_bytes(script.read_bytes())
 
 

@@ -27,6 +27,7 @@ from edgec.export.emit.tensorrt.recipe import (
 )
 from edgec.export.files import sha256_file
 from edgec.export.golden import write_golden
+from edgec.runtime.energy import energy_fields
 from edgec.targets import get_target
 
 STANDIN = Path(__file__).parents[2] / "standin"
@@ -97,7 +98,8 @@ def build(bundle: Path, *arguments: str, **options: Any) -> subprocess.Completed
 
 
 def bench(bundle: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return script(bundle, "run_bench.py", "--runs", "5", "--warmup", "1", *arguments, **options)
+    short = ("--runs", "5", "--warmup", "1", "--energy", "0")
+    return script(bundle, "run_bench.py", *short, *arguments, **options)
 
 
 def set_target_version(bundle: Path, version: str) -> None:
@@ -109,7 +111,9 @@ def set_target_version(bundle: Path, version: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_scripts_keep_to_python_3_6(root: Path, name: str) -> None:
-    source = (root / "export/emit/tensorrt/device" / name).read_text("utf-8")
+    package, file = SCRIPTS[name]
+    folder = root.joinpath(*package.split(".")[1:], "device")
+    source = (folder / file).read_text("utf-8")
     tree = ast.parse(source, feature_version=(3, 6))
     imported = {
         alias.name.partition(".")[0]
@@ -117,7 +121,8 @@ def test_the_scripts_keep_to_python_3_6(root: Path, name: str) -> None:
         if isinstance(node, ast.Import)
         for alias in node.names
     }
-    assert imported <= set(sys.stdlib_module_names) | {"tensorrt"}
+    ours = {name.removesuffix(".py") for name in SCRIPTS}
+    assert imported <= {*sys.stdlib_module_names, "tensorrt", *ours}
     # what the grammar check cannot see: names that came after 3.6
     assert "capture_output" not in source
     assert "removeprefix" not in source
@@ -259,33 +264,38 @@ def test_without_tensorrt_it_says_where_to_run(bundle: Path, tmp_path: Path) -> 
     assert "run this on the Jetson" in done.stderr
 
 
+@pytest.fixture
+def trtexec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the stand-in for trtexec, and no Python module of TensorRT anywhere."""
+    folder = tmp_path / "bin with space"
+    folder.mkdir()
+    program = folder / "trtexec"
+    program.write_text(
+        f"#!{sys.executable}\nimport runpy\nrunpy.run_path({str(STANDIN / 'trtexec.py')!r})\n"
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("STANDIN_TRTEXEC_LOG", str(tmp_path / "argv.json"))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("number", "target"),
     [("8201", "jetson-nano"), ("8502", "jetson-xavier-nx"), ("100300", "jetson")],
 )
 def test_trtexec_is_the_fallback(
-    make_bundle: Callable[[str], Path], tmp_path: Path, number: str, target: str
+    make_bundle: Callable[[str], Path],
+    trtexec: Path,
+    tmp_path: Path,
+    number: str,
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bundle = make_bundle(target)
-    folder = tmp_path / "bin with space"
-    folder.mkdir()
-    log = tmp_path / "argv.json"
-    program = folder / "trtexec"
-    program.write_text(
-        f"#!{sys.executable}\n"
-        "# STAND-IN for NVIDIA's trtexec: records its arguments\n"
-        "import json, sys\n"
-        f"print('&&&& RUNNING TensorRT.trtexec [TensorRT v{number}] # trtexec')\n"
-        "out = [a.split('=', 1)[1] for a in sys.argv if a.startswith('--saveEngine=')]\n"
-        "if out:\n"
-        "    open(out[0], 'w').write('STAND-IN')\n"
-        f"    json.dump(sys.argv[1:], open({str(log)!r}, 'w'))\n"
-    )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("STANDIN_TRTEXEC_NUMBER", number)
     engine = "fp16" if target == "jetson-nano" else "int8"
-    done = build(bundle, "--engine", engine, version=None, path=str(folder))
+    done = build(bundle, "--engine", engine, version=None, path=str(trtexec))
     assert done.returncode == 0, done.stderr
-    argv = json.loads(log.read_text())
+    argv = json.loads((tmp_path / "argv.json").read_text())
     if target == "jetson":
         assert "--stronglyTyped" in argv
         assert not {"--fp16", "--int8"} & set(argv)
@@ -294,8 +304,46 @@ def test_trtexec_is_the_fallback(
         assert ("--int8" in argv) == (engine == "int8")
     workspace = "--workspace=512" if target == "jetson-nano" else "--memPoolSize=workspace:1024"
     assert workspace in argv
-    assert (bundle / "tensorrt" / f"model_{engine}.engine").read_text() == "STAND-IN"
+    made = bundle / "tensorrt" / f"model_{engine}.engine"
+    assert sha256_file(made) == json.loads(Path(f"{made}.json").read_text())["engine_sha256"]
     assert not list((bundle / "tensorrt").glob("*.part"))
+    measured = bench(bundle, "--engine", engine, version=None, path=str(trtexec))
+    assert measured.returncode == 0, measured.stderr
+    record = json.loads(Path(f"{made}.bench.json").read_text())
+    assert record["timer"] == "CUDA events by trtexec"
+    assert record["samples_ms"] == [1.002, 1.003, 1.004, 1.005, 1.006], "the last five of seven"
+    assert record["layers"] == [{"name": "a", "ms": 0.5}]
+    assert record["output_check"]["max_abs"] < 1e-4, "six digits are printed"
+    assert "trtexec" in record["no_energy"]
+    assert not list((bundle / "tensorrt").glob(".trtexec-*"))
+
+
+def test_trtexec_that_fails_is_told(
+    bundle: Path, trtexec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(how: str, number: str = "100300") -> None:
+        monkeypatch.setenv("STANDIN_TRTEXEC_FAIL", how)
+        monkeypatch.setenv("STANDIN_TRTEXEC_NUMBER", number)
+
+    there: dict[str, Any] = {"version": None, "path": str(trtexec)}
+    fails("killed")
+    killed = build(bundle, **there)
+    assert (killed.returncode, "killed for memory" in killed.stderr) == (3, True)
+    assert no_engine(bundle)
+    fails("", "what")
+    assert "does not tell its version" in build(bundle, **there).stderr
+    fails("")
+    assert build(bundle, **there).returncode == 0
+    fails("nan")
+    assert bench(bundle, **there).returncode == 0
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    assert record["output_check"]["finite"] is False
+    fails("silent")
+    silent = bench(bundle, **there)
+    assert (silent.returncode, "exported no times" in silent.stderr) == (3, True)
+    fails("", "101600")  # begins like 10.1, and is another version
+    other = bench(bundle, **there)
+    assert (other.returncode, "here is 10.16" in other.stderr) == (6, True)
 
 
 # TensorRT for RTX under the name and version that the script looks for: a real parser and builder
@@ -360,6 +408,12 @@ def test_an_engine_is_built_again_only_where_something_changed(bundle: Path) -> 
     assert "10.3.0.30" in other.stderr
     assert "10.3.0.31" in other.stderr
     assert b"10.3.0.31" in engine.read_bytes()
+    recipe = bundle / "tensorrt" / "recipe.json"
+    text = recipe.read_text()
+    recipe.write_text(text.replace('"builder_flags": []', '"builder_flags": ["TF32"]'))
+    assert "up to date" not in build(bundle, version="10.3.0.31").stderr, "other settings"
+    recipe.write_text(text)
+    build(bundle, version="10.3.0.31")
     engine.write_bytes(engine.read_bytes()[:-1])  # a copy that broke off
     assert "up to date" not in build(bundle, version="10.3.0.31").stderr
 
@@ -382,6 +436,35 @@ def test_measures_through_each_api(bundle: Path, version: str, cudart: Path) -> 
     assert record["environment_before"]["gpu_sm"] == 87
     layers = json.loads((bundle / "tensorrt" / "model_fp16.engine.layers.json").read_text())
     assert ("I/O Tensors" in layers) == version.startswith("11")
+
+
+def test_what_the_meters_of_a_jetson_show(
+    bundle: Path, cudart: Path, jetson_sysfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = jetson_sysfs / "class/devfreq/17000000.gpu"
+    gpu.mkdir(parents=True)
+    for name, hertz in {"cur": 612_000_000, "min": 306_000_000, "max": 1_020_000_000}.items():
+        (gpu / f"{name}_freq").write_text(f"{hertz}\n")
+    monkeypatch.setenv("EDGEC_SYS", str(jetson_sysfs))
+    assert build(bundle).returncode == 0
+    assert bench(bundle, "--energy", "1", cudart=cudart).returncode == 0
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    energy = energy_fields(record["readings"])["energy"]
+    assert energy["meter"] == "INA3221 VDD_IN"
+    assert energy["watts"] == pytest.approx(5.0)
+    assert energy["joules_per_inference"] * energy["inferences"] == pytest.approx(
+        5.0 * energy["seconds"], rel=0.01
+    )
+    before = record["environment_before"]
+    assert [before[f"gpu_{k}hz"] for k in ("", "min_", "max_")] == [
+        612_000_000,
+        306_000_000,
+        1_020_000_000,
+    ]
+    assert bench(bundle, "--energy", "-1", cudart=cudart).returncode == 2
+    assert bench(bundle, "--energy", "0", cudart=cudart).returncode == 0
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    assert "readings" not in record
 
 
 def test_wrong_outputs_show(bundle: Path, cudart: Path) -> None:
