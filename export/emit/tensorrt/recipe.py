@@ -8,14 +8,17 @@ it; both need only Python and TensorRT.
 Settings follow the TensorRT developer guide: from 10.0 on strongly typed networks execute the types
 written in the graph (and from 11.0 on no others exist); before, precision is a builder flag. There,
 INT8 graphs, which carry explicit Q/DQ, are built with both flags, because INT8 alone forbids fp16
-for the layers that stay float (NVIDIA/TensorRT#3762).
+for the layers that stay float (NVIDIA/TensorRT#3762). A flag leaves it to TensorRT which layers
+become float16, and squares in a LayerNorm overflow (NVIDIA/TensorRT#2564): the recipe names the
+layers that are to stay float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgec.export.bundle import Artifact, TensorInfo
@@ -45,6 +48,7 @@ def write_build_bundle(
     onnx: list[Artifact],
     inputs: tuple[TensorInfo, ...],
     outputs: tuple[TensorInfo, ...],
+    pinned: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
     """Write ``recipe.json`` and the device scripts into `folder`.
 
@@ -53,9 +57,10 @@ def write_build_bundle(
             relative to its parent.
         onnx: artifacts to build engines from.
         inputs, outputs: network I/O, so that the script can check what the parser made of it.
+        pinned: by precision, nodes that have to stay float32 where flags choose precisions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = make_recipe(target, onnx, inputs, outputs)
+    recipe = make_recipe(target, onnx, inputs, outputs, pinned)
     (folder / "recipe.json").write_text(dump_json(recipe), "utf-8")
     for name, (package, file) in SCRIPTS.items():
         script = resources.files(package).joinpath("device", file)
@@ -67,6 +72,7 @@ def make_recipe(
     onnx: list[Artifact],
     inputs: tuple[TensorInfo, ...],
     outputs: tuple[TensorInfo, ...],
+    pinned: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The recipe as JSON-ready data; see the module's docstring."""
     by_precision = {artifact.precision: artifact for artifact in onnx}
@@ -86,6 +92,7 @@ def make_recipe(
                 "engine": f"model_{precision}.engine",
                 "strongly_typed": typed,
                 "flags": [] if typed else flags,
+                "float32_layers": [] if typed or not flags else list(pinned.get(precision, ())),
                 "settings": settings([] if typed else flags, typed=typed),
             }
         )

@@ -39,20 +39,29 @@ OUTPUTS = (TensorInfo("logits", (1, 10), "float32"),)
 def make_bundle(tmp_path: Path, tiny_onnx: Path) -> Callable[[str], Path]:
     """Writes a folder like a bundle for a target: onnx/, golden/, tensorrt/ with its scripts."""
 
-    def make(target: str) -> Path:
+    def make(target: str, pinned: bool = False) -> Path:
         (tmp_path / "onnx").mkdir()
         artifacts = []
         for precision in ("fp32", "fp16", "int8"):
             name = f"onnx/model_{precision}.onnx"
             model = onnx.load(tiny_onnx)
             model.doc_string = precision
+            model.graph.node[0].name, model.graph.node[1].name = "first", "second"
             onnx.save(model, tmp_path / name)
             artifacts.append(
                 Artifact(name, "onnx", precision, "built", sha256=sha256_file(tmp_path / name))
             )
         feed = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32)}
         write_golden(tmp_path / "golden", [feed], tiny_onnx.read_bytes())
-        write_build_bundle(tmp_path / "tensorrt", get_target(target), artifacts, INPUTS, OUTPUTS)
+        names = ["first", "second"] if pinned else []
+        write_build_bundle(
+            tmp_path / "tensorrt",
+            get_target(target),
+            artifacts,
+            INPUTS,
+            OUTPUTS,
+            dict.fromkeys(("fp32", "fp16", "int8"), names),
+        )
         return tmp_path
 
     return make
@@ -201,6 +210,66 @@ def test_builds_through_each_api(
     assert record["onnx_sha256"] == sha256_file(bundle / "onnx" / f"model_{source}.onnx")
     assert record["engine_sha256"] == sha256_file(bundle / "tensorrt" / f"model_{engine}.engine")
     assert (bundle / "tensorrt" / "timing.cache").read_bytes() == b"+"
+
+
+@pytest.mark.parametrize(
+    ("version", "target"), [("8.2.1.8", "jetson-nano"), ("8.5.2.2", "jetson-xavier-nx")]
+)
+def test_layers_that_would_overflow_are_pinned_to_float32(
+    make_bundle: Callable[..., Path], version: str, target: str
+) -> None:
+    """NVIDIA/TensorRT#2564: under the flag FP16, TensorRT chose it for the squares of a norm."""
+    bundle = make_bundle(target, pinned=True)
+    recipe_file = bundle / "tensorrt" / "recipe.json"
+    recipe = json.loads(recipe_file.read_text())
+    engines = {engine["name"]: engine for engine in recipe["engines"]}
+    names = engines["fp16"]["float32_layers"]
+    assert len(names) == 2
+    assert engines["fp32"]["float32_layers"] == []
+    done = build(bundle, "--engine", "fp16", version=version)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith("[TRT] float32: ")]
+    assert said == [f"[TRT] float32: {name}" for name in names]
+    made = bundle / "tensorrt" / "model_fp16.engine"
+    assert "precision=FP16+OBEY_PRECISION_CONSTRAINTS" in made.read_text()
+    engines["fp16"]["float32_layers"].append("no such layer")
+    recipe_file.write_text(json.dumps(recipe))
+    other = build(bundle, "--engine", "fp16", version=version)
+    assert "up to date" not in other.stderr
+    assert "no layers of these names, so their precision is open: no such layer" in other.stderr
+
+
+def test_trtexec_pins_layers_or_says_that_it_cannot(
+    make_bundle: Callable[..., Path],
+    trtexec: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there: dict[str, Any] = {"version": None, "path": str(trtexec)}
+    monkeypatch.setenv("STANDIN_TRTEXEC_NUMBER", "8502")
+    bundle = make_bundle("jetson-xavier-nx", pinned=True)
+    file = bundle / "tensorrt" / "recipe.json"
+    recipe = json.loads(file.read_text())
+    (engine,) = (engine for engine in recipe["engines"] if engine["name"] == "fp16")
+    spec = ",".join(f"{name}:fp32" for name in engine["float32_layers"])
+    assert build(bundle, "--engine", "fp16", **there).returncode == 0
+    argv = json.loads((tmp_path / "argv.json").read_text())
+    assert argv[-3:] == [
+        "--precisionConstraints=obey",
+        f"--layerPrecisions={spec}",
+        f"--layerOutputTypes={spec}",
+    ]
+    engine["float32_layers"] = ["a,b"]  # trtexec splits there
+    file.write_text(json.dumps(recipe))
+    refused = build(bundle, "--engine", "fp16", **there)
+    assert (refused.returncode, "cannot keep 1 layers" in refused.stderr) == (6, True)
+    engine["float32_layers"] = ["a"]
+    recipe["target"]["tensorrt"] = "8.2"
+    file.write_text(json.dumps(recipe))
+    monkeypatch.setenv("STANDIN_TRTEXEC_NUMBER", "8201")  # has no such options
+    refused = build(bundle, "--engine", "fp16", **there)
+    assert (refused.returncode, "build --engine fp32" in refused.stderr) == (6, True)
+    assert build(bundle, "--engine", "fp32", **there).returncode == 0
 
 
 def test_all_and_list(bundle: Path) -> None:

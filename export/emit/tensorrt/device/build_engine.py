@@ -125,6 +125,31 @@ def layer_information(trt, logger, plan):
     return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
 
 
+def keep_in_float32(trt, network, config, names):
+    """Pin layers to float32 that a flag would let TensorRT compute in float16.
+
+    The parser names a layer after its node; what it adds around it has other names.
+    """
+    missing = set(names)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.name not in missing:
+            continue
+        missing.discard(layer.name)
+        outputs = [layer.get_output(k) for k in range(layer.num_outputs)]
+        if all(output.dtype == trt.float32 for output in outputs):  # not those that compute shapes
+            layer.precision = trt.float32
+            for k in range(layer.num_outputs):
+                layer.set_output_type(k, trt.float32)
+    if hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"):
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    else:  # before 8.2
+        config.set_flag(trt.BuilderFlag.STRICT_TYPES)
+    say("%d layers stay in float32, for float16 would overflow" % (len(names) - len(missing)))
+    if missing:
+        say("no layers of these names, so their precision is open: " + ", ".join(sorted(missing)))
+
+
 def build_with_api(trt, engine, recipe):
     """Build through TensorRT's Python module, by the recipe's settings for its version."""
     path = onnx_path(engine)
@@ -156,6 +181,8 @@ def build_with_api(trt, engine, recipe):
         config.max_workspace_size = recipe["workspace_bytes"]
     for flag in settings["builder_flags"]:
         config.set_flag(getattr(trt.BuilderFlag, flag))
+    if engine["float32_layers"]:
+        keep_in_float32(trt, network, config, engine["float32_layers"])
     if hasattr(trt, "ProfilingVerbosity"):
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     cache_path = os.path.join(HERE, recipe["timing_cache"])
@@ -195,7 +222,7 @@ def build_with_trtexec(program, engine, recipe, options):
     argv = edgec_trtexec.build_argv(
         program,
         version,
-        settings_of(engine, found)["trtexec"],
+        settings_of(engine, found)["trtexec"] + edgec_trtexec.pinned(version, engine),
         path,
         temporary,
         recipe["workspace_bytes"],

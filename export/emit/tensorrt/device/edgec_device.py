@@ -206,6 +206,7 @@ def engine_key(engine, recipe, facts):
         engine["flags"],
         engine["strongly_typed"],
         engine["settings"],
+        engine["float32_layers"],
         recipe["workspace_bytes"],
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()

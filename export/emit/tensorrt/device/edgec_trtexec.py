@@ -54,6 +54,27 @@ def build_argv(program, version, asked, onnx, out, workspace, cache):
     return argv + asked
 
 
+def pinned(version, engine):
+    """Options that keep layers in float32 which the flags would let become float16."""
+    names = engine["float32_layers"]
+    if not names:
+        return []
+    odd = [name for name in names if re.search("[:,*]", name)]
+    if version < (8, 4) or odd:
+        raise Failure(
+            6,
+            "trtexec of TensorRT %d.%d cannot keep %d layers in float32 that overflow in float16"
+            % (version[0], version[1], len(names)),
+            "install python3-libnvinfer, or build --engine fp32",
+        )
+    spec = ",".join(name + ":fp32" for name in names)
+    return [
+        "--precisionConstraints=obey",
+        "--layerPrecisions=" + spec,
+        "--layerOutputTypes=" + spec,
+    ]
+
+
 def execute(argv, folder=None):
     """Run trtexec; its messages go where ours go."""
     say("running " + " ".join(argv))
