@@ -54,6 +54,13 @@ def bench(
             "[default: EDGEC_BENCHMARK_MODEL, on Android /data/local/tmp/benchmark_model]"
         ),
     ] = None,
+    power_trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="With serial://: CSV file of time (Unix seconds) and watts that a power meter's "
+            "program is writing, to tell energy from."
+        ),
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the JSON record to this file.")] = None,
     store: Store = None,
     list_: Annotated[
@@ -99,6 +106,7 @@ def bench(
             runs=runs,
             warmup=warmup,
             tool=benchmark_model,
+            power=power_trace,
             tick=tick,
         )
     if save is not None:
