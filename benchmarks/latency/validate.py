@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 ANCHORS = 5
 FOLDS = 8
+FEWEST_BOARDS = 10
+"""Configurations that a number of threads needs for a row of its own."""
 FEWEST_COMMON = 8
 """Networks that two runs have in common, for their distance to tell of noise."""
 INTERVAL = 0.8
@@ -101,6 +103,22 @@ class Guess:
             z = np.abs(self.truth[cells] - self.mean[cells]) / self.deviation[cells]
             inside += list(z <= scale)
         return float(np.mean(inside))
+
+    def of_boards(self, boards: Sequence[int]) -> Guess:
+        """The same for some boards."""
+        found = Guess(self.truth[boards], self.mean[boards], self.deviation[boards])
+        found.fold = self.fold[boards]
+        return found
+
+    def without_bias(self, groups: Sequence[Sequence[int]]) -> Guess:
+        """The same, were the median error of each group of networks known: what remains is how
+        boards differ in it, and noise."""
+        found = Guess(self.truth, self.mean.copy(), np.full(self.truth.shape, np.nan))
+        for group in groups:
+            error = (self.mean - self.truth)[:, group]
+            if np.isfinite(error).any():
+                found.mean[:, group] -= np.nanmedian(error)
+        return found
 
     def _valid(self) -> Array:
         return np.isfinite(self.truth) & np.isfinite(self.mean)
@@ -330,6 +348,18 @@ def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, flo
         scores["noise of the rows: one chip measured twice"] = floor
     calibrated = unseen_networks(task, table, singles)
     scores["unseen network"] = calibrated.score()
+    counts = sorted({board.threads for board in table.boards})
+    for threads in counts if len(counts) > 1 else ():
+        some = [i for i, board in enumerate(table.boards) if board.threads == threads]
+        if len(some) >= FEWEST_BOARDS:
+            part = calibrated.of_boards(some).score()
+            scores[f"unseen network, {threads} threads"] = part
+    known = [
+        [m for m, n in enumerate(table.networks) if table.family.get(n, n) == group]
+        for group in sorted({table.family.get(n, n) for n in table.networks})
+    ]
+    kind = "family" if table.family else "network"
+    scores[f"unseen network, bias of its {kind} given"] = calibrated.without_bias(known).score()
     for name, terms in (
         ("MACs only", ["pointwise"]),
         ("MACs, activations, kernels", ["pointwise", "memory", "kernels"]),
@@ -451,6 +481,8 @@ NOTES = [
     "ncnn: configurations of up to eight threads, one thread and several apart.",
     "noise of the rows: two runs on one chip with as many threads, one factor between them taken "
     "away, over √2: what a perfect predictor would score.",
+    "bias given: the median error of the unseen network (or family) over all boards is taken away, "
+    "which no predictor knows; what is left is how boards differ in it.",
     "hexagon is TensorFlow Lite with Qualcomm's QNN delegate on the NPUs of phones and boards (AI "
     "Hub), float16 and 8 bits; its networks as timm defines them.",
     "cube is X-CUBE-AI on Cortex-M7; torch-x86 is torch.compile of two PyTorch versions on one "

@@ -200,6 +200,11 @@ def test_scores_of_a_known_guess(scripts) -> None:
     assert (scores["within_10"], scores["within_20"]) == (50.0, 75.0)
     assert scores["kendall_tau"] == 1.0
     assert scores["coverage_80"] in (75.0, 100.0)
+    # off by the same on every board: nothing is left once that is known
+    given = guess.without_bias([[0], [1], [2], [3]]).score()
+    assert (given["within_10"], given["median_error"]) == (100.0, 0.0)
+    assert guess.without_bias([[0, 1, 2, 3]]).score()["within_10"] == 75.0
+    assert guess.of_boards([1, 2]).score()["n"] == 8
     assert validate.kendall(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == -1.0
 
 

@@ -248,3 +248,34 @@ def test_engines_and_onnx_files_are_not_mixed(bundle: Bundle, jetson: Any) -> No
     with pytest.raises(UsageError) as caught:
         chosen_artifacts(built, ["fp32", "tensorrt/model_fp16.engine"])
     assert caught.value.code == "EC229"
+
+
+def test_the_commands_on_the_jetson_itself(
+    bundle: Bundle, main: Any, cudart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`edgec build` and `edgec bench` with --device local; TensorRT is the stand-in."""
+    monkeypatch.setattr(measure, "LOOP_SECONDS", 1)
+    for name, value in {
+        "HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(STANDIN),
+        "STANDIN_TRT_VERSION": "10.3.0.30",
+        "EDGEC_CUDART": str(cudart),
+        "EDGEC_SYS": "/nowhere",
+    }.items():
+        monkeypatch.setenv(name, value)
+    code, out, _ = main("build", bundle.path, "--device", "local")
+    assert code == 0
+    assert "first ms" in out
+    assert "tensorrt/model_fp16.engine" in out
+    code, out, _ = main("build", bundle.path, "--device", "local", "--json")
+    (engine,) = json.loads(out)["engines"]
+    assert (code, engine["tensorrt"], engine["ran"]["ok"]) == (0, "10.3.0.30", True)
+    code, out, _ = main("bench", bundle.path, "--device", "local", "--runs", "3", "--store", "none")
+    assert code == 0
+    assert "TensorRT 10.3.0.30 on" in out
+    assert "slowest of" in out
+    assert "outputs are" not in out
+    monkeypatch.setenv("STANDIN_TRT_FAIL", "run")
+    code, out, _ = main("build", bundle.path, "--device", "local", "--rebuild", "--quiet")
+    assert code == 0
+    assert "was not run" in out
