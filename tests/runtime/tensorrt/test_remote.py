@@ -14,7 +14,7 @@ import pytest
 
 import edgec
 from edgec.export.bundle import Bundle
-from edgec.export.cli.bench import is_astray
+from edgec.export.cli.bench import how_astray, is_astray
 from edgec.export.errors import EdgecError, InputError, MissingToolError, UsageError
 from edgec.export.files import sha256_file
 from edgec.runtime.bench_any import bench_any, chosen_artifacts
@@ -110,8 +110,12 @@ def test_outputs_that_rounding_does_not_explain(bundle: Bundle, jetson: Any) -> 
         other, chosen_artifacts(other, []), jetson.uri, threads=1, runs=2, warmup=0
     )["results"]
     assert not is_astray(result), "the graph is as far off: the golden data are wrong"
-    assert is_astray({**result, "graph_check": {"relative": 0.001}})
-    assert is_astray({**result, "output_check": {"finite": False, "relative": 0.0}})
+    off = {**result, "graph_check": {"relative": 0.001}}
+    assert is_astray(off)
+    assert "where the ONNX graph is 0.001 off" in how_astray(off)
+    broken = {**result, "output_check": {"finite": False, "relative": 0.0}}
+    assert is_astray(broken)
+    assert how_astray(broken) == "outputs are not finite"
 
 
 def test_energy_comes_home(bundle: Bundle, jetson: Any, cudart: Path, jetson_sysfs: Path) -> None:
