@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,7 @@ class Multiplier:
         return shift_right(doubling_high_product(x << left, self.mantissa), right)
 
 
+@lru_cache(maxsize=1 << 16)
 def _split(real: float) -> tuple[int, int]:
     if real == 0:
         return 0, 0
