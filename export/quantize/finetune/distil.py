@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ from edgec.export.quantize.stream import check_feed, no_samples
 
 Stacks = dict[str, Tensor]
 """Value name → samples stacked on the first axis."""
+RATE, FEW_BITS_RATE = 3e-3, 1e-2
+"""Learning rates by steps of the weights, at eight bits and below."""
 _LEAST_PROBABILITY = 1e-7
 _KEPT_PER_ELEMENT = 3
 """Copies of an activation that a backward pass needs: the value, its rounded form, a gradient."""
@@ -48,9 +50,11 @@ class Training:
     Attributes:
         iterations: Adam steps.
         batch: samples per step.
-        step_rate: learning rate of weights and biases, in steps of their grids.
-        factor_rate: learning rate of scales and ranges, relative.
-        features: weight of the squared error of logits beside the divergence.
+        step_rate: learning rate of weights, their scales and biases, in steps of the weights; None
+            for 0.003 at eight bits and 0.01 below, where there is more to win than to lose.
+        factor_rate: learning rate of activation ranges, relative.
+        squares: weight of the relative squared error of logits beside the divergence, which hardly
+            sees samples of which the network is sure.
         holdout: share of the samples on which the result is judged.
         memory: bytes for the samples and what the float network answers (fewer samples are used
             if they need more), and again for the activations of a training step (which is split if
@@ -58,12 +62,12 @@ class Training:
         seed: of the batches.
     """
 
-    iterations: int = 300
-    batch: int = 16
-    step_rate: float = 1e-2
-    factor_rate: float = 2e-3
-    features: float = 0.1
-    holdout: float = 0.125
+    iterations: int = 200
+    batch: int = 8
+    step_rate: float | None = None
+    factor_rate: float = 1e-3
+    squares: float = 0.1
+    holdout: float = 0.25
     memory: int = 1 << 30
     seed: int = 0
 
@@ -76,7 +80,8 @@ class FineTuned:
         model: float graph with other weights and biases.
         calibration: with the learned ranges.
         learned: scales of the weights.
-        before, after: objective on the held-back samples, of the start and of the result.
+        before, after: objective on the held-back samples, of the start and of the result; None
+            for a training that diverged.
         kept: the result is used; otherwise the other attributes are those of the start.
         samples: how many were used.
     """
@@ -85,7 +90,7 @@ class FineTuned:
     calibration: Calibration
     learned: Learned
     before: float
-    after: float
+    after: float | None
     kept: bool
     samples: int
 
@@ -125,18 +130,19 @@ def finetune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         before = objective.held_back(quantized)
+        if options.step_rate is None:
+            options = replace(options, step_rate=FEW_BITS_RATE if _few_bits(scheme) else RATE)
         _train(freedom, Replay(freedom.skeleton(quantized)), objective, options, on_progress)
-    after = math.inf
+    after = None
     if freedom.is_finite():
         graph, ranges, scales = freedom.result()
         result = quantize(graph, ranges, scheme, exclude=exclude, learned=scales)
         after = objective.held_back(result)
         if after < before:
-            count = objective.samples
-            return FineTuned(graph, ranges, scales, before, after, kept=True, samples=count)
-    return FineTuned(
-        start, calibration, learned, before, after, kept=False, samples=objective.samples
-    )
+            found = (graph, ranges, scales)
+            return FineTuned(*found, before, after, kept=True, samples=objective.samples)
+    found = (start, calibration, learned)
+    return FineTuned(*found, before, after, kept=False, samples=objective.samples)
 
 
 def _train(
@@ -148,17 +154,18 @@ def _train(
 ) -> None:
     segment = objective.segment(replay)
     steps, factors = freedom.parameters()
+    assert options.step_rate is not None
     rates = (options.step_rate, options.factor_rate)
     optimizer = torch.optim.Adam(
         [{"params": p, "lr": r} for p, r in zip((steps, factors), rates, strict=True) if p]
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(options.iterations, 1))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options))
     batches = _Batches(objective.train, options)
     for step in range(options.iterations):
         optimizer.zero_grad()
         values = freedom.values()
         # the parts of a batch share the quantities: their gradients are collected at copies
-        copies = {name: value.detach().requires_grad_() for name, value in values.items()}
+        copies = {n: v.detach().requires_grad_(v.requires_grad) for n, v in values.items()}
         intercepts = freedom.intercepts(copies)
         chosen = batches.next()
         for part in chosen.split(objective.at_once):
@@ -170,6 +177,19 @@ def _train(
         schedule.step()
         if on_progress is not None:
             on_progress(step + 1, options.iterations)
+
+
+def _few_bits(scheme: QuantScheme) -> bool:
+    widths = (scheme.weight_bits, *scheme.weight_bits_of.values(), scheme.activation_bits)
+    return min(widths) < 8
+
+
+def _rate(step: int, options: Training) -> float:
+    """Share of the learning rates: up over the first tenth, then down along a cosine."""
+    up = max(1, options.iterations // 10)
+    if step < up:  # the first steps of Adam are as long as the rate, whatever the gradient
+        return (step + 1) / up
+    return 0.5 + 0.5 * math.cos(math.pi * (step - up) / max(1, options.iterations - up))
 
 
 class _Batches:
@@ -199,7 +219,7 @@ class _Objective:
         self.inputs = tuple(specs)
         self.outputs = tuple(str(v.name) for v in model.graph.outputs)
         self._axes = {str(v.name): _class_axis(v) for v in model.graph.outputs}
-        self._features = options.features
+        self._squares = options.squares
         elements = {
             str(v.name): _elements(v)
             for v in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))
@@ -256,17 +276,16 @@ class _Objective:
         axis = self._axes[name]
         if axis is None:
             return (found - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12)
-        (kind, dim), error = axis, torch.zeros(())
+        kind, dim = axis
         if kind == "probabilities":
             found, wanted = (v.clamp(min=_LEAST_PROBABILITY).log() for v in (found, wanted))
-        elif self._features:
-            # what all classes have in common does not matter
-            centred = [v - v.mean(dim, keepdim=True) for v in (found, wanted)]
-            error = (centred[0] - centred[1]).square().mean() / centred[1].square().mean()
+        # what all classes have in common does not matter
+        centred = [v - v.mean(dim, keepdim=True) for v in (found, wanted)]
+        error = (centred[0] - centred[1]).square().mean() / centred[1].square().mean()
         divergence = F.kl_div(
             found.log_softmax(dim), wanted.log_softmax(dim), reduction="none", log_target=True
         )
-        return divergence.sum(dim).mean() + self._features * error
+        return divergence.sum(dim).mean() + self._squares * error
 
 
 def _class_axis(output: ir.Value) -> tuple[str, int] | None:

@@ -2,9 +2,10 @@
 
 A quantized network has these degrees of freedom (Finkelstein et al., QFT, arXiv 2212.02634): the
 weights, their scales, the biases, and the ranges of the activations. Each starts where the
-quantizer put it. Weights and biases move in units of the step of the weight's grid, scales and
-ranges by factors. Everything that the scheme derives stays derived: zero points from ranges, bias
-scales from the scales of input and weight, one range for all tensors that share a grid.
+quantizer put it. Weights, their scales and biases move in units of the step of the weight's
+grid, ranges of activations by factors. Everything that the scheme derives stays derived: zero
+points from ranges, bias scales from the scales of input and weight, one range for all tensors
+that share a grid.
 
 The way back is a float graph with other weights and biases, ranges, and weight scales: what
 `edgec.export.quantize.insert.quantize` takes from every other method.
@@ -69,7 +70,10 @@ class LearnedRange:
 class LearnedLayer:
     """A weight and its scales."""
 
-    def __init__(self, weight: NDArray[np.float32], axis: int | None, start: LearnedWeight) -> None:
+    def __init__(
+        self, weight: NDArray[np.float32], axis: int | None, start: LearnedWeight, limit: int
+    ) -> None:
+        self._limit = limit
         self._weight, self._first = torch.tensor(weight), torch.tensor(start.scales)
         shape = [1] * weight.ndim
         if axis is not None:
@@ -82,7 +86,7 @@ class LearnedLayer:
             same = torch.round(steps) == integers
             self._weight = torch.where(same, steps, integers) * self._along(self._first)
         self.moves = torch.zeros_like(self._weight, requires_grad=True)
-        self.factors = torch.zeros_like(self._first, requires_grad=True)
+        self.stretch = torch.zeros_like(self._first, requires_grad=True)
 
     def _along(self, scales: Tensor) -> Tensor:
         return scales.reshape(self._shape if scales.ndim else [])
@@ -93,11 +97,12 @@ class LearnedLayer:
 
     def scales(self) -> Tensor:
         """Steps of the grid; differentiable."""
-        return self._first * self.factors.exp()
+        # one unit moves the largest weight by one step, like a unit of `moves`
+        return self._first * (self.stretch / self._limit).exp()
 
-    def rounded(self, limit: int) -> Tensor:
-        """The weight as an integer kernel sees it, integers within ±limit; differentiable."""
-        scales = self._along(self.scales())
+    def rounded(self) -> Tensor:
+        """The weight as an integer kernel sees it; differentiable."""
+        scales, limit = self._along(self.scales()), self._limit
         return scales * round_through(self.weight() / scales).clamp(-limit, limit)
 
 
@@ -144,7 +149,7 @@ class Freedom:
         for quantizer in self.plan.quantizers:
             self._add_range(quantizer)
         self.layers: dict[WeightKey, LearnedLayer] = {}
-        self._rounded: dict[str, tuple[WeightKey, int]] = {}
+        self._rounded: dict[str, WeightKey] = {}
         self._scales: dict[WeightKey, NDArray[np.float32]] = {}
         for weight in self.plan.weights:
             self._add_weight(weight)
@@ -153,20 +158,18 @@ class Freedom:
         self._add_biases(exclude)
 
     def parameters(self) -> tuple[Parameters, Parameters]:
-        """What moves by steps (weights and biases), and what by factors (scales, ranges)."""
-        steps = [layer.moves for layer in self.layers.values()]
+        """What moves by steps of weights, and what by factors (ranges)."""
+        steps = [p for layer in self.layers.values() for p in (layer.moves, layer.stretch)]
         steps += [bias.moves for bias in self.biases.values()]
-        factors = [layer.factors for layer in self.layers.values()]
-        factors += [found.factors for found in self.ranges.values()]
-        return steps, factors
+        return steps, [found.factors for found in self.ranges.values()]
 
     def values(self) -> dict[str, Tensor]:
         """All quantities that the network is computed with, by name; differentiable."""
         found = {}
         for name, learned in self.ranges.items():
             found[f"{name}:scale"], found[f"{name}:zero_point"] = learned.grid()
-        for value, (key, limit) in self._rounded.items():
-            found[value] = self.layers[key].rounded(limit)
+        for value, key in self._rounded.items():
+            found[value] = self.layers[key].rounded()
         for value, name in self._shown.items():
             found[value] = self.biases[name].bias()
         return found
@@ -248,9 +251,10 @@ class Freedom:
             assert number is not None
             given = self._learned.get(key)
             start = LearnedWeight(None if given is None else given.integers, scales)
-            self.layers[key] = LearnedLayer(number, weight.axis, start)
+            limit = self._scheme.weight_limit(node)
+            self.layers[key] = LearnedLayer(number, weight.axis, start, limit)
         assert dq_value is not None
-        self._rounded[str(dq_value.name)] = key, self._scheme.weight_limit(node)
+        self._rounded[str(dq_value.name)] = key
 
     def _add_biases(self, exclude: Collection[str]) -> None:
         # float biases move, too
