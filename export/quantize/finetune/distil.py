@@ -123,16 +123,14 @@ def finetune(
         InputError: EC760, no samples, or too few to hold one back; EC761, a sample does not fit.
     """
     options, learned = options or Training(), learned or {}
+    if options.step_rate is None:
+        options = replace(options, step_rate=FEW_BITS_RATE if scheme.few_bits else RATE)
     floats = own_biases(prepared_copy(start), scheme, exclude)
     quantized = quantize(floats, calibration, scheme, exclude=exclude, learned=learned)
     freedom = Freedom(floats, quantized, calibration, scheme, exclude=exclude, learned=learned)
     objective = _Objective(prepared_copy(model), feeds, options)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        before = objective.held_back(quantized)
-        if options.step_rate is None:
-            options = replace(options, step_rate=FEW_BITS_RATE if _few_bits(scheme) else RATE)
-        _train(freedom, Replay(freedom.skeleton(quantized)), objective, options, on_progress)
+    before = objective.held_back(quantized)
+    _train(freedom, Replay(freedom.skeleton(quantized)), objective, options, on_progress)
     after = None
     if freedom.is_finite():
         graph, ranges, scales = freedom.result()
@@ -177,11 +175,6 @@ def _train(
         schedule.step()
         if on_progress is not None:
             on_progress(step + 1, options.iterations)
-
-
-def _few_bits(scheme: QuantScheme) -> bool:
-    widths = (scheme.weight_bits, *scheme.weight_bits_of.values(), scheme.activation_bits)
-    return min(widths) < 8
 
 
 def _rate(step: int, options: Training) -> float:

@@ -24,7 +24,12 @@ from torch import Tensor
 
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.finetune.learned_step import learned_step
-from edgec.export.quantize.graph import constant_of, in_memory
+from edgec.export.quantize.graph import (
+    constant_of,
+    drop_unused_constants,
+    give_constant,
+    in_memory,
+)
 from edgec.export.quantize.learned import Learned, LearnedWeight, WeightKey
 from edgec.export.quantize.plan import Quantizer, QuantPlan, Weight, plan_quantization
 from edgec.export.quantize.ranges import Range
@@ -286,18 +291,8 @@ def own_biases(model: ir.Model, scheme: QuantScheme, exclude: Collection[str]) -
         node = nodes[bias.node]
         number = constant_of(node.inputs[bias.index])
         assert number is not None  # the planner took only constant biases
-        name = f"{bias.node}_own_bias"
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(ir.DataType.FLOAT),
-            shape=ir.Shape(number.shape),
-            const_value=ir.tensor(number, name=name),
-        )
-        copy.graph.register_initializer(value)
-        node.replace_input_with(bias.index, value)
-    for name, constant in list(copy.graph.initializers.items()):
-        if not constant.uses() and not constant.is_graph_output():
-            del copy.graph.initializers[name]
+        give_constant(copy, node, bias.index, number, f"{bias.node}_own_bias")
+    drop_unused_constants(copy)
     return copy
 
 
