@@ -57,7 +57,8 @@ def measure(model: str) -> dict[str, Any]:
             answer, seconds, gib = export(model, str(board), folder)
         row |= {"cpu_seconds": round(seconds), "peak_gib": round(gib, 1)}
         if "report" not in answer:
-            return row | {"error": f"{answer['error']['code']}: {answer['error']['what']}"}
+            found = answer["error"]
+            return row | {"error": f"{found['code']}: {found['what']} ({found.get('why')})"}
         report = answer["report"]
         (made,) = (a for a in report["artifacts"] if a["format"] == "c")
         checks = made["checks"]

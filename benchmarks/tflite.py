@@ -7,6 +7,11 @@
 
 A file of results that is there keeps the rows of what is not measured again.
 
+EDGEC_LITERT_TORCH names a Python that has litert-torch 0.10.0, ai-edge-quantizer 0.10.0 and what
+edgec needs: then their files of the same networks (same parameters, same calibration noise) stand
+beside ours, timed in the same rounds. `route` is the whole way from the PyTorch module to the file,
+in a process that has converted something tiny before.
+
 Latency is measured in LiteRT with XNNPACK, all precisions of a network interleaved in one process;
 the ratio is the median over rounds of a precision's time over that of float32 in the same round.
 Conversion is measured in a process of its own, from the rewritten ONNX graph (float or Q/DQ) to the
@@ -18,17 +23,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
+from _installed import installed
 from _ptq import data_folder, machine, save
 from _ptq_networks import CIFAR, CIFAR_ARCHIVE, cifar_graph, cifar_images
 from _timing import median_ratio
@@ -39,16 +49,22 @@ from edgec.export.capture.torch_export import from_torch
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tflite.flavour import FLAVOURS
 from edgec.export.emit.tflite.write import convert
+from edgec.export.errors import EdgecError
 from edgec.export.quantize.bias_correction import correct_biases
 from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import TFLITE, TFLITE_FULL, TFLITE_INT16X8, QuantScheme
 from edgec.export.rewrite.engine import run_stages
+from edgec.export.tflite.decode import decode
 from edgec.export.tflite_mixes import Ground, Mix, time_mixes
 from edgec.models.random_init import randomize
+from edgec.runtime.litert_runner import LiteRTRunner, dequantized
 from edgec.runtime.onnx_runner import OnnxRunner
-from edgec.runtime.tflite_artifact import TfliteArtifactRunner
+from edgec.runtime.tflite_artifact import TfliteArtifactRunner, as_integers
 
+PEER = "litert-torch"
+PEER_VARIABLE = "EDGEC_LITERT_TORCH"
+PEER_VARIANTS = ("fp32", "fp16", "dyn8", "int8")
 ZOO = ("edgenext_xx_small", "mobilevit_xxs", "mobilevitv2_050", "efficientformerv2_s0", "emov2_1m")
 TITLES = {
     "structure": "TFLite files",
@@ -76,15 +92,34 @@ def noise(graph: ir.Model, seed: int) -> Feed:
     return {str(value.name): rng.standard_normal(shape).astype(np.float32)}
 
 
+class PeerRunner:
+    """A file of another tool, whose inputs and outputs have the network's own layout."""
+
+    def __init__(self, content: bytes, *, threads: int = 1, kernels: Any = "xnnpack") -> None:
+        self.runner = LiteRTRunner(content, threads=threads, kernels=kernels)
+
+    @property
+    def partitions(self) -> int:
+        """Parts of the graph that the delegate took over."""
+        return len(self.runner.partitions())
+
+    def run(self, feeds: Feed) -> dict[str, NDArray[Any]]:
+        """One inference; inputs and outputs by position, floats."""
+        main = self.runner.model.main
+        grids = [main.tensors[index] for index in main.inputs]
+        arrays = [as_integers(v, g) for v, g in zip(feeds.values(), grids, strict=True)]
+        found = self.runner.run(dict(zip(self.runner.inputs, arrays, strict=True)))
+        ends = [main.tensors[index] for index in main.outputs]
+        return {n: dequantized(v, t) for (n, v), t in zip(found.items(), ends, strict=True)}
+
+
 def converted(graph: ir.Model, precision: str, scheme: str, folder: Path) -> dict[str, Any]:
     """Convert in a process of its own: content, CPU seconds, MiB above the imports."""
     source, target = folder / "in.onnx", folder / "out.tflite"
     source.write_bytes(serialize(graph, "edgec"))
     command = [sys.executable, __file__, "--convert", str(source), str(target), precision, scheme]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}
-    return json.loads(done.stdout.splitlines()[-1]) | {"content": target.read_bytes()}
+    found = _answer(command)
+    return found if "error" in found else found | {"content": target.read_bytes()}
 
 
 def convert_here(source: Path, target: Path, precision: str, scheme: str) -> None:
@@ -96,20 +131,97 @@ def convert_here(source: Path, target: Path, precision: str, scheme: str) -> Non
     file = convert(graph, precision=precision, flavour=FLAVOURS[scheme])  # type: ignore[arg-type]
     seconds = time.process_time() - start
     target.write_bytes(file.content)
-    counts = file.lowered.operators
     print(
         json.dumps(
             {
                 "cpu_seconds": round(seconds, 2),
                 "peak_mib": round(_memory("VmHWM") - before, 1),
-                "operators": sum(counts.values()),
-                "transposes": counts.get("TRANSPOSE", 0),
-                "reshapes": counts.get("RESHAPE", 0),
-                "conversions": counts.get("QUANTIZE", 0) + counts.get("DEQUANTIZE", 0),
+                **_counts(file.lowered.operators),
                 "requantizations": file.lowered.requantizations,
             }
         )
     )
+
+
+def routed(name: str, variant: str, target: Path) -> dict[str, Any]:
+    """The whole way from the module to a file in a process of its own: seconds, MiB."""
+    return _answer([sys.executable, __file__, "--route", name, variant, str(target)])
+
+
+def route_here(name: str, variant: str, target: Path) -> None:
+    """The other end of `routed`."""
+    module = models.create_model(name).eval()
+    randomize(module, 0)
+    tiny = from_torch(torch.nn.Conv2d(3, 4, 1).eval(), (3, 8, 8))  # imports what is imported late
+    run_stages(tiny, target_opset=20)
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    start = time.process_time()
+    graph = from_torch(module, tuple(models.get_spec(name).input_shape))
+    run_stages(graph, target_opset=20)
+    precision, _, scheme = variant.partition(" ")
+    if precision == "int8":
+        calibration = calibrate(graph, calibration_noise(graph), method="minmax")
+        made = TFLITE if scheme == TFLITE.name else TFLITE_FULL
+        graph = quantize(graph, calibration, made)
+    flavour = FLAVOURS[scheme or TFLITE.name]
+    target.write_bytes(convert(graph, precision=precision, flavour=flavour).content)  # type: ignore[arg-type]
+    seconds = time.process_time() - start
+    found = {"route_cpu_seconds": round(seconds, 1)}
+    print(json.dumps(found | {"route_peak_mib": round(_memory("VmHWM") - before, 1)}))
+
+
+def peer_rows(name: str, graph: ir.Model) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """What litert-torch makes of a network: rows, and files by variant."""
+    python = os.environ.get(PEER_VARIABLE)
+    if not python:
+        return [], {}
+    rows: list[dict[str, Any]] = []
+    contents: dict[str, bytes] = {}
+    script = str(Path(__file__).with_name("_peer_litert_torch.py"))
+    with tempfile.TemporaryDirectory() as folder:
+        feeds, target = Path(folder) / "feeds.npz", Path(folder) / "out.tflite"
+        samples = [next(iter(feed.values()))[0] for feed in calibration_noise(graph)]
+        np.savez(feeds, x=np.stack(samples))
+        for precision in PEER_VARIANTS:
+            variant = f"{precision} {PEER}"
+            found = _answer([python, script, name, precision, str(target), str(feeds)])
+            if "error" not in found:
+                contents[variant] = target.read_bytes()
+                codes = Counter(op.code for op in decode(contents[variant]).main.operators)
+                found |= _counts(codes)
+            rows.append({"model": name, "variant": variant, **found})
+    return rows, contents
+
+
+def _answer(command: list[str]) -> dict[str, Any]:
+    """The JSON of the last line that a command prints, or its last words."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1]}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _counts(codes: Mapping[str, int]) -> dict[str, int]:
+    return {
+        "operators": sum(codes.values()),
+        "transposes": codes.get("TRANSPOSE", 0),
+        "reshapes": codes.get("RESHAPE", 0),
+        "conversions": codes.get("QUANTIZE", 0) + codes.get("DEQUANTIZE", 0),
+    }
+
+
+def installed_mb() -> dict[str, int]:
+    """MB of what edgec with its extra `tflite` needs beyond torch, and of litert-torch."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    project = project["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["tflite"]]
+    found = {"edgec[tflite]": installed(w for w in wanted if not w.startswith("torch>")) // 10**6}
+    if python := os.environ.get(PEER_VARIABLE):
+        command = [python, str(Path(__file__).with_name("_installed.py")), PEER]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[PEER] = int(done.stdout) // 10**6
+    return found
 
 
 def _memory(field: str) -> float:
@@ -118,9 +230,14 @@ def _memory(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
+def calibration_noise(graph: ir.Model) -> list[Feed]:
+    """What int8 files of random networks are calibrated on."""
+    return [noise(graph, seed) for seed in range(4)]
+
+
 def files(graph: ir.Model) -> dict[str, tuple[ir.Model, str, str]]:
     """Variant → graph, precision, scheme."""
-    calibration = calibrate(graph, [noise(graph, seed) for seed in range(4)], method="minmax")
+    calibration = calibrate(graph, calibration_noise(graph), method="minmax")
     found = {p: (graph, p, TFLITE.name) for p in ("fp32", "fp16", "dyn8")}
     for scheme in (TFLITE, TFLITE_FULL):
         made = quantize(graph, calibration, scheme)
@@ -138,17 +255,27 @@ def structure(name: str, threads: tuple[int, ...], rounds: int) -> list[dict[str
     for variant, (made, precision, scheme) in files(graph).items():
         with tempfile.TemporaryDirectory() as folder:
             found = converted(made, precision, scheme, Path(folder))
+            found |= routed(name, variant, Path(folder) / "out.tflite")
         content = found.pop("content", None)
-        row = {"model": name, "variant": variant, **found}
         if content is not None:
             contents[variant] = content
+        rows.append({"model": name, "variant": variant, **found})
+    peers, theirs = peer_rows(name, graph)
+    contents |= theirs
+    for row in (rows := [*rows, *peers]):
+        content = contents.get(row["variant"])
+        if content is not None:
             row["bytes"] = len(content)
             for kernels in ("xnnpack", "builtin"):
-                runner = TfliteArtifactRunner(content, kernels=kernels)
-                row[f"difference_{kernels}"] = _relative(reference, runner.run(feed))
-                if kernels == "xnnpack":
-                    row["partitions"] = runner.partitions
-        rows.append(row)
+                try:
+                    runner = _runner(row["variant"])(content, kernels=kernels)
+                    row[f"difference_{kernels}"] = _relative(reference, runner.run(feed))
+                except EdgecError as error:
+                    row["error"] = f"{kernels}: {error.what}: {error.why}"
+                    contents.pop(row["variant"], None)
+                else:
+                    if kernels == "xnnpack":
+                        row["partitions"] = runner.partitions
     for count in threads:
         samples = timed(contents, feed, count, rounds)
         for row in rows:
@@ -159,11 +286,15 @@ def structure(name: str, threads: tuple[int, ...], rounds: int) -> list[dict[str
     return rows
 
 
+def _runner(variant: str) -> type[PeerRunner] | type[TfliteArtifactRunner]:
+    return PeerRunner if variant.endswith(PEER) else TfliteArtifactRunner
+
+
 def timed(
     contents: Mapping[str, bytes], feed: Feed, threads: int, rounds: int
 ) -> dict[str, list[float]]:
     """Milliseconds per variant, interleaved."""
-    runners = {k: TfliteArtifactRunner(c, threads=threads) for k, c in contents.items()}
+    runners = {k: _runner(k)(c, threads=threads) for k, c in contents.items()}
     samples: dict[str, list[float]] = {name: [] for name in runners}
     for runner in runners.values():
         runner.run(feed)
@@ -176,7 +307,8 @@ def timed(
 
 
 def _relative(reference: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    worst = max(float(np.abs(other[k] - v).max()) for k, v in reference.items())
+    pairs = zip(reference.values(), other.values(), strict=True)  # tools rename outputs
+    worst = max(float(np.abs(theirs - own).max()) for own, theirs in pairs)
     scale = max(float(np.abs(v).max()) for v in reference.values())
     return float(f"{worst / scale:.2g}")
 
@@ -229,7 +361,7 @@ def mixes(name: str, threads: tuple[int, ...]) -> list[dict[str, Any]]:
     The row's ``variant`` says what was compared, so that rows of several parts fit one table.
     """
     graph = network(name)
-    calibration = calibrate(graph, [noise(graph, seed) for seed in range(4)], method="minmax")
+    calibration = calibrate(graph, calibration_noise(graph), method="minmax")
     ground = Ground(graph, calibration, TFLITE, FLAVOURS[TFLITE.name])
     files: list[Mix] = []
     for precision in ("fp32", "fp16", "dyn8"):
@@ -297,10 +429,15 @@ def main() -> int:
     parser.add_argument("--calibration-images", type=int, default=128)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--convert", nargs=4, metavar=("IN", "OUT", "PRECISION", "SCHEME"))
+    parser.add_argument("--route", nargs=3, metavar=("NETWORK", "VARIANT", "OUT"))
     arguments = parser.parse_args()
     if arguments.convert:
         source, target, precision, scheme = arguments.convert
         convert_here(Path(source), Path(target), precision, scheme)
+        return 0
+    if arguments.route:
+        name, variant, target = arguments.route
+        route_here(name, variant, Path(target))
         return 0
     rows: list[dict[str, Any]] = []
     names = arguments.networks or ",".join(CIFAR if arguments.part == "accuracy" else ZOO)
@@ -318,6 +455,8 @@ def main() -> int:
             rows += accuracy(name, arguments.limit, arguments.calibration_images)
         if arguments.json is not None:
             facts = {"part": arguments.part, **machine()}
+            if arguments.part == "structure":
+                facts["installed MB beyond torch"] = installed_mb()
             save(TITLES[arguments.part], merged(rows, arguments.json), facts, arguments.json)
     table(rows)
     return 0

@@ -22,14 +22,14 @@ from edgec.export.emit.tflite.lower import emit
 from edgec.export.emit.tflite.normalise import normalise
 from edgec.export.emit.tflite.read import read_graph
 from edgec.export.errors import UnsupportedError
+from edgec.export.options import INT16X8
 from edgec.export.progress import Reporter
-from edgec.export.quantize.scheme import get_scheme
+from edgec.export.quantize.scheme import C_INT16X8, QuantScheme, get_scheme
 from edgec.export.tflite.model import Model
 from edgec.export.tflite.names import input_names, output_names
-from edgec.export.tflite_artifacts import Source
+from edgec.export.tflite_artifacts import Source, at_opset
 from edgec.profiles.memory.bill import check_budget
-from edgec.profiles.memory.plan import Plan, plan
-from edgec.profiles.memory.program import Buffer
+from edgec.profiles.memory.plan import Plan, RegionUse
 from edgec.profiles.memory.regions import Region
 from edgec.runtime.feeds import Tensor
 from edgec.runtime.litert_runner import dequantized
@@ -63,7 +63,8 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         InternalError: EC151, the plan does not compute what the reference does.
     """
     integers = source.job.quantized or source.quantization is not None
-    precision = "int8" if integers else "fp32"
+    wide = source.job.options.precision == INT16X8
+    precision = (INT16X8 if wide else "int8") if integers else "fp32"
     try:
         graph = _quantized(source, tick) if integers and not source.job.quantized else source.master
         model = _model(graph, integers=integers)
@@ -100,7 +101,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         flash_bytes=None if flash is None else flash.bytes,
         bases={m.name: m.base for m in target.memory if m.base is not None},
     )
-    check_budget(_with_constants(lowered, planned, sources, target), target.name)
+    check_budget(_with_constants(planned, sources, target), target.name, rams)
     artifact = Artifact(
         path=FOLDER,
         format="c",
@@ -110,7 +111,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         bytes=sources.weight_bytes,
         checks=_facts(model, planned, sources, len(golden))
         | {"streamed": list(found.streamed), "executed": executed}
-        | (_agreement(source, model, golden) if precision == "int8" else {}),
+        | (_agreement(source, model, golden) if integers else {}),
     )
     return CArtifact(artifact, sources.files)
 
@@ -134,7 +135,11 @@ def _model(graph: ir.Model, *, integers: bool) -> Model:
 def _scheme(source: Source, precision: str) -> str | None:
     if source.job.quantized:
         return as_in_file.SCHEME
-    return f"int8 ({SCHEME})" if precision == "int8" else None
+    return None if precision == "fp32" else f"{precision} ({_scheme_for(source).name})"
+
+
+def _scheme_for(source: Source) -> QuantScheme:
+    return C_INT16X8 if source.job.options.precision == INT16X8 else get_scheme(SCHEME)
 
 
 def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
@@ -142,17 +147,22 @@ def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
     assert quantization is not None
     assert source.calibration is not None
     assert data is not None
-    own = replace(quantization, scheme=get_scheme(SCHEME), notes=[])
-    return own.quantize(source.master, source.calibration, data, tick)
+    scheme = _scheme_for(source)
+    own = replace(quantization, scheme=scheme, notes=[])
+    master = source.master
+    if scheme.activation_bits == 16:
+        master = at_opset(master, scheme.lowest_opset)
+    return own.quantize(master, source.calibration, data, tick)
 
 
-def _with_constants(lowered: Lowered, planned: Plan, sources: Sources, target: Target) -> Plan:
+def _with_constants(planned: Plan, sources: Sources, target: Target) -> Plan:
     """The plan with the constants in the target's flash, for the bill."""
-    constants = Buffer("constants", max(sources.weight_bytes, 1), 4, "constant")
-    program = replace(lowered.program, buffers=(*lowered.program.buffers, constants))
     flash = target.largest("flash")
-    rams = [Region(r.name, "ram", r.capacity) for r in planned.regions if r.kind == "ram"]
-    return plan(program, [*rams, *([] if flash is None else [Region.of(flash)])])
+    if flash is None:
+        return planned
+    size = sources.weight_bytes
+    use = RegionUse(flash.name, "flash", flash.bytes, size, size)
+    return replace(planned, regions=(*planned.regions, use))
 
 
 def _golden(

@@ -35,12 +35,17 @@ BLAME_SAMPLES = 32
 
 @dataclass(frozen=True)
 class Built:
-    """A serialized ONNX artifact, its entry in the manifest, nodes left in float32, and lint."""
+    """A serialized ONNX artifact, its entry in the manifest, nodes left in float32, and lint.
+
+    Attributes:
+        pinned: nodes that a builder which chooses float16 itself has to keep in float32.
+    """
 
     artifact: Artifact
     data: bytes
     float32_nodes: int
     lint: LintReport
+    pinned: tuple[str, ...] = ()
 
 
 def judged(

@@ -47,7 +47,7 @@ from edgec.export.profile import predict_artifact
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization, choose_quantization
 from edgec.export.quantize.calibrate import Calibration, calibrate
-from edgec.export.quantize.float16 import float32_islands, to_float16
+from edgec.export.quantize.float16 import float32_by_value, float32_islands, to_float16
 from edgec.export.report import headline, make_report, text_report
 from edgec.export.rewrite.engine import RewriteReport, run_stages
 from edgec.export.rewrite.legalise.flatten_tokens import wants_matrices
@@ -191,7 +191,8 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
                 (folder / c.artifact.path / name).write_text(text, "utf-8")
         write_golden(folder / "golden", golden, built[0].data, quantized=job.quantized)
         if "tensorrt" in (options.formats or ()):
-            write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs)
+            pinned = {item.artifact.precision: item.pinned for item in built}
+            write_build_bundle(folder / "tensorrt", job.target, artifacts, inputs, outputs, pinned)
             artifacts.append(_tensorrt_artifact(job, _ask_proxy(job, folder, facts, reporter)))
         manifest = Manifest(
             edgec_version=edgec.__version__,
@@ -368,10 +369,13 @@ def _build(
 ) -> Built:
     """The ONNX artifact of one precision, checked against the rules of the target's runtime."""
     graph, kept = master, 0
+    pinned: tuple[str, ...] = ()
+    typed = is_strongly_typed(job.target)
     scheme = as_in_file.SCHEME if job.quantized else None
     if precision == "fp16":
         graph = to_float16(master, calibration=calibration)
         kept = len(float32_islands(graph))
+        pinned = () if typed else float32_by_value(master, calibration)
     elif precision == "int8":
         if not job.quantized:
             assert calibration is not None
@@ -379,9 +383,11 @@ def _build(
             assert data is not None
             scheme = f"int8{_mixed(job)} ({quantization.scheme.name})"
             graph = quantization.quantize(master, calibration, data, tick)
-        if is_strongly_typed(job.target):  # what is not int8 is to be float16 there
+        if typed:  # what is not int8 is to be float16 there
             graph = to_float16(graph, calibration=calibration)
             kept = len(float32_islands(graph))
+        elif "tensorrt" in job.target.formats:
+            pinned = float32_by_value(graph, calibration)
     path = f"onnx/model{'' if precision == 'fp32' else '_' + precision}.onnx"
     report = lint(graph, job.target)
     refuse_errors(report, path, job.target)
@@ -400,7 +406,7 @@ def _build(
         sha256=sha256_bytes(content),
         checks={"lint": report.counts()},
     )
-    return Built(artifact, content, kept, report)
+    return Built(artifact, content, kept, report, pinned)
 
 
 def _mixed(job: Job) -> str:

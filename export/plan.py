@@ -81,12 +81,12 @@ def prepare(
     assert options.precision is not None
     assert options.formats is not None
     wanted = "int8" if options.precision in (MIXED, INT16X8) else options.precision
-    if options.precision == INT16X8 and "tflite" not in options.formats:
+    if options.precision == INT16X8 and not {"tflite", "c"} & set(options.formats):
         raise UsageError(
             "EC284",
-            "int16x8 is a precision of .tflite files only",
+            "int16x8 is a precision of .tflite files and of C only",
             why=f"the formats are {', '.join(options.formats)}",
-            fix="--format tflite, or --precision int8",
+            fix="--format tflite, --format c, or --precision int8",
         )
     if wanted not in found.precisions:
         raise UnsupportedError(
@@ -124,15 +124,15 @@ def prepare(
             fix="leave --placement out, or leave parts in float with --keep-float",
         )
     formats = options.formats
-    integers = options.precision in ("int8", MIXED) and (quantized or options.calib is not None)
+    integers = wanted == "int8" and (quantized or options.calib is not None)
     if "c" in formats and not integers:
         asked = not resolved.origin["formats"].startswith("target")
-        if asked and options.precision in ("fp16", INT16X8):
+        if asked and options.precision == "fp16":
             raise UsageError(
                 "EC282",
                 f"no C is written in {options.precision}",
-                why="the C kernels compute on int8 or on float32",
-                fix="--precision int8 with --calib, or --precision fp32",
+                why="the C kernels compute on int8, int16 or float32",
+                fix="--precision int8 or int16x8 with --calib, or --precision fp32",
             )
         # floats are several times larger and slower: only for those who ask
         if not asked or wanted != "fp32":

@@ -263,7 +263,7 @@ def _integer(
     scheme, master = scheme_for(source.job), source.master
     if source.job.options.precision == INT16X8:
         precision, scheme = "int16x8", TFLITE_INT16X8
-        master = _at_opset(master, scheme.lowest_opset)
+        master = at_opset(master, scheme.lowest_opset)
     own = replace(quantization, scheme=scheme, notes=[])
     graph = own.quantize(master, source.calibration, data, tick)
     file = convert(
@@ -303,7 +303,7 @@ def _integer(
     return gate([source.built[0], item], data, source.job, reporter)[1].artifact, file.content
 
 
-def _at_opset(model: ir.Model, opset: int) -> ir.Model:
+def at_opset(model: ir.Model, opset: int) -> ir.Model:
     """A copy at a newer opset, whose operators mean the same as at the master's."""
     copy = ir.from_proto(ir.to_proto(model))
     convert_opset = ConvertOpset()

@@ -14,7 +14,7 @@ import numpy as np
 LOOP_SECONDS = 3
 """RAPL counts every millisecond and an INA3221 averages over tens of them: seconds are enough."""
 SYSFS = "/sys"
-TOTALS = {"INA3221 VDD_IN", "INA3221 POM_5V_IN"}
+TOTALS = {"INA3221 VDD_IN", "INA3221 POM_5V_IN", "INA238 VIN"}
 """Rails of Jetsons that feed the whole module, the others among them."""
 PLATFORM = "RAPL psys"
 """More than the processor, on some machines and not on others: told, never summed up."""
@@ -32,7 +32,7 @@ def energy_fields(readings: Mapping[str, Any]) -> dict[str, Any]:
     """
     meters = readings["meters"]
     if not meters:
-        return {"no_energy": "no power meter (RAPL, INA3221)"}
+        return {"no_energy": "no power meter (RAPL, INA3221, INA238)"}
     start, end, count = readings["loop"]
     rails = []
     for number, meter in enumerate(meters):

@@ -247,3 +247,15 @@ def cudart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).parent / "standin" / "cudart.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(out), str(source)], check=True)
     return out
+
+
+@pytest.fixture
+def jetson_sysfs(tmp_path: Path) -> Path:
+    """A tree like /sys of a Jetson: an INA3221 with two of its rails at work."""
+    chip = tmp_path / "sys" / "bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    chip.mkdir(parents=True)
+    for number, (name, milliamperes) in enumerate({"VDD_IN": 1000, "VDD_CPU": 200}.items(), 1):
+        (chip / f"in{number}_label").write_text(f"{name}\n")
+        (chip / f"in{number}_input").write_text("5000\n")
+        (chip / f"curr{number}_input").write_text(f"{milliamperes}\n")
+    return tmp_path / "sys"

@@ -17,6 +17,10 @@ MOST_DETAILED = 2
 SLOW = 1.15
 """Drift of the samples from which the machine is said to have slowed down."""
 
+ASTRAY, ROUNDING = 3.0, 0.01
+"""Times the graph's own distance to the golden outputs, and part of their range, that an engine may
+be off: it rounds elsewhere than ONNX Runtime does, in TF32 or float16."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb to `app`."""
@@ -143,6 +147,13 @@ def _remarks(result: dict[str, Any]) -> list[str]:
         remarks.append(f"statistics of {result['latency']['statistics']}; no single samples")
     if "no_output_check" in result:
         remarks.append(f"outputs not compared: {result['no_output_check']}")
+    if is_astray(result):
+        remarks.append(
+            f"outputs are {result['output_check']['relative']:.3g} of their range off the golden "
+            f"ones, where the ONNX graph is {result['graph_check']['relative']:.3g} off"
+            if result["output_check"]["finite"]
+            else "outputs are not finite"
+        )
     if "energy" in result:
         spent = result["energy"]
         remarks.append(
@@ -150,6 +161,17 @@ def _remarks(result: dict[str, Any]) -> list[str]:
             f"({spent['meter']}: {spent['watts']:.3g} W, idle {spent['idle_watts']:.3g} W)"
         )
     return remarks
+
+
+def is_astray(result: dict[str, Any]) -> bool:
+    """Whether outputs are off by more than rounding explains: NaN, or an engine several times
+    further from the golden outputs than its ONNX graph is in ONNX Runtime."""
+    check, graph = result["output_check"], result.get("graph_check")
+    if check is None or check["finite"] is False:
+        return check is not None
+    if not graph or check["relative"] is None or graph["relative"] is None:
+        return False
+    return bool(check["relative"] > ASTRAY * graph["relative"] + ROUNDING)
 
 
 def _optional(value: float | None, form: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,7 +40,8 @@ def build(
 
     import edgec
     from edgec.export.progress import Reporter
-    from edgec.runtime.tensorrt.build import build_engines, read_recipe
+    from edgec.runtime.tensorrt.build import build_engines
+    from edgec.runtime.tensorrt.recipe import read_recipe
     from edgec.runtime.transports.machine import open_device
 
     opened = edgec.load(bundle)
@@ -74,14 +75,20 @@ def build(
                 "bundle": str(bundle),
                 "device": device,
                 "engines": [
-                    {"path": a.path, "bytes": a.bytes, "sha256": a.sha256, **a.checks["built"]}
+                    {
+                        "path": a.path,
+                        "bytes": a.bytes,
+                        "sha256": a.sha256,
+                        **a.checks["built"],
+                        "ran": a.checks["ran"],
+                    }
                     for a in built
                 ],
             },
         )
         return
     print_table(
-        ("engine", "MiB", "TensorRT", "device", "build s"),
+        ("engine", "MiB", "TensorRT", "device", "build s", "first ms", "max |Δ| to golden"),
         [
             (
                 a.path,
@@ -89,8 +96,20 @@ def build(
                 a.checks["built"]["tensorrt"],
                 str(a.checks["built"]["device"]),
                 f"{a.checks['built']['build_seconds']:.0f}",
+                *_first_run(a.checks["ran"]),
             )
             for a in built
         ],
     )
     print(f"measure: edgec bench {bundle} --device {device} --artifact {built[0].path}")
+    for artifact in built:
+        if "why" in artifact.checks["ran"]:
+            print(f"{artifact.path} was not run: {artifact.checks['ran']['why']}")
+
+
+def _first_run(ran: dict[str, Any]) -> tuple[str, str]:
+    """Median milliseconds and distance to the golden outputs of an engine's first runs."""
+    if "why" in ran:
+        return "-", "-"
+    check = ran["output_check"]
+    return f"{ran['median_ms']:.3f}", f"{check['max_abs']:.3g}" if check["finite"] else "not finite"

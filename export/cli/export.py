@@ -47,7 +47,9 @@ def export(
     ],
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, fp16, int8, mixed, or int16x8 (.tflite). [default: the target's]"),
+        typer.Option(
+            help="fp32, fp16, int8, mixed, or int16x8 (.tflite, C). [default: the target's]"
+        ),
     ] = None,
     weights: Annotated[
         str | None,

@@ -83,6 +83,8 @@ _GENERATORS = frozenset(
         "Multinomial",
     }
 )
+_GAIN = "gain of a normalisation in float32"
+_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # Precision follows the neighbours.
 _NEUTRAL = DATA_MOVEMENT | {"Relu", "Concat", "Neg", "Abs", "Pad", "Max", "Min", "Where"}
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -150,6 +152,17 @@ def float32_islands(model: ir.Model) -> list[Island]:
     ]
 
 
+def float32_by_value(model: ir.Model, calibration: Calibration | None) -> tuple[str, ...]:
+    """Names of the nodes that `to_float16` keeps in float32 for the values they compute, in graph
+    order: a builder that chooses float16 itself has to be told of them.
+
+    What is float32 in ONNX by definition (the float side of Q/DQ before opset 19), and what only
+    moves data between such nodes, is left out: what a runtime makes of these is its own affair.
+    """
+    finder = Float16Pass(calibration)
+    return tuple(str(node.name) for node in finder.unsafe_nodes(prepared_copy(model)))
+
+
 class Float16Pass(ir.passes.InPlacePass):
     """Choose a precision per node, then insert the fewest Casts that realise it."""
 
@@ -159,29 +172,50 @@ class Float16Pass(ir.passes.InPlacePass):
         self.keep_io_float32 = keep_io_float32
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        self._opset = opset_of(model)
-        self._nodes = list(model.graph)
-        self._reasons: dict[ir.Node, str] = {}
+        self._begin(model)
         for node in self._nodes:
-            reason = self._unsafe(node)
+            reason = self._unsafe_type(node) or self._unsafe(node)
             if reason:
                 self._reasons[node] = reason
         self._join_elementwise()
         self._join_neutral()
+        self._join_affine()
         self._apply(model.graph)
         return ir.passes.PassResult(model, modified=True)
 
+    def unsafe_nodes(self, model: ir.Model) -> list[ir.Node]:
+        """Nodes whose values are not safe in float16; nothing is changed."""
+        self._begin(model)
+        for node in self._nodes:
+            reason = "" if node.op_type in _QUANTIZERS else self._unsafe(node)
+            if reason:
+                self._reasons[node] = reason
+        self._join_elementwise()
+        return [node for node in self._nodes if node in self._reasons]
+
+    def _begin(self, model: ir.Model) -> None:
+        self._opset = opset_of(model)
+        self._nodes = list(model.graph)
+        self._reasons: dict[ir.Node, str] = {}
+
     # --- which nodes stay float32 ----------------------------------------------------------
 
-    def _unsafe(self, node: ir.Node) -> str:
-        if not self._is_float(node):
+    def _unsafe_type(self, node: ir.Node) -> str:
+        """Float32 for what ONNX says of the types."""
+        if not self._is_float(node) or node.op_type in _FLOAT32_OPS:
             return ""
-        if node.op_type in _FLOAT32_OPS:
-            return f"{node.op_type} overflows or loses digits in float16"
         if node.op_type in _GENERATORS:
             return "writes float32 by its attribute"
         if not self._schema_allows(node):
             return f"{node.op_type} has no float16 form in opset {self._opset}"
+        return ""
+
+    def _unsafe(self, node: ir.Node) -> str:
+        """Float32 for the values."""
+        if not self._is_float(node):
+            return ""
+        if node.op_type in _FLOAT32_OPS:
+            return f"{node.op_type} overflows or loses digits in float16"
         if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:
             return "a square overflows float16 from 256 on"
         for index, value in enumerate(node.inputs):
@@ -278,6 +312,33 @@ class Float16Pass(ir.passes.InPlacePass):
                 elif inside:
                     self._reasons[node] = "between operators in float32"
                     changed = True
+
+    def _join_affine(self) -> None:
+        """Gain and bias of a normalisation get the type of its input.
+
+        Where they differ, ONNX Runtime's LayerNormFusion makes an operator of two types and then
+        refuses it; casts at both ends, or at none, it knows.
+        """
+        for node in self._nodes:
+            if node in self._reasons or node.op_type not in ("Mul", "Add"):
+                continue
+            values = [v for v in node.inputs if v is not None and constant_of(v) is None]
+            before = values[0].producer() if len(values) == 1 else None
+            if before is None or before not in self._reasons:
+                continue
+            gain = node.op_type == "Mul" and before.op_type == "Div"
+            if (gain and self._has_full_input(before)) or self._reasons[before] == _GAIN:
+                self._reasons[node] = _GAIN if gain else "bias of a normalisation in float32"
+
+    def _has_full_input(self, quotient: ir.Node) -> bool:
+        """Whether what is centred and divided there comes in float32."""
+        centred = quotient.inputs[0].producer() if quotient.inputs[0] is not None else None
+        if centred is None or centred.op_type != "Sub" or centred.inputs[0] is None:
+            return False
+        source = centred.inputs[0]
+        if source.is_graph_input():
+            return self.keep_io_float32
+        return self._producer_reason(source)
 
     def _join_neutral(self) -> None:
         """Per connected group of data movement: the precision that needs fewer Casts."""

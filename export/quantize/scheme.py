@@ -321,6 +321,15 @@ TFLITE_INT16X8 = replace(
     fixed=dict.fromkeys(("Softmax", "Sigmoid", "Tanh"), (-1.0, 32767 / 32768)),
 )
 
+# Our own C kernels for int16 activations: HardSwish and the L2 norm are integer too, and the norm's
+# output is on the grid that softmax, sigmoid and tanh have.
+C_INT16X8 = replace(
+    TFLITE_INT16X8,
+    name="c-int16x8",
+    kernels=TFLITE_FULL.kernels,
+    fixed=dict.fromkeys(TFLITE_FULL.fixed, (-1.0, 32767 / 32768)),
+)
+
 
 def _no_such_width(what: str, bits: int, known: tuple[int, ...]) -> UsageError:
     return UsageError(
@@ -335,7 +344,7 @@ SCHEMES: Mapping[str, QuantScheme] = {
 }
 """Schemes of eight bits, which graphs of any opset from their `min_opset` on take."""
 
-WIDE_SCHEMES: Mapping[str, QuantScheme] = {TFLITE_INT16X8.name: TFLITE_INT16X8}
+WIDE_SCHEMES: Mapping[str, QuantScheme] = {s.name: s for s in (TFLITE_INT16X8, C_INT16X8)}
 """Schemes that runtimes have kernels for although their Q/DQ need `INT4_OPSET`."""
 
 

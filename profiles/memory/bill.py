@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgec.export.errors import BudgetError
 from edgec.profiles.memory.plan import Plan
+from edgec.profiles.memory.regions import Region
 
 SHOWN = 12
 _FIXES = {
@@ -60,8 +63,11 @@ def peak_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def check_budget(plan: Plan, target: str) -> None:
+def check_budget(plan: Plan, target: str, memories: Sequence[Region] = ()) -> None:
     """Raise unless every memory holds what was planned for it.
+
+    Args:
+        memories: RAM of the target over which a plan was sought too, if there is more than one.
 
     Raises:
         BudgetError: with the bill and the step that causes the peak.
@@ -77,6 +83,10 @@ def check_budget(plan: Plan, target: str) -> None:
         for r in plan.regions
         if r.capacity is not None
     )
+    if region.kind == "ram" and len(memories) > 1:
+        room = sum(memory.bytes or 0 for memory in memories)
+        names = " and ".join(memory.name for memory in memories)
+        bill += f"; nor do {names} hold it together, which have {room:,}"
     raise BudgetError(
         "EC550",
         f"{plan.program.name} needs {kib(region.peak)} of {region.kind} {region.name!r}, which has "

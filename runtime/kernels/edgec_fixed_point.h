@@ -22,8 +22,10 @@ typedef char edgec_needs_arithmetic_shifts[((-5) >> 1) == -3 ? 1 : -1];
 /* Loops of their own for what is known where a function is called. */
 #if defined(__GNUC__)
 #define EDGEC_INLINE inline __attribute__((always_inline))
+#define EDGEC_APART __attribute__((noinline, unused)) /* a function of its own */
 #else
 #define EDGEC_INLINE inline
+#define EDGEC_APART
 #endif
 
 /* The upper half of 2*a*b, rounded to nearest, halves upwards. |a| < 2^30. */
@@ -83,6 +85,13 @@ static inline int32_t edgec_scale_once(int32_t x, int32_t mantissa, int32_t expo
         return (edgec_high(x, mantissa) + (int32_t)((uint32_t)1 << (right - 1))) >> right;
     }
     return (int32_t)(((int64_t)x * mantissa + ((int64_t)1 << (30 - exponent))) >> (31 - exponent));
+}
+
+/* The same for sums of 46 bits; the mantissa in two parts, so that products fit 64 bits. */
+static inline int32_t edgec_scale_long(int64_t x, int32_t mantissa, int32_t exponent) {
+    const int64_t low = x * (mantissa & 0x7fff) + ((int64_t)1 << (30 - exponent));
+    const int64_t found = (x * (mantissa >> 15) + (low >> 15)) >> (16 - exponent);
+    return (int32_t)(found < INT32_MIN ? INT32_MIN : (found > INT32_MAX ? INT32_MAX : found));
 }
 
 /* The same where `exponent` is negative, as it is in nearly every layer. |x| < 2^30. */

@@ -206,7 +206,7 @@ typedef struct {
 
 void edgec_gather_s8(const edgec_gather_s8_params *p, const int8_t *in, int8_t *out);
 
-/* `fill` is an element of `width` bytes, 1 or 4. */
+/* `fill` is an element of `width` bytes, 1, 2 or 4. */
 typedef struct {
     int32_t in_shape[4], before[4], out_shape[4];
     int32_t width, fill;

@@ -28,6 +28,8 @@ typedef struct {
 
 void edgec_quantize_f32(const edgec_quantize_f32_params *p, const float *in, int8_t *out);
 void edgec_dequantize_f32(const edgec_quantize_f32_params *p, const int8_t *in, float *out);
+void edgec_quantize_s16_f32(const edgec_quantize_f32_params *p, const float *in, int16_t *out);
+void edgec_dequantize_s16_f32(const edgec_quantize_f32_params *p, const int16_t *in, float *out);
 
 /* Convolution with weights [out_c][k_h][k_w][in_c / groups]. */
 typedef struct {

@@ -50,6 +50,11 @@ void edgec_pad_s8(const edgec_pad_s8_params *p, const int8_t *in, int8_t *out) {
                                    k >= 0 && k < p->in_shape[2];
                 if (p->width == 1) {
                     memset(out, p->fill, (size_t)p->out_shape[3]);
+                } else if (p->width == 2) {
+                    const int16_t fill = (int16_t)p->fill;
+                    for (int32_t d = 0; d < p->out_shape[3]; d += 2) {
+                        memcpy(out + d, &fill, sizeof fill);
+                    }
                 } else {
                     for (int32_t d = 0; d < p->out_shape[3]; d += 4) {
                         memcpy(out + d, &p->fill, sizeof p->fill);

@@ -1,22 +1,9 @@
 /* Norms of rows on int8: integer sums, integer roots. */
 #include "edgec_fixed_point.h"
 #include "edgec_kernels.h"
+#include "edgec_root.h"
 
 enum { ELEMENT_BITS = 20 };
-
-/* The integer part of the square root of x in [2^60, 2^62): 31 bits, one after the other. */
-static uint32_t root_of(uint64_t x) {
-    uint64_t root = 0;
-    for (uint64_t bit = (uint64_t)1 << 60; bit != 0; bit >>= 2) {
-        if (x >= root + bit) {
-            x -= root + bit;
-            root = (root >> 1) + bit;
-        } else {
-            root >>= 1;
-        }
-    }
-    return (uint32_t)root;
-}
 
 void edgec_layer_norm_s8(const edgec_layer_norm_s8_params *p, const int8_t *in, int8_t *out) {
     const int64_t epsilon = (int64_t)(((uint64_t)p->epsilon_high << 32) | p->epsilon_low);
@@ -34,13 +21,10 @@ void edgec_layer_norm_s8(const edgec_layer_norm_s8_params *p, const int8_t *in, 
             int32_t inverse = 0;
             int32_t right = 1;
             if (spread > 0) {
-                uint64_t argument = (uint64_t)(spread * ((int64_t)1 << p->spread_bits) + epsilon);
-                right = 61 - ELEMENT_BITS - p->spread_bits / 2;
-                while (argument < (uint64_t)1 << 60) {
-                    argument <<= 2;
-                    --right;
-                }
-                inverse = (int32_t)((((uint64_t)1 << 61) - 1) / root_of(argument));
+                int32_t pairs;
+                inverse = edgec_inverse_root(
+                    (uint64_t)(spread * ((int64_t)1 << p->spread_bits) + epsilon), &pairs);
+                right = 61 - ELEMENT_BITS - p->spread_bits / 2 - pairs;
             }
             const int64_t half = (int64_t)1 << (right - 1);
             int32_t channel = i;

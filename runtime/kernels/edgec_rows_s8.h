@@ -11,12 +11,6 @@
 #include "edgec_fixed_point.h"
 #include "edgec_kernels.h"
 
-#if defined(__GNUC__)
-#define EDGEC_APART __attribute__((noinline, unused)) /* a function of its own */
-#else
-#define EDGEC_APART
-#endif
-
 typedef struct {
     int32_t size;       /* elements of a row */
     int32_t columns;    /* outputs */

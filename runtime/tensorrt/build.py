@@ -10,88 +10,23 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgec.export.bundle import Artifact, Bundle
-from edgec.export.emit.tensorrt.recipe import SCRIPTS
-from edgec.export.errors import InputError, MissingToolError, UsageError
+from edgec.export.errors import EdgecError, MissingToolError
 from edgec.export.files import atomic_write, dump_json, sha256_file
+from edgec.runtime.tensorrt.measure import measure_built
+from edgec.runtime.tensorrt.recipe import FOLDER, job_of, read_recipe
 from edgec.runtime.transports.failures import explain_failure
-from edgec.runtime.transports.machine import Device, job_name
+from edgec.runtime.transports.machine import Device
 
-FOLDER = "tensorrt"
+PROFILE_RUNS, PROFILE_WARMUP = 20, 5
+"""Enough to see that an engine runs, what it computes and where its time goes; `edgec bench` is
+for figures."""
 SIDE_FILES = (".json", ".layers.json")
 """What stands beside an engine: what it is bound to, and the names of its fused kernels."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """``tensorrt/recipe.json`` of a bundle.
-
-    Attributes:
-        data: its content.
-        files: what the device needs of the bundle, by path in it.
-    """
-
-    data: dict[str, Any]
-    files: dict[str, Path]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Engines that can be built, the target's default first."""
-        return tuple(engine["name"] for engine in self.data["engines"])
-
-    def engine(self, name: str) -> dict[str, Any]:
-        """The settings of one engine.
-
-        Raises:
-            UsageError: the recipe has no such engine.
-        """
-        for engine in self.data["engines"]:
-            if engine["name"] == name:
-                found: dict[str, Any] = engine
-                return found
-        raise UsageError(
-            "EC218",
-            f"the bundle's recipe has no engine {name!r}",
-            fix="one of: " + ", ".join(self.names),
-        )
-
-
-def read_recipe(bundle: Bundle) -> Recipe:
-    """The recipe of a bundle and the files that carrying it out needs, their hashes checked.
-
-    Raises:
-        UsageError: the bundle was not exported for TensorRT.
-        InputError: files are missing or changed.
-    """
-    # what earlier builds left there is not part of the recipe
-    inputs = (f"{FOLDER}/recipe.json", *(f"{FOLDER}/{name}" for name in SCRIPTS))
-    names = [name for name in inputs if name in bundle.manifest.files]
-    if f"{FOLDER}/recipe.json" not in names:
-        raise UsageError(
-            "EC219",
-            "the bundle holds no TensorRT recipe",
-            where=str(bundle.path),
-            fix="export it for a Jetson or GPU target (edgec targets list)",
-        )
-    names += [n for n in bundle.manifest.files if n.startswith("golden/") and n.endswith("_0.npz")]
-    names += [a.path for a in bundle.manifest.artifacts if a.format == "onnx"]
-    files = {}
-    for name in names:
-        path = bundle.path / name
-        if not path.is_file() or sha256_file(path) != bundle.manifest.files[name]:
-            raise InputError(
-                "EC785",
-                "a file of the bundle is missing or was changed after the export",
-                where=str(path),
-                fix="export the bundle again, or copy it anew",
-            )
-        files[name] = path
-    data = json.loads(files[f"{FOLDER}/recipe.json"].read_text("utf-8"))
-    return Recipe(data, files)
 
 
 def build_engines(
@@ -106,7 +41,10 @@ def build_engines(
 ) -> Bundle:
     """Build engines on `device` and put them, with their records, into the bundle.
 
-    A link that breaks is opened again; the build goes on meanwhile.
+    A link that breaks is opened again; the build goes on meanwhile. Each engine is run a few times
+    there: ``ENGINE.bench.json`` beside it has the time of every layer, the conditions, and how far
+    its outputs are from the golden ones; an engine that cannot be run is kept, and the artifact's
+    check ``ran`` says why.
 
     Args:
         names: engines of the recipe.
@@ -135,12 +73,8 @@ def build_engines(
         if end.exit != 0:
             raise explain_failure(end, f"engine {name} was not built", device.name)
         bundle = _bring_home(bundle, device, job, engine)
+        bundle = _with_profile(bundle, device, job, engine, on_text)
     return bundle
-
-
-def job_of(recipe: Recipe) -> str:
-    """Name of the job on the device: the same recipe is the same job."""
-    return job_name("tensorrt", dump_json(recipe.data))
 
 
 def _send_back(bundle: Bundle, device: Device, job: str, engine: dict[str, Any]) -> None:
@@ -173,6 +107,50 @@ def _bring_home(bundle: Bundle, device: Device, job: str, engine: dict[str, Any]
     return _with_engine(bundle, engine, record)
 
 
+def _with_profile(
+    bundle: Bundle,
+    device: Device,
+    job: str,
+    engine: dict[str, Any],
+    on_text: Callable[[str], None],
+) -> Bundle:
+    """The bundle with a first record of the engine: that it runs, what it computes, its layers."""
+    try:
+        record = measure_built(
+            bundle,
+            device,
+            job,
+            [engine],
+            runs=PROFILE_RUNS,
+            warmup=PROFILE_WARMUP,
+            energy=False,
+            on_text=on_text,
+        )
+    except EdgecError as error:
+        on_text(f"{engine['engine']} is built, and was not run: {error}\n")
+        return _with_checks(bundle, engine, {"ran": {"ok": False, "why": str(error)}})
+    path = bundle.path / FOLDER / f"{engine['engine']}.bench.json"
+    atomic_write(path, dump_json(record).encode())
+    (result,) = record["results"]
+    ran = {
+        "ok": result["output_check"]["finite"],
+        "median_ms": result["latency"]["median_ms"],
+        "output_check": result["output_check"],
+        "graph_check": result["graph_check"],
+    }
+    return _with_checks(bundle, engine, {"ran": ran})
+
+
+def _with_checks(bundle: Bundle, engine: dict[str, Any], checks: dict[str, Any]) -> Bundle:
+    """The bundle with more checks of an engine's artifact."""
+    path = f"{FOLDER}/{engine['engine']}"
+    artifacts = tuple(
+        replace(a, checks={**a.checks, **checks}) if a.path == path else a
+        for a in bundle.manifest.artifacts
+    )
+    return _rewritten(bundle, artifacts)
+
+
 def _with_engine(bundle: Bundle, engine: dict[str, Any], record: dict[str, Any]) -> Bundle:
     """The bundle, its manifest telling of the engine; the recipe stays for other devices."""
     path = f"{FOLDER}/{engine['engine']}"
@@ -191,10 +169,15 @@ def _with_engine(bundle: Bundle, engine: dict[str, Any], record: dict[str, Any])
         },
     )
     others = tuple(a for a in bundle.manifest.artifacts if a.path != path)
+    return _rewritten(bundle, (*others, artifact))
+
+
+def _rewritten(bundle: Bundle, artifacts: tuple[Artifact, ...]) -> Bundle:
+    """The bundle with `artifacts`, and the hashes of what lies in its folder now."""
     files = dict(bundle.manifest.files)
     for file in sorted((bundle.path / FOLDER).iterdir()):
         if file.is_file():
             files[f"{FOLDER}/{file.name}"] = sha256_file(file)
-    manifest = replace(bundle.manifest, artifacts=(*others, artifact), files=files)
+    manifest = replace(bundle.manifest, artifacts=artifacts, files=files)
     atomic_write(bundle.path / "manifest.json", dump_json(manifest.to_json()).encode())
     return Bundle(bundle.path, manifest)

@@ -3,7 +3,10 @@
 TensorRT names a fused kernel after the nodes in it (``a + b``, ``PWN(a, b)``,
 ``{ForeignNode[a...b]}``), in the profiler and in the engine inspector. The inspector's JSON calls
 the engine's tensors ``Bindings`` up to version 10 and ``I/O Tensors`` from 11 on (TensorRT
-developer guide, "Engine Inspector"); both list ``Layers`` alike.
+developer guide, "Engine Inspector"); both list ``Layers`` alike. Kernels that TensorRT generates
+from several nodes have names of their own (``__myl_AddMulSum_myl0_5``); since 8.6 the inspector's
+``Metadata`` tells what is in them: ``[ONNX Layer: a]`` and ``[ONNX Layer: b]`` with a control
+character between.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 import onnx
 
 MODULE_KEY = "edgec.module"
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\x1e\x1f]*?)\](?=[\x1e\x1f\[]|$)")
 
 
 def module_of_nodes(path: Path) -> dict[str, str]:
@@ -40,17 +44,18 @@ def join_layers(
         inspector: its JSON, for the kinds of layers; None where there is none.
         modules: module path by node name (`module_of_nodes`).
     """
-    kinds = _kinds(inspector)
+    inspected = _inspected(inspector)
     # longest first: a name may be the beginning of another
     names = sorted(modules, key=lambda name: (-len(name), name))
     rows = []
     for layer in times:
-        nodes = _nodes_in(layer["name"], names)
+        kind, told = inspected.get(layer["name"], (None, ()))
+        nodes = [node for node in told if node in modules] or _nodes_in(layer["name"], names)
         rows.append(
             {
                 "name": layer["name"],
                 "ms": layer["ms"],
-                "kind": kinds.get(layer["name"]),
+                "kind": kind,
                 "nodes": nodes,
                 "module": _common_module([modules[node] for node in nodes]),
             }
@@ -67,8 +72,8 @@ def by_module(rows: Sequence[Mapping[str, Any]], depth: int) -> list[tuple[str, 
     return sorted(sums.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _kinds(inspector: str | None) -> dict[str, str]:
-    """Kind by layer name; engines built without detailed verbosity list bare names."""
+def _inspected(inspector: str | None) -> dict[str, tuple[str | None, list[str]]]:
+    """Kind and ONNX nodes by layer name; engines built without details list bare names."""
     if inspector is None:
         return {}
     try:
@@ -76,9 +81,12 @@ def _kinds(inspector: str | None) -> dict[str, str]:
     except (ValueError, KeyError, TypeError):
         return {}
     return {
-        layer["Name"]: str(layer["LayerType"])
+        str(layer["Name"]): (
+            str(layer["LayerType"]) if "LayerType" in layer else None,
+            list(dict.fromkeys(_ONNX_LAYER.findall(str(layer.get("Metadata", ""))))),
+        )
         for layer in layers
-        if isinstance(layer, dict) and "Name" in layer and "LayerType" in layer
+        if isinstance(layer, dict) and "Name" in layer
     }
 
 

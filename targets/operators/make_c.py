@@ -6,7 +6,7 @@ Usage::
 
 Read from the tables by which the C emitter finds a kernel, so that ``edgec check`` and the emitter
 cannot disagree; a test writes it again and compares. Operators that are evaluated into a table of
-256 results count as int8.
+256 results count as int8, curves that become lines between 513 values as int16.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edgec.export.emit.c.lookup import UNARY
+from edgec.export.emit.c.interpolate import CURVES
 from edgec.export.emit.c.lower import ALIASES, TABLES
+from edgec.export.emit.c.regions import UNARY
 from edgec.export.tflite.schema import CODES
 
-TYPES = {"INT8": "int8", "FLOAT32": "float"}
+TYPES = {"INT8": "int8", "INT16": "int16", "FLOAT32": "float"}
 VERSION = "1"
 MAX_RANK = 4
 """Dimensions that the strided kernels walk over."""
@@ -35,6 +36,7 @@ def table_text() -> str:
     """The TOML file for the kernels of this checkout."""
     known = {TYPES[dtype]: set(table) for dtype, table in TABLES.items()}
     known["int8"] |= UNARY
+    known["int16"] |= set(CURVES)
     for names in known.values():
         names |= ALIASES
     rows = [

@@ -133,6 +133,23 @@ def test_memories_that_are_too_small_are_the_bill(
     assert not (tmp_path / "b").exists()
 
 
+def test_the_bill_of_several_memories(root: Path, inverted_residual: Path, tmp_path: Path) -> None:
+    """None of them holds the arena, nor do they together."""
+    text = (root / "targets" / "stm32h743.toml").read_text()
+    for size, small in (("131072", "3000"), ("524288", "4000"), ("294912", "3500")):
+        text = text.replace(size, small)
+    path = tmp_path / "small.toml"
+    path.write_text(text.replace('aliases = ["h743"]', "aliases = []"))
+    with pytest.raises(BudgetError) as caught:
+        compiled_block(inverted_residual, str(path), tmp_path / "bundle")
+    assert caught.value.code == "EC550"
+    assert "of ram 'axi', which has 4,000 bytes" in caught.value.what
+    why = str(caught.value.why)
+    assert "nor do axi and dtcm and d2 hold it together, which have 10,500" in why
+    assert "peak at step" in why
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.fixture(scope="module")
 def spread(
     root: Path, inverted_residual: Path, tmp_path_factory: pytest.TempPathFactory

@@ -255,6 +255,36 @@ def test_hostile_names_reach_no_path(tmp_path: Path) -> None:
     assert list(result.outputs) == [model.graph.output[0].name]
 
 
+def test_weakly_typed_builders_are_told_what_overflows(tmp_path: Path) -> None:
+    """Every square, mean and softmax, in both graphs; no residual Add, which is to stay int8."""
+    bundle = edgec.compile(
+        "edgenext_cifar10",
+        target="jetson-xavier-nx",
+        precision="int8",
+        calib="random",
+        weights="random",
+        out=str(tmp_path / "bundle"),
+        force=True,
+    )
+    recipe = json.loads((bundle.path / "tensorrt" / "recipe.json").read_text())
+    for engine in recipe["engines"]:
+        graph = onnx.load(bundle.path / "tensorrt" / engine["onnx"]).graph
+        kinds = {node.name: node.op_type for node in graph.node}
+        pinned = set(engine["float32_layers"])
+        if engine["name"] == "fp32":
+            assert not pinned
+            continue
+        unsafe = {n for n, kind in kinds.items() if kind in ("Pow", "ReduceMean", "Softmax")}
+        assert len(unsafe) > 10
+        assert unsafe <= pinned <= set(kinds)
+        inside = {kinds[name] for name in pinned} - {"Pow", "ReduceMean", "Softmax", "Sqrt"}
+        assert inside <= {"Sub", "Add", "Div", "LpNormalization"}
+        quantized = {n.input[0] for n in graph.node if n.op_type == "QuantizeLinear"}
+        residual = {n.name for n in graph.node if n.op_type == "Add" and n.output[0] in quantized}
+        assert bool(residual) == (engine["name"] == "int8")
+        assert not residual & pinned
+
+
 def test_a_zoo_network_is_compared_with_torch_and_legal_for_an_older_runtime(
     tmp_path: Path,
 ) -> None:

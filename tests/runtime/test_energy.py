@@ -50,6 +50,29 @@ def old_jetson_sysfs(tmp_path: Path) -> Path:
     return tmp_path / "sys"
 
 
+@pytest.fixture
+def thor_sysfs(tmp_path: Path) -> Path:
+    """JetPack 7 on a Thor: the input of the module has a meter of its own, in microwatts."""
+    chip = tmp_path / "sys/bus/i2c/drivers/ina238/2-0044/hwmon/hwmon4"
+    chip.mkdir(parents=True)
+    (chip / "power1_input").write_text("31000000\n")
+    return tmp_path / "sys"
+
+
+def test_the_input_of_a_thor_is_the_whole(jetson_sysfs: Path, thor_sysfs: Path) -> None:
+    (jetson_sysfs / "bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/in1_label").write_text("CPU\n")
+    energy = energy_fields(watch(lambda: time.sleep(0.01), 0.3, str(thor_sysfs), idle=0.1))[
+        "energy"
+    ]
+    assert energy["meter"] == "INA238 VIN"
+    assert energy["watts"] == pytest.approx(31.0)
+    assert [rail["name"] for rail in energy["rails"]] == [
+        "INA3221 CPU",
+        "INA3221 VDD_CPU",
+        "INA238 VIN",
+    ]
+
+
 def test_meters_are_found(rapl_sysfs: Path, jetson_sysfs: Path, old_jetson_sysfs: Path) -> None:
     assert [meter["name"] for meter in find_meters(str(rapl_sysfs))] == [
         "RAPL package-0",

@@ -5,7 +5,7 @@ stand-in for CUDA's runtime library (cudart.c beside this file) hands out.
 
 STANDIN_TRT_VERSION chooses the version it imitates (8.2, 10.3, 11.4); what a version does not have
 is not defined, so a wrong call fails like on the device.
-STANDIN_TRT_FAIL = parse | build | killed | load | slow.
+STANDIN_TRT_FAIL = parse | build | killed | load | run | slow.
 """
 
 import base64
@@ -33,6 +33,7 @@ class BuilderFlag(enum.IntEnum):
     if _MAJOR < 11:
         FP16 = 0
         INT8 = 1
+        OBEY_PRECISION_CONSTRAINTS = 9
     TF32 = 7
 
 
@@ -58,6 +59,27 @@ class _Tensor:
         self.name = name
 
 
+class _Layer:
+    """Strongly typed networks refuse both settings, so there they are not to be made."""
+
+    num_outputs = 1
+
+    def __init__(self, name, dtype):
+        self.name = name
+        self.precision = None
+        self.types = {}
+        self.dtype = dtype
+
+    def get_output(self, index):
+        assert index == 0
+        return self
+
+    def set_output_type(self, index, dtype):
+        assert index == 0
+        assert self.dtype is float32
+        self.types[index] = dtype
+
+
 class _Network:
     def __init__(self, flags):
         self.flags = flags
@@ -69,6 +91,13 @@ class _Network:
 
     def get_input(self, index):
         return self.inputs[index]
+
+    @property
+    def num_layers(self):
+        return len(self.layers)
+
+    def get_layer(self, index):
+        return self.layers[index]
 
 
 class OnnxParser:
@@ -86,6 +115,10 @@ class OnnxParser:
             return False
         model = onnx.load_model_from_string(data)
         self.network.inputs = [_Tensor(i.name) for i in model.graph.input]
+        shapes = {"Shape", "Size", "ArgMax"}
+        self.network.layers = [
+            _Layer(n.name, int32 if n.op_type in shapes else float32) for n in model.graph.node
+        ]
         self.network.model = data
         self.network.digest = hashlib.sha256(data).hexdigest()
         return True
@@ -149,6 +182,10 @@ class Builder:
             for step in range(20):
                 print("[TRT] tactic %d of 20" % step, flush=True)
                 time.sleep(0.1)
+        pinned = [la.name for la in network.layers if la.precision is float32 is la.types.get(0)]
+        assert not pinned or "OBEY_PRECISION_CONSTRAINTS" in config.flags
+        for name in pinned:
+            print("[TRT] float32: " + name)
         workspace = getattr(config, "max_workspace_size", None) or config.pools[0]
         return (
             "STAND-IN %s flags=%d precision=%s workspace=%d onnx=%s\n"
@@ -212,6 +249,8 @@ class _Context:
         import numpy as np
 
         assert stream
+        if _FAIL == "run":
+            return False
         feeds = {}
         for name, is_input, shape, kind in self.engine.tensors:
             if is_input:

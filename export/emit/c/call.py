@@ -95,7 +95,13 @@ FILES: Mapping[str, str] = {
     "edgec_norm_s8.c": "layer_norm l2_norm",
     "edgec_resize_s8.c": "resize_bilinear",
     "edgec_stream_s8.c": "expand_depthwise",
-    "edgec_convert_f32.c": "quantize dequantize",
+    "edgec_conv_s16.c": "conv depthwise",
+    "edgec_matmul_s16.c": "fully_connected matmul",
+    "edgec_elementwise_s16.c": "add sub mul maximum minimum rescale interpolate",
+    "edgec_reduce_s16.c": "average_pool max_pool mean sum reduce_max reduce_min softmax",
+    "edgec_norm_s16.c": "layer_norm l2_norm",
+    "edgec_resize_s16.c": "resize_bilinear",
+    "edgec_convert_f32.c": "quantize dequantize quantize_s16 dequantize_s16",
     "edgec_conv_f32.c": "conv depthwise",
     "edgec_matmul_f32.c": "fully_connected matmul",
     "edgec_elementwise_f32.c": "add sub mul div pow maximum minimum squared_difference prelu abs "
@@ -126,6 +132,10 @@ WITH_SCRATCH = frozenset(
         "edgec_expand_depthwise_s8",
         "edgec_fully_connected_s8",
         "edgec_matmul_s8",
+        "edgec_conv_s16",
+        "edgec_depthwise_s16",
+        "edgec_fully_connected_s16",
+        "edgec_matmul_s16",
     }
 )
 """Kernels whose last argument is scratch, a null pointer where none is needed."""
@@ -133,11 +143,16 @@ WITH_SCRATCH = frozenset(
 _SHARED: Mapping[str, str] = {
     "conv_s8": "depthwise_s8",
     "fully_connected_s8": "fully_connected_asymmetric_s8",
-    "binary_s8": "add_s8 sub_s8 mul_s8 squared_difference_s8 maximum_s8 minimum_s8",
-    "mean_s8": "sum_s8",
-    "reduce_s8": "reduce_max_s8 reduce_min_s8",
-    "pool_s8": "average_pool_s8 max_pool_s8",
-    "quantize_f32": "dequantize_f32",
+    "binary_s8": "add_s8 sub_s8 mul_s8 squared_difference_s8 maximum_s8 minimum_s8 "
+    "add_s16 sub_s16 mul_s16 maximum_s16 minimum_s16",
+    "mean_s8": "sum_s8 mean_s16 sum_s16",
+    "reduce_s8": "reduce_max_s8 reduce_min_s8 reduce_max_s16 reduce_min_s16",
+    "pool_s8": "average_pool_s8 max_pool_s8 average_pool_s16 max_pool_s16",
+    "layer_norm_s8": "layer_norm_s16",
+    "l2_norm_s8": "l2_norm_s16",
+    "resize_bilinear_s8": "resize_bilinear_s16",
+    "conv_s16": "depthwise_s16",
+    "quantize_f32": "dequantize_f32 quantize_s16_f32 dequantize_s16_f32",
     "conv_f32": "depthwise_f32",
     "binary_f32": "add_f32 sub_f32 mul_f32 div_f32 pow_f32 maximum_f32 minimum_f32 "
     "squared_difference_f32 prelu_f32",
@@ -165,11 +180,19 @@ def on_floats(kernel: str) -> bool:
     return kernel.endswith("_f32")
 
 
+_CONVERSIONS: Mapping[str, tuple[str | None, str | None]] = {
+    "edgec_quantize_f32": ("float", None),
+    "edgec_dequantize_f32": (None, "float"),
+    "edgec_quantize_s16_f32": ("float", "int16_t"),
+    "edgec_dequantize_s16_f32": ("int16_t", "float"),
+}
+
+
 def elements(kernel: str) -> tuple[str | None, str | None]:
     """C types that a kernel reads and writes; None for int8 and for bytes."""
+    if kernel.endswith("_s16"):
+        return "int16_t", "int16_t"
     if not on_floats(kernel):
         return None, None
-    return (
-        None if kernel == "edgec_dequantize_f32" else "float",
-        None if kernel == "edgec_quantize_f32" else "float",
-    )
+    reads, writes = _CONVERSIONS.get(kernel, ("float", "float"))
+    return reads, writes

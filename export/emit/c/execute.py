@@ -1,8 +1,9 @@
 """Executes kernel calls in their planned arena, byte by byte, before any C is compiled.
 
 What a step reads and writes is taken from the plan; what it computes, from the constants of its
-call, by numpy kernels (`int_kernels`, `float_kernels`). They walk over memory on their own, so that
-equal results vouch for the lowering (folded biases, strides, tables) as well as for the plan.
+call, by numpy kernels (`int_kernels`, `int16_kernels`, `float_kernels`). They walk over memory on
+their own, so that equal results vouch for the lowering (folded biases, strides, tables) as well as
+for the plan.
 Like the C kernels they read rows when these are computed, after the rows before have been written,
 so that an input that was overwritten too early gives wrong results. (How C kernels walk over a row
 is what `edgec.profiles.memory.overlap` and its tests are about.)
@@ -17,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c import float_kernels, int_kernels
+from edgec.export.emit.c import float_kernels, int16_kernels, int_kernels
 from edgec.export.emit.c.call import Call, Fields, Scales, Table, Word
 from edgec.export.emit.c.lower import Lowered
 from edgec.export.emit.c.walk import Kernel
@@ -27,7 +28,9 @@ from edgec.export.tflite.reference.fixed_point import Multiplier
 from edgec.profiles.memory import interpret
 from edgec.profiles.memory.plan import Plan
 
-KERNELS: Final[Mapping[str, Kernel]] = int_kernels.KERNELS | float_kernels.KERNELS
+KERNELS: Final[Mapping[str, Kernel]] = (
+    int_kernels.KERNELS | int16_kernels.KERNELS | float_kernels.KERNELS
+)
 Golden = Sequence[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]]
 
 

@@ -180,9 +180,20 @@ def _dequantize(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     out.view(np.float32)[:] = fm.dequantized(inputs[0], p["scale"], p["zero"])
 
 
+def _quantize_words(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+    floats = inputs[0].view(np.float32)
+    out.view(np.int16)[:] = fm.quantized(floats, p["scale"], p["zero"], "int16")
+
+
+def _dequantize_words(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+    _dequantize(p, [inputs[0].view(np.int16)], out)
+
+
 KERNELS: Final[dict[str, Kernel]] = {
     "edgec_quantize_f32": _quantize,
     "edgec_dequantize_f32": _dequantize,
+    "edgec_quantize_s16_f32": _quantize_words,
+    "edgec_dequantize_s16_f32": _dequantize_words,
     "edgec_conv_f32": _conv,
     "edgec_depthwise_f32": _depthwise,
     "edgec_fully_connected_f32": _fully_connected,

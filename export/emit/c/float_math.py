@@ -7,7 +7,7 @@ equal orders of operations give equal bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,19 +193,19 @@ def layer_norm(x: Floats, epsilon: float) -> Floats:
     return found
 
 
-def quantized(x: Floats, scale: float, zero: int) -> NDArray[np.int8]:
-    """``edgec_quantize_f32``."""
+def quantized(x: Floats, scale: float, zero: int, dtype: str = "int8") -> NDArray[Any]:
+    """``edgec_quantize_f32`` and ``edgec_quantize_s16_f32``."""
+    limits = np.iinfo(dtype)
+    far = 4 * (int(limits.max) + 1)
     steps = x / np.float32(scale)
-    cut = clamped(np.where(np.isnan(steps), np.float32(-512), steps), -512, 512)
+    cut = clamped(np.where(np.isnan(steps), np.float32(-far), steps), -far, far)
     half = np.where(cut < 0, np.float32(-0.5), np.float32(0.5))
-    found: NDArray[np.int8] = np.clip((cut + half).astype(np.int32) + zero, -128, 127).astype(
-        np.int8
-    )
-    return found
+    found = np.clip((cut + half).astype(np.int32) + zero, limits.min, limits.max)
+    return np.asarray(found, dtype)
 
 
-def dequantized(x: NDArray[np.int8], scale: float, zero: int) -> Floats:
-    """``edgec_dequantize_f32``."""
+def dequantized(x: NDArray[Any], scale: float, zero: int) -> Floats:
+    """``edgec_dequantize_f32`` and ``edgec_dequantize_s16_f32``."""
     found: Floats = (x.astype(np.int32) - zero).astype(np.float32) * np.float32(scale)
     return found
 

@@ -218,8 +218,9 @@ def resize_bilinear(call: Call) -> Floats:
     return found
 
 
-def _quantize(call: Call) -> NDArray[np.int8]:
-    return fm.quantized(call.array(0), float(scale_of(call.output)), zero_of(call.output))
+def _quantize(call: Call) -> NDArray[Any]:
+    y = call.output
+    return fm.quantized(call.array(0), float(scale_of(y)), zero_of(y), y.numpy_dtype.name)
 
 
 KERNELS: Final[Mapping[str, Callable[[Call], NDArray[Any]]]] = {

@@ -10,7 +10,7 @@ import numpy as np
 from edgec.export.emit.c import moves, norm
 from edgec.export.emit.c.call import Call, Share, Table
 from edgec.export.emit.c.float_reference import BINARY, CLAMPS, UNARY
-from edgec.export.emit.c.frame import Frame, broadcast_loops, grid, unsupported
+from edgec.export.emit.c.frame import Frame, broadcast_loops, grid, unsupported, width
 from edgec.export.emit.c.fuse import NORMS
 from edgec.export.emit.c.pointwise import pool_sizes, reduced
 from edgec.export.emit.c.products import geometry, product_sizes, taps_of
@@ -216,17 +216,17 @@ def conversion(frame: Frame, op: Operator) -> list[Call]:
     x, y = frame.tensor(0), frame.output
     quantizes = op.code == "QUANTIZE"
     integers = y if quantizes else x
-    if integers.dtype != "INT8":
+    if integers.dtype not in ("INT8", "INT16"):
         raise unsupported(frame, op, f"{integers.name!r} is {integers.dtype}")
     scale, zero = grid(integers)
-    sizes = (WIDTH, 1) if quantizes else (1, WIDTH)
+    wide = "_s16" if integers.dtype == "INT16" else ""
     return [
         Call(
-            "edgec_quantize_f32" if quantizes else "edgec_dequantize_f32",
+            f"edgec_quantize{wide}_f32" if quantizes else f"edgec_dequantize{wide}_f32",
             {"count": y.elements, "scale": scale, "zero": zero},
             (frame.index(0),),
             frame.output_index,
-            (Share(0, overlap.rows(*sizes, y.elements, "row")),),
+            (Share(0, overlap.rows(width(x), width(y), y.elements, "row")),),
         )
     ]
 

@@ -86,6 +86,11 @@ def width(tensor: Tensor) -> int:
     return tensor.numpy_dtype.itemsize
 
 
+def suffix(tensor: Tensor) -> str:
+    """How the names of the kernels end that write a tensor of this type."""
+    return {"INT8": "s8", "INT16": "s16", "FLOAT32": "f32"}[tensor.dtype]
+
+
 def bytes_of(tensor: Tensor) -> int:
     """Bytes of all elements."""
     return tensor.elements * width(tensor)

@@ -1,10 +1,10 @@
 """Norms that compute on integers, one operator where the lowered graph has three; constants that
-are floats.
+are floats; functions of one int16.
 
 A lowered network keeps LayerNormalization as a custom operator on floats, between a DEQUANTIZE and
 a QUANTIZE; the latter may come only after the result has been reshaped or transposed. On a device
-without floats the three are one map from int8 to int8, whose meaning `edgec.export.emit.c.norm`
-defines.
+without floats the three are one map from integers to integers, whose meaning
+`edgec.export.emit.c.norm` defines.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from edgec.export.emit.c.interpolate import interpolated
 from edgec.export.tflite.model import Model, Operator, Subgraph, Tensor
 from edgec.export.tflite.reference.fixed_point import parameters
 
@@ -23,12 +24,13 @@ _MOVES: Final = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE"})
 
 
 def fuse(model: Model) -> Model:
-    """The same network with int8 norms, and without DEQUANTIZE of constants; tensors keep their
-    indices, the model is not modified.
+    """The same network with norms on integers, with functions of int16 as one operator each, and
+    without DEQUANTIZE of constants; tensors keep their indices, the model is not modified.
 
     A norm whose float result is used by anything but one QUANTIZE stays as it is.
     """
-    return replace(model, subgraphs=[_Fusion(model.main).fused(), *model.subgraphs[1:]])
+    main = interpolated(_Fusion(model.main).fused())
+    return replace(model, subgraphs=[main, *model.subgraphs[1:]])
 
 
 class _Fusion:
@@ -38,7 +40,7 @@ class _Fusion:
         self.source = {
             op.outputs[0]: op.inputs[0]
             for op in graph.operators
-            if op.code == "DEQUANTIZE" and graph.tensors[op.inputs[0]].dtype == "INT8"
+            if op.code == "DEQUANTIZE" and graph.tensors[op.inputs[0]].dtype in ("INT8", "INT16")
         }
         self.readers: dict[int, list[int]] = {}
         for position, op in enumerate(graph.operators):

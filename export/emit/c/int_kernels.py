@@ -16,19 +16,22 @@ from edgec.export.emit.c.walk import Bytes, Kernel, Values, grid, images, start,
 from edgec.export.tflite.reference.fixed_point import Integers, Multiplier
 from edgec.export.tflite.reference.rsqrt import root_mantissa
 
+_OUTSIDE: Final = -(1 << 20)
+"""No integer of an image."""
 
-def _multiplier(p: Values, prefix: str = "") -> Multiplier:
+
+def multiplier(p: Values, prefix: str = "") -> Multiplier:
+    """The scale in a parameter struct."""
     return Multiplier(
         np.asarray(p[f"{prefix}mantissa"], np.int64), np.asarray(p[f"{prefix}exponent"], np.int64)
     )
 
 
-def _finished(p: Values, scaled: Integers) -> Bytes:
-    found: Bytes = np.clip(scaled + p["out_zero"], p["low"], p["high"]).astype(np.int8)
-    return found
+def _finished(p: Values, scaled: Integers) -> Integers:
+    return np.asarray(np.clip(scaled + p["out_zero"], p["low"], p["high"]))
 
 
-def _exact_product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int64]:
+def exact_product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int64]:
     """A matrix product of integers: double precision holds its sums."""
     return np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
 
@@ -45,7 +48,7 @@ def _conv(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
             for group in range(groups):
                 part = slice(group * per, (group + 1) * per)
                 rows = taps[..., group * depth : (group + 1) * depth].reshape(p["out_w"], -1)
-                sums[:, part] = _exact_product(rows, weights[part].T)
+                sums[:, part] = exact_product(rows, weights[part].T)
             result[row] = _finished(p, p["scales"](sums + p["bias"]))
 
 
@@ -86,7 +89,7 @@ def _fully_connected(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     target = out.reshape(p["rows"], p["out_size"])
     weights = p["weights"].astype(np.int64).T - p["weight_zero"]
     for row in range(p["rows"]):
-        sums = _exact_product(source[row], weights) + p["bias"]
+        sums = exact_product(source[row], weights) + p["bias"]
         target[row] = _finished(p, p["scales"].once(sums))
 
 
@@ -97,27 +100,29 @@ def _matmul(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
         starts = [start(place, p[side]) for side in ("a_batch", "b_batch")]
         left = grid(starts[0], (p["rows"], p["a_row"]), (p["inner"], p["a_inner"]))
         right = grid(starts[1], (p["inner"], p["b_inner"]), (p["columns"], p["b_column"]))
-        product = _exact_product(
+        product = exact_product(
             a[left].astype(np.int64) - p["a_zero"], b[right].astype(np.int64) - p["b_zero"]
         )
-        target[place] = _finished(p, _multiplier(p)(product))
+        target[place] = _finished(p, multiplier(p)(product))
 
 
 def _aligned(p: Values, a: Integers, b: Integers) -> tuple[Integers, Integers]:
-    return _multiplier(p, "a_")(a << p["shift"]), _multiplier(p, "b_")(b << p["shift"])
+    return multiplier(p, "a_")(a << p["shift"]), multiplier(p, "b_")(b << p["shift"])
 
 
-def _sum(p: Values, a: Integers, b: Integers) -> Integers:
+def aligned_sum(p: Values, a: Integers, b: Integers) -> Integers:
     a, b = _aligned(p, a, b)
     return a + b
 
 
-def _difference(p: Values, a: Integers, b: Integers) -> Integers:
+def aligned_difference(p: Values, a: Integers, b: Integers) -> Integers:
     a, b = _aligned(p, a, b)
     return a - b
 
 
-def _binary(of: Callable[[Values, Integers, Integers], Integers]) -> Kernel:
+def binary(of: Callable[[Values, Integers, Integers], Integers]) -> Kernel:
+    """Two operands, combined by a function."""
+
     def run(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
         sizes = p["shape"]
         target = out.reshape(sizes)
@@ -127,7 +132,7 @@ def _binary(of: Callable[[Values, Integers, Integers], Integers]) -> Kernel:
                 *outer, inner = p[f"{side}_stride"]
                 line = operand[grid(start(place, outer), (sizes[3], inner))]
                 sides.append(line.astype(np.int64) - p[f"{side}_zero"])
-            target[place] = _finished(p, _multiplier(p, "out_")(of(p, *sides)))
+            target[place] = _finished(p, multiplier(p, "out_")(of(p, *sides)))
 
     return run
 
@@ -136,16 +141,18 @@ def _lookup(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     out[:] = p["table"][inputs[0].astype(np.int64) + 128]
 
 
-def _pool(average: bool) -> Kernel:
+def pool(average: bool) -> Kernel:
+    """Mean or largest of windows."""
+
     def run(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
         source, target = images(p, inputs[0], out, "channels")
         inside = np.zeros((p["in_h"], p["in_w"], 1), np.int8)
         for image, result in zip(source, target, strict=True):
             for row in range(p["out_h"]):
-                taps = windows(p, image, row, -1000)
+                taps = windows(p, image, row, _OUTSIDE)
                 count = (windows(p, inside, row, -1) == 0).sum(axis=(1, 2))
                 if average:
-                    total = np.where(taps == -1000, 0, taps).sum(axis=(1, 2))
+                    total = np.where(taps == _OUTSIDE, 0, taps).sum(axis=(1, 2))
                     half = np.where(total > 0, count // 2, -(count // 2))
                     found = np.trunc((total + half) / count).astype(np.int64)
                 else:
@@ -159,21 +166,24 @@ def _blocks(p: Values, inputs: Sequence[Bytes]) -> NDArray[np.int64]:
     return inputs[0].reshape(p["outer"], p["count"], p["inner"]).astype(np.int64)
 
 
-def _mean(once: bool) -> Kernel:
+def mean(once: bool) -> Kernel:
+    """Sums times a number."""
+
     def run(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
         total = _blocks(p, inputs).sum(axis=1) - p["in_zero"] * p["count"]
-        scale = _multiplier(p)
+        scale = multiplier(p)
         scaled = scale.once(total) if once else scale(total)
-        out[:] = np.clip(scaled + p["out_zero"], -128, 127).reshape(-1)
+        limits = np.iinfo(out.dtype)
+        out[:] = np.clip(scaled + p["out_zero"], limits.min, limits.max).reshape(-1)
 
     return run
 
 
-def _largest(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+def largest(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     out[:] = _blocks(p, inputs).max(axis=1).reshape(-1)
 
 
-def _smallest(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+def smallest(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     out[:] = _blocks(p, inputs).min(axis=1).reshape(-1)
 
 
@@ -188,7 +198,7 @@ def _softmax(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
         out[span] = np.clip(((shares * inverse + (1 << 39)) >> 40) - 128, -128, 127)
 
 
-def _layer_norm(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+def layer_norm(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     found = Norm(
         outer=1,
         count=p["count"],
@@ -214,7 +224,7 @@ def _l2_norm(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
         out[span] = np.clip(scale(steps) + p["out_zero"], -128, 127)
 
 
-def _resize_bilinear(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+def resize_bilinear(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     source, target = images(p, inputs[0], out, "channels")
     sides = []
     for axis in "hw":
@@ -230,7 +240,7 @@ def _resize_bilinear(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     down = down[:, None, None]
     total = lines[:, top] * (1024 - down) + lines[:, bottom] * down
     half = np.where(total > 0, 1 << 19, -(1 << 19))
-    target[:] = np.trunc((total + half) / (1 << 20)).astype(np.int8)
+    target[:] = np.trunc((total + half) / (1 << 20))
 
 
 def _strided_copy(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
@@ -240,7 +250,7 @@ def _strided_copy(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
 
 def _pad(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     target = out.reshape(p["out_shape"])
-    element = np.array([p["fill"]], "<i4" if p["width"] == 4 else np.int8).view(np.int8)
+    element = np.array([p["fill"]], f"<i{p['width']}").view(np.int8)
     out.reshape(-1, p["width"])[:] = element
     inside = tuple(
         slice(before, before + size)
@@ -266,23 +276,23 @@ KERNELS: Final[dict[str, Kernel]] = {
     "edgec_fully_connected_s8": _fully_connected,
     "edgec_fully_connected_asymmetric_s8": _fully_connected,
     "edgec_matmul_s8": _matmul,
-    "edgec_add_s8": _binary(_sum),
-    "edgec_sub_s8": _binary(_difference),
-    "edgec_mul_s8": _binary(lambda p, a, b: a * b),
-    "edgec_squared_difference_s8": _binary(lambda p, a, b: _difference(p, a, b) ** 2),
-    "edgec_maximum_s8": _binary(lambda p, a, b: np.maximum(a, b)),
-    "edgec_minimum_s8": _binary(lambda p, a, b: np.minimum(a, b)),
+    "edgec_add_s8": binary(aligned_sum),
+    "edgec_sub_s8": binary(aligned_difference),
+    "edgec_mul_s8": binary(lambda p, a, b: a * b),
+    "edgec_squared_difference_s8": binary(lambda p, a, b: aligned_difference(p, a, b) ** 2),
+    "edgec_maximum_s8": binary(lambda p, a, b: np.maximum(a, b)),
+    "edgec_minimum_s8": binary(lambda p, a, b: np.minimum(a, b)),
     "edgec_lookup_s8": _lookup,
-    "edgec_average_pool_s8": _pool(average=True),
-    "edgec_max_pool_s8": _pool(average=False),
-    "edgec_mean_s8": _mean(once=False),
-    "edgec_sum_s8": _mean(once=True),
-    "edgec_reduce_max_s8": _largest,
-    "edgec_reduce_min_s8": _smallest,
+    "edgec_average_pool_s8": pool(average=True),
+    "edgec_max_pool_s8": pool(average=False),
+    "edgec_mean_s8": mean(once=False),
+    "edgec_sum_s8": mean(once=True),
+    "edgec_reduce_max_s8": largest,
+    "edgec_reduce_min_s8": smallest,
     "edgec_softmax_s8": _softmax,
-    "edgec_layer_norm_s8": _layer_norm,
+    "edgec_layer_norm_s8": layer_norm,
     "edgec_l2_norm_s8": _l2_norm,
-    "edgec_resize_bilinear_s8": _resize_bilinear,
+    "edgec_resize_bilinear_s8": resize_bilinear,
     "edgec_strided_copy_s8": _strided_copy,
     "edgec_pad_s8": _pad,
     "edgec_concat_s8": _concat,

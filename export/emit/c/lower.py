@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edgec.export.emit.c import floats, moves, norm, pointwise, products
+from edgec.export.emit.c import floats, int16, moves, norm, pointwise, products
 from edgec.export.emit.c.call import Call
 from edgec.export.emit.c.constant_channels import without_constant_channels
 from edgec.export.emit.c.float_reference import FROM_LIBRARY
 from edgec.export.emit.c.frame import Frame, bytes_of, unsupported
 from edgec.export.emit.c.fuse import NORMS, fuse
-from edgec.export.emit.c.lookup import lookup, region_from
+from edgec.export.emit.c.lookup import lookup
 from edgec.export.emit.c.pads import with_folded_pads
+from edgec.export.emit.c.regions import region_from
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.model import ABSENT, Model, Operator, Subgraph
 from edgec.profiles.memory.program import Buffer, Overlap, Program, Step
@@ -43,7 +44,11 @@ LOWERINGS: Final[Mapping[str, Callable[[Frame, Operator], list[Call]]]] = {
     **moves.LOWERINGS,
 }
 """Operators whose data are int8."""
-TABLES: Final = {"INT8": LOWERINGS, "FLOAT32": floats.LOWERINGS}
+TABLES: Final = {
+    "INT8": LOWERINGS,
+    "INT16": int16.LOWERINGS,
+    "FLOAT32": floats.LOWERINGS,
+}
 """By the type of the data that is computed."""
 ALIASES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 """Operators that change the shape and move nothing."""
@@ -118,7 +123,7 @@ def _lower(frame: Frame, op: Operator) -> list[Call]:
         why = f"it is not among the kernels of {computed[0].dtype}"
         raise unsupported(frame, op, why)
     if code in FROM_LIBRARY and any(
-        t.dtype == "INT8" and t.data is None for t in frame.graph.tensors
+        t.dtype in ("INT8", "INT16") and t.data is None for t in frame.graph.tensors
     ):
         raise unsupported(frame, op, "its last bits are the C library's, and integers follow")
     converts = code in ("QUANTIZE", "DEQUANTIZE")

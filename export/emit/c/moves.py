@@ -1,6 +1,6 @@
 """Operators that move or resize, as kernel calls.
 
-The kernels move bytes: floats are runs of four.
+The kernels move bytes: wider elements are runs of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgec.export.emit.c.call import Call, Share, Table
-from edgec.export.emit.c.frame import Frame, grid, unsupported, width
+from edgec.export.emit.c.frame import Frame, grid, suffix, unsupported, width
 from edgec.export.tflite.model import Operator, Tensor
 from edgec.export.tflite.reference.fixed_point import zero_of
 from edgec.export.tflite.reference.moves import nearest
@@ -83,7 +83,7 @@ def pad(frame: Frame, op: Operator) -> list[Call]:
     lead = 4 - len(x.shape)
     if lead < 0:
         raise unsupported(frame, op, f"{len(x.shape)} dimensions")
-    fill = zero_of(x) if x.dtype == "INT8" else 0
+    fill = zero_of(x) if x.dtype in ("INT8", "INT16") else 0
     if op.code == "PADV2":
         value = frame.constant(2).reshape(-1)[:1]
         fill = int(value.view(np.int32)[0] if width(x) == 4 else value[0])
@@ -128,7 +128,7 @@ def _joined(frame: Frame, op: Operator, axis: int) -> list[Call]:
     calls, start = [], 0
     for number in range(len(op.inputs)):
         x = frame.tensor(number)
-        if y.dtype == "INT8" and grid(x) != grid(y):
+        if y.dtype in ("INT8", "INT16") and grid(x) != grid(y):
             raise unsupported(frame, op, "operands on other grids than the output")
         row = x.elements * width(y) // prod(y.shape[:axis])
         calls.append(
@@ -315,7 +315,7 @@ def resize_bilinear(frame: Frame, op: Operator) -> list[Call]:
     """RESIZE_BILINEAR."""
     x, y = frame.tensor(0), frame.output
     rows, columns = (_interpolation(op, x, y, axis) for axis in (1, 2))
-    return [interpolation(frame, "edgec_resize_bilinear_s8", rows, columns)]
+    return [interpolation(frame, f"edgec_resize_bilinear_{suffix(y)}", rows, columns)]
 
 
 def interpolation(

@@ -51,12 +51,13 @@ def _spatial(graph: Subgraph, op: Operator) -> bool:
     amounts = graph.tensors[op.inputs[1]].data
     if len(image.shape) != 4 or amounts is None or np.any(np.asarray(amounts)[[0, 3]]):
         return False
-    if image.dtype == "INT8" and grid(image) != grid(graph.tensors[op.outputs[0]]):
+    integers = image.dtype in ("INT8", "INT16")
+    if integers and grid(image) != grid(graph.tensors[op.outputs[0]]):
         return False
     if op.code == "PAD":
         return True
     fill = graph.tensors[op.inputs[2]].data
-    zero = zero_of(image) if image.dtype == "INT8" else 0
+    zero = zero_of(image) if integers else 0
     return fill is not None and bool(np.all(fill == zero))
 
 

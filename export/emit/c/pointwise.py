@@ -13,32 +13,32 @@ from edgec.export.emit.c.frame import (
     grid,
     range_of,
     same_padding,
+    suffix,
     unsupported,
+    width,
 )
 from edgec.export.emit.c.reference import exponentials, softmax_step
 from edgec.export.tflite.model import Operator
 from edgec.export.tflite.reference.fixed_point import Multiplier, scale_of, zero_of
 from edgec.profiles.memory import overlap
 
-KERNEL = {
-    "ADD": "edgec_add_s8",
-    "SUB": "edgec_sub_s8",
-    "MUL": "edgec_mul_s8",
-    "SQUARED_DIFFERENCE": "edgec_squared_difference_s8",
-    "MAXIMUM": "edgec_maximum_s8",
-    "MINIMUM": "edgec_minimum_s8",
+SHIFT = {
+    "INT8": {"ADD": 20, "SUB": 20, "SQUARED_DIFFERENCE": 7},
+    "INT16": {"ADD": 15, "SUB": 15},
 }
-SHIFT = {"ADD": 20, "SUB": 20, "SQUARED_DIFFERENCE": 7, "MUL": 0, "MAXIMUM": 0, "MINIMUM": 0}
+"""Bits by which sums refine their operands."""
 
 
 def binary(frame: Frame, op: Operator) -> list[Call]:
     """ADD, SUB, MUL, SQUARED_DIFFERENCE, MAXIMUM, MINIMUM with broadcasting."""
     a, b, y = frame.tensor(0), frame.tensor(1), frame.output
+    if not a.dtype == b.dtype == y.dtype:
+        raise unsupported(frame, op, f"operands of {a.dtype} and {b.dtype}")
     loops = broadcast_loops(a.shape, b.shape, y.shape, axes=len(y.shape), least=4)
     if len(loops) > 4:
         raise unsupported(frame, op, f"broadcasting over {len(loops)} groups of dimensions")
     low, high = range_of(y, op.options.get("fused_activation_function", "NONE"))
-    shift = SHIFT[op.code]
+    shift = SHIFT[y.dtype].get(op.code, 0)
     scales = [np.float32(scale_of(t)) for t in (a, b)]
     one = Multiplier.of(1.0)
     if op.code in ("MAXIMUM", "MINIMUM"):
@@ -48,6 +48,8 @@ def binary(frame: Frame, op: Operator) -> list[Call]:
     elif op.code == "MUL":
         sides = [one, one]
         back = Multiplier.of(scales[0] * scales[1] / np.float32(scale_of(y)))
+        if y.dtype == "INT16" and back.exponent > 0:
+            raise unsupported(frame, op, "its products are coarser than its output")
     else:
         twice = float(np.float32(2) * max(scales))
         sides = [Multiplier.of(float(scale) / twice) for scale in scales]
@@ -58,7 +60,7 @@ def binary(frame: Frame, op: Operator) -> list[Call]:
         back = Multiplier.of(real)
     return [
         Call(
-            KERNEL[op.code],
+            f"edgec_{op.code.lower()}_{suffix(y)}",
             {
                 "shape": tuple(size for size, _, _ in loops),
                 "a_stride": tuple(step for _, step, _ in loops),
@@ -126,15 +128,17 @@ def pool_sizes(frame: Frame, op: Operator) -> tuple[dict[str, int], overlap.Wind
 
 def pool(frame: Frame, op: Operator) -> list[Call]:
     """AVERAGE_POOL_2D and MAX_POOL_2D."""
-    low, high = range_of(frame.output, op.options["fused_activation_function"])
+    y = frame.output
+    low, high = range_of(y, op.options["fused_activation_function"])
     sizes, window = pool_sizes(frame, op)
+    distance = overlap.window(window, width=width(y))
     return [
         Call(
-            "edgec_max_pool_s8" if op.code == "MAX_POOL_2D" else "edgec_average_pool_s8",
+            f"edgec_{'max' if op.code == 'MAX_POOL_2D' else 'average'}_pool_{suffix(y)}",
             {**sizes, "low": low, "high": high},
             (frame.index(0),),
             frame.output_index,
-            (Share(0, overlap.window(window)),) if sizes["batch"] == 1 else (),
+            (Share(0, distance),) if sizes["batch"] == 1 else (),
         )
     ]
 
@@ -162,9 +166,11 @@ def mean(frame: Frame, op: Operator) -> list[Call]:
     # the number of elements goes into the multiplier, as far as that stays precise
     shift = min(count.bit_length() - 1, 32, 31 + exponent) if op.code == "MEAN" else 0
     parts = count if op.code == "MEAN" else 1
+    if y.dtype == "INT16" and count << max(exponent - shift, 0) >= 1 << 15:
+        raise unsupported(frame, op, f"sums of {count} elements do not fit 30 bits")
     return [
         Call(
-            "edgec_mean_s8" if op.code == "MEAN" else "edgec_sum_s8",
+            f"edgec_{op.code.lower()}_{suffix(y)}",
             {
                 **sizes,
                 "in_zero": zero_of(x),
@@ -184,7 +190,7 @@ def extreme(frame: Frame, op: Operator) -> list[Call]:
         raise unsupported(frame, op, "its operand is on another grid than the output")
     return [
         Call(
-            "edgec_reduce_max_s8" if op.code == "REDUCE_MAX" else "edgec_reduce_min_s8",
+            f"edgec_{op.code.lower()}_{suffix(frame.output)}",
             reduced(frame, op),
             (frame.index(0),),
             frame.output_index,

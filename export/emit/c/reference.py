@@ -2,7 +2,9 @@
 
 The TFLite reference (`edgec.export.tflite.reference`), but for the two operators whose C kernels
 have a meaning of their own, because TFLite's compute in floats there or in more than integers of 32
-bits: SOFTMAX, and norms from int8 to int8. Parts in float are those of `float_reference`.
+bits: SOFTMAX of int8, and norms between integers. On int16 there are two more: functions with
+a table (`interpolate`), and the L2 norm, which TFLite has not. Parts in float are those of
+`float_reference`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ from numpy.typing import NDArray
 
 from edgec.export.emit.c import float_reference, norm
 from edgec.export.emit.c.fuse import NORMS, fuse
+from edgec.export.emit.c.interpolate import CODE as INTERPOLATED
 from edgec.export.tflite.model import Model
 from edgec.export.tflite.reference import executor
 from edgec.export.tflite.reference.call import Call
 from edgec.export.tflite.reference.executor import Kernel, run
 from edgec.export.tflite.reference.fixed_point import scale_of
+from edgec.export.tflite.reference.interpolated import look_up
+from edgec.export.tflite.reference.rsqrt import l2_normalization
+from edgec.export.tflite.reference.softmax_int16 import softmax_int16
 
 SOFTMAX_BITS = 24
 """Fractional bits of an exponential."""
@@ -50,7 +56,10 @@ def softmax_step(beta: float, scale: NDArray[np.float32]) -> float:
 
 
 def softmax(call: Call) -> NDArray[Any]:
-    """Along the last axis, with a table of exponentials and one division per row."""
+    """Along the last axis, with a table of exponentials and one division per row; of int16, as
+    TFLite's."""
+    if call.array(0).dtype == np.int16:
+        return softmax_int16(call)
     x = call.array(0).astype(np.int64)
     table = exponentials(softmax_step(call.options["beta"], scale_of(call.tensor(0))))
     shares = table.astype(np.int64)[x.max(axis=-1, keepdims=True) - x]
@@ -61,13 +70,23 @@ def softmax(call: Call) -> NDArray[Any]:
 
 
 def composite(call: Call) -> NDArray[Any]:
-    """Norms from int8 to int8."""
+    """Norms between integers, and functions of int16 with a table."""
+    if call.operator.custom_code == INTERPOLATED:
+        return look_up(call.array(1), call.array(0))
     if call.operator.custom_code not in NORMS:
         raise ValueError(f"custom operator {call.operator.custom_code}")
     x, gain, offset = (call.tensor(i) for i in range(3))
     return norm.normalised(
         norm.constants(call.operator, x, gain, offset, call.output), call.array(0)
     )
+
+
+def l2_norm(call: Call) -> NDArray[Any]:
+    """L2_NORMALIZATION; TFLite has it for int8 only."""
+    x = call.array(0)
+    if x.dtype == np.int16:
+        return norm.unit_rows(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+    return l2_normalization(call)
 
 
 def _either(integers: Kernel | None, floats: Kernel) -> Kernel:
@@ -83,8 +102,12 @@ def _either(integers: Kernel | None, floats: Kernel) -> Kernel:
     return kernel
 
 
-_INTEGERS: Final = executor.KERNELS | {"SOFTMAX": softmax, "CUSTOM": composite}
+_INTEGERS: Final = executor.KERNELS | {
+    "SOFTMAX": softmax,
+    "CUSTOM": composite,
+    "L2_NORMALIZATION": l2_norm,
+}
 KERNELS: Final[Mapping[str, Kernel]] = _INTEGERS | {
     code: _either(_INTEGERS.get(code), kernel) for code, kernel in float_reference.KERNELS.items()
 }
-"""Operators on int8 and on floats."""
+"""Operators on int8, on int16 and on floats."""

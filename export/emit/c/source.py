@@ -44,7 +44,9 @@ HEADERS = (
     "edgec_dot_s8.h",
     "edgec_rows_s8.h",
     "edgec_cmsis_nn.h",
+    "edgec_root.h",
 )
+WIDE_HEADERS = ("edgec_kernels_s16.h", "edgec_rows_s16.h", "edgec_interpolate_s16.h")
 FLOAT_HEADERS = ("edgec_kernels_f32.h", "edgec_math_f32.h")
 FIRMWARE = "mlperf_tiny/firmware.c"
 """Serial protocol around a network with one input and one output."""
@@ -206,11 +208,12 @@ def write_sources(
         "proved": plan.proved,
         "array": array,
         "on_integers": any(not on_floats(call.kernel) for call in lowered.calls),
+        "on_words": any(call.kernel.endswith("_s16") for call in lowered.calls),
         "on_floats": any(on_floats(call.kernel) for call in lowered.calls),
         "float_outputs": any(port.type == "float" for port in outputs),
         "tolerance": float_literal(TOLERANCE),
         "one_to_one": len(inputs) == len(outputs) == 1,
-        "quantized": any(port.type != "float" for port in (*inputs, *outputs)),
+        **_integers([*inputs, *outputs]),
     }
     names = {
         f"{prefix}.h": "model.h.j2",
@@ -228,6 +231,7 @@ def write_sources(
     files = {path: environment.get_template(name).render(facts) for path, name in names.items()}
     folder = resources.files("edgec.runtime").joinpath("kernels")
     headers: tuple[str, ...] = HEADERS if facts["on_integers"] else ()
+    headers += WIDE_HEADERS if facts["on_words"] else ()
     headers += FLOAT_HEADERS if facts["on_floats"] else ()
     for name in (*headers, *kernels):
         files[f"kernels/{name}"] = folder.joinpath(name).read_text("utf-8")
@@ -241,6 +245,19 @@ def write_sources(
         tuple(inputs),
         tuple(outputs),
     )
+
+
+def _integers(ports: Sequence[Port]) -> dict[str, Any]:
+    """The integers of a network's ends; all are of one type."""
+    kinds = [port.dtype for port in ports if port.type != "float"]
+    limits = np.iinfo(kinds[0] if kinds else "int8")
+    return {
+        "quantized": bool(kinds),
+        "integer": C_TYPES[limits.dtype.name],
+        "lowest": int(limits.min),
+        "highest": int(limits.max),
+        "far": f"{4 * (int(limits.max) + 1)}.0f",
+    }
 
 
 def _place(place: tuple[str, int], kind: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Bytes = NDArray[np.int8]
+Bytes = NDArray[Any]
 Values = Mapping[str, Any]
 """Fields of a parameter struct."""
 Kernel = Callable[[Values, Sequence[Bytes], Bytes], None]

@@ -8,14 +8,17 @@ it; both need only Python and TensorRT.
 Settings follow the TensorRT developer guide: from 10.0 on strongly typed networks execute the types
 written in the graph (and from 11.0 on no others exist); before, precision is a builder flag. There,
 INT8 graphs, which carry explicit Q/DQ, are built with both flags, because INT8 alone forbids fp16
-for the layers that stay float (NVIDIA/TensorRT#3762).
+for the layers that stay float (NVIDIA/TensorRT#3762). A flag leaves it to TensorRT which layers
+become float16, and squares in a LayerNorm overflow (NVIDIA/TensorRT#2564): the recipe names the
+layers that are to stay float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgec.export.bundle import Artifact, TensorInfo
@@ -24,7 +27,16 @@ from edgec.targets.schema import Target
 
 SCHEMA = "edgec.trt-recipe/2"
 STRONGLY_TYPED_SINCE = (10, 0)
-SCRIPTS = ("build_engine.py", "run_bench.py", "edgec_device.py")
+HERE, TRANSPORTS = "edgec.export.emit.tensorrt", "edgec.runtime.transports"
+SCRIPTS = {
+    "build_engine.py": (HERE, "build_engine.py"),
+    "run_bench.py": (HERE, "run_bench.py"),
+    "edgec_device.py": (HERE, "edgec_device.py"),
+    "edgec_session.py": (HERE, "edgec_session.py"),
+    "edgec_trtexec.py": (HERE, "edgec_trtexec.py"),
+    "edgec_meters.py": (TRANSPORTS, "meters.py"),
+}
+"""What runs on the device by its name in the bundle, and whose ``device`` folder it is from."""
 TIMING_CACHE = "timing.cache"
 """File that the scripts keep measured kernels in, beside the engines."""
 GOLDEN = {"inputs": "../golden/inputs_0.npz", "outputs": "../golden/outputs_0.npz"}
@@ -36,6 +48,7 @@ def write_build_bundle(
     onnx: list[Artifact],
     inputs: tuple[TensorInfo, ...],
     outputs: tuple[TensorInfo, ...],
+    pinned: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
     """Write ``recipe.json`` and the device scripts into `folder`.
 
@@ -44,12 +57,13 @@ def write_build_bundle(
             relative to its parent.
         onnx: artifacts to build engines from.
         inputs, outputs: network I/O, so that the script can check what the parser made of it.
+        pinned: by precision, nodes that have to stay float32 where flags choose precisions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = make_recipe(target, onnx, inputs, outputs)
+    recipe = make_recipe(target, onnx, inputs, outputs, pinned)
     (folder / "recipe.json").write_text(dump_json(recipe), "utf-8")
-    for name in SCRIPTS:
-        script = resources.files("edgec.export.emit.tensorrt").joinpath("device", name)
+    for name, (package, file) in SCRIPTS.items():
+        script = resources.files(package).joinpath("device", file)
         (folder / name).write_bytes(script.read_bytes())
 
 
@@ -58,6 +72,7 @@ def make_recipe(
     onnx: list[Artifact],
     inputs: tuple[TensorInfo, ...],
     outputs: tuple[TensorInfo, ...],
+    pinned: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The recipe as JSON-ready data; see the module's docstring."""
     by_precision = {artifact.precision: artifact for artifact in onnx}
@@ -77,6 +92,7 @@ def make_recipe(
                 "engine": f"model_{precision}.engine",
                 "strongly_typed": typed,
                 "flags": [] if typed else flags,
+                "float32_layers": [] if typed or not flags else list(pinned.get(precision, ())),
                 "settings": settings([] if typed else flags, typed=typed),
             }
         )

@@ -160,6 +160,8 @@ def product(node: Node, choices: Choices) -> Iterator[Config]:
 
     Each matrix may be stored transposed: of the second operand for nothing (`adj_y`), of the first
     at the cost of a copy inside the kernel (`adj_x`), of the output by exchanging the operands.
+    Kernels rearrange the second operand before they multiply (XNNPACK packs it), so that the
+    smaller one belongs there: the weights of an attention are many times its values.
     """
     rank = len(node.outputs[0].shape)
     m, n = rank - 2, rank - 1
@@ -168,15 +170,20 @@ def product(node: Node, choices: Choices) -> Iterator[Config]:
         plain, turned = (*batch, m, n), (*batch, n, m)
         for left in (plain, turned):
             for right in (plain, turned):
-                yield Config((left, right), (plain,), _adjoint(node, 0) * (left == turned))
-                yield Config(
-                    (left, right), (turned,), _adjoint(node, 1) * (right == plain), "exchanged"
-                )
+                cost = _packed(node, 1) + _adjoint(node, 0) * (left == turned)
+                yield Config((left, right), (plain,), cost)
+                cost = _packed(node, 0) + _adjoint(node, 1) * (right == plain)
+                yield Config((left, right), (turned,), cost, "exchanged")
 
 
 def _adjoint(node: Node, index: int) -> float:
     value = node.operands[index]
     return 0.0 if value.const is not None else 2000.0 + 3.9 * value.elements
+
+
+def _packed(node: Node, index: int) -> float:
+    value = node.operands[index]
+    return 0.0 if value.const is not None else 0.8 * value.elements
 
 
 def view(node: Node, choices: Choices) -> Iterator[Config]:

@@ -13,6 +13,7 @@ from edgec.export.tflite.model import Quantization, Tensor
 from edgec.export.tflite.schema import DTYPES
 
 Integers = NDArray[np.int64]
+_LOW_HALF = (1 << 15) - 1
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,20 @@ class Multiplier:
         return Multiplier(mantissa.reshape(shape), exponent.reshape(shape))
 
     def once(self, x: Integers) -> Integers:
-        """Multiply integers and round once, halves upwards, as the kernels of matrices do."""
+        """Multiply integers and round once, halves upwards, as the kernels of matrices do.
+
+        The mantissa is taken in two parts, so that sums of 46 bits fit.
+        """
         right = 31 - self.exponent
-        return (x * self.mantissa + (np.int64(1) << (right - 1))) >> right
+        low = x * (self.mantissa & _LOW_HALF) + (np.int64(1) << (right - 1))
+        found: Integers = (x * (self.mantissa >> 15) + (low >> 15)) >> (right - 15)
+        return found
+
+    @property
+    def short(self) -> Multiplier:
+        """With a mantissa of 15 bits: kernels on int16 multiply sums of 64 bits by it, once."""
+        mantissa = np.minimum((self.mantissa + (1 << 15)) >> 16, _LOW_HALF) << 16
+        return Multiplier(mantissa, self.exponent)
 
     def __call__(self, x: Integers) -> Integers:
         """Multiply integers and round twice; channels run along the last axis."""

@@ -19,7 +19,7 @@ from edgec.export.tflite.reference.fixed_point import (
     zero_of,
 )
 
-_SUM_SHIFT = 20
+_SUM_SHIFT = {"INT8": 20, "INT16": 15}
 _DIFFERENCE_SHIFT = 7
 
 
@@ -43,10 +43,11 @@ def add(call: Call) -> NDArray[Any]:
     """ADD and SUB."""
     if (floats := _floats(call)) is not None:
         return floats
-    a, b, twice = _aligned(call, _SUM_SHIFT)
     y = call.output
+    shift = _SUM_SHIFT[y.dtype]
+    a, b, twice = _aligned(call, shift)
     total = a + b if call.code == "ADD" else a - b
-    back = Multiplier.of(twice / ((1 << _SUM_SHIFT) * float(scale_of(y))))
+    back = Multiplier.of(twice / ((1 << shift) * float(scale_of(y))))
     return finish(back(total), y, call.options["fused_activation_function"])
 
 
@@ -171,7 +172,7 @@ def _sum_in_order(x: NDArray[Any], over: tuple[int, ...]) -> NDArray[Any]:
 def resize_bilinear(call: Call) -> NDArray[Any]:
     """Positions and weights in tenths of bits: 1024 steps between two pixels."""
     x, y = call.array(0), call.output
-    if x.dtype != np.int8:
+    if x.dtype not in (np.int8, np.int16):
         raise ValueError("resizing of floats")
     rows, columns = (_interpolation(call, x.shape[a], y.shape[a]) for a in (1, 2))
     wide = x.astype(np.int64)
@@ -181,7 +182,7 @@ def resize_bilinear(call: Call) -> NDArray[Any]:
             weight = row_weight[:, None, None] * column_weight[None, :, None]
             total += wide[:, row][:, :, column] * weight
     half = np.where(total > 0, 1 << 19, -(1 << 19))
-    return np.trunc((total + half) / (1 << 20)).astype(np.int8)
+    return np.trunc((total + half) / (1 << 20)).astype(x.dtype)
 
 
 def _interpolation(call: Call, size: int, target: int) -> list[tuple[Integers, Integers]]:

@@ -60,13 +60,15 @@ def batch_matmul(call: Call) -> NDArray[Any]:
         side = call.array(position).astype(np.float64) - zero_of(call.tensor(position))
         sides.append(np.swapaxes(side, -1, -2) if call.options[option] else side)
     sums = np.rint(sides[0] @ sides[1]).astype(np.int64)
-    return finish(_one_multiplier(call)(sums), call.output)
+    scale = _one_multiplier(call)
+    multiply = scale.short.once if call.array(0).dtype == np.int16 else scale
+    return finish(multiply(sums), call.output)
 
 
 def _windows(call: Call, x: NDArray[Any], kernel: tuple[int, ...]) -> Floats:
     """Centred windows of the padded image: (N, rows, columns, height, width, C).
 
-    float64 holds every sum of 8-bit products exactly, and multiplies matrices fast.
+    float64 holds every sum of products of 16 and 8 bits exactly, and multiplies matrices fast.
     """
     tensor = call.tensor(0)
     strides = (call.options["stride_h"], call.options["stride_w"])
@@ -109,8 +111,11 @@ def _requantized(call: Call, sums: Floats) -> NDArray[Any]:
     x, weight, y = call.tensor(0), call.tensor(1), call.output
     product = np.float64(scale_of(x)) * np.asarray(scale_of(weight), np.float64)
     multiplier = Multiplier.of(product / np.float64(scale_of(y)))
-    multiply = multiplier.once if call.code == "FULLY_CONNECTED" else multiplier
-    return finish(multiply(accumulator), y, activation)
+    if call.code == "FULLY_CONNECTED":
+        scaled = multiplier.once(accumulator)
+    else:
+        scaled = (multiplier.short.once if x.dtype == "INT16" else multiplier)(accumulator)
+    return finish(scaled, y, activation)
 
 
 def _one_multiplier(call: Call) -> Multiplier:

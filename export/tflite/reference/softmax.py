@@ -17,6 +17,7 @@ from edgec.export.tflite.reference.fixed_point import (
     scale_of,
     shift_right,
 )
+from edgec.export.tflite.reference.softmax_int16 import softmax_int16
 
 _ONE = (1 << 31) - 1
 _DIFFERENCE_BITS = 5
@@ -29,6 +30,8 @@ _QUARTER = 1 << (31 - _DIFFERENCE_BITS - 2)
 def softmax(call: Call) -> NDArray[Any]:
     """Along the last axis; the output has the scale 1/256 and the lowest zero point."""
     x, tensor, y = call.array(0), call.tensor(0), call.output
+    if y.dtype == "INT16" and x.dtype == np.int16:
+        return softmax_int16(call)
     if y.dtype != "INT8" or x.dtype != np.int8:
         raise ValueError(f"softmax of {tensor.dtype}")
     power, reached = _table(float(np.float32(call.options["beta"])) * float(scale_of(tensor)))

@@ -1,8 +1,9 @@
 """Power meters of Linux boards: what they show, tenth of a second by tenth of a second.
 
 Intel's RAPL counts microjoules since some moment (/sys/class/powercap); the INA3221 of a Jetson
-tells current and voltage of its rails, or their product where the kernel is older. What the numbers
-mean is worked out at home (`edgec.runtime.energy`).
+tells current and voltage of its rails, or their product where the kernel is older; the INA238 of a
+Thor tells microwatts of what the whole module takes. What the numbers mean is worked out at home
+(`edgec.runtime.energy`).
 """
 
 # This file runs on boards with old Pythons: no syntax newer than 3.6, standard library only.
@@ -48,6 +49,8 @@ def find_meters(sys: str = "/sys") -> List[Dict[str, Any]]:
             path, name = chip + "/in_power%s_input" % number, read(chip + "/rail_name_" + number)
             if name and os.path.exists(path):
                 found.append(("power", 1000, path, "-", "INA3221 " + name))
+    for power in sorted(glob.glob(sys + "/bus/i2c/drivers/ina238/*/hwmon/hwmon*/power1_input")):
+        found.append(("power", 1, power, "-", "INA238 VIN"))
     return [dict(zip(("kind", "factor", "path", "other", "name"), row)) for row in found]
 
 

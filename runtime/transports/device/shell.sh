@@ -84,6 +84,10 @@ meters() {
         IFS= read -r name 2>/dev/null <"${rail%/*}/rail_name_${number%_input}" || continue
         printf 'power\t1000\t%s\t-\tINA3221 %s\n' "$rail" "$name"
     done
+    for power in "$sys"/bus/i2c/drivers/ina238/*/hwmon/hwmon*/power1_input; do
+        [ -r "$power" ] || continue
+        printf 'power\t1\t%s\t-\tINA238 VIN\n' "$power"
+    done
 }
 
 # every tenth of a second: what each meter shows, with the seconds since the start of the machine

@@ -27,6 +27,7 @@ from edgec.export.emit.tensorrt.recipe import (
 )
 from edgec.export.files import sha256_file
 from edgec.export.golden import write_golden
+from edgec.runtime.energy import energy_fields
 from edgec.targets import get_target
 
 STANDIN = Path(__file__).parents[2] / "standin"
@@ -38,20 +39,29 @@ OUTPUTS = (TensorInfo("logits", (1, 10), "float32"),)
 def make_bundle(tmp_path: Path, tiny_onnx: Path) -> Callable[[str], Path]:
     """Writes a folder like a bundle for a target: onnx/, golden/, tensorrt/ with its scripts."""
 
-    def make(target: str) -> Path:
+    def make(target: str, pinned: bool = False) -> Path:
         (tmp_path / "onnx").mkdir()
         artifacts = []
         for precision in ("fp32", "fp16", "int8"):
             name = f"onnx/model_{precision}.onnx"
             model = onnx.load(tiny_onnx)
             model.doc_string = precision
+            model.graph.node[0].name, model.graph.node[1].name = "first", "second"
             onnx.save(model, tmp_path / name)
             artifacts.append(
                 Artifact(name, "onnx", precision, "built", sha256=sha256_file(tmp_path / name))
             )
         feed = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32)}
         write_golden(tmp_path / "golden", [feed], tiny_onnx.read_bytes())
-        write_build_bundle(tmp_path / "tensorrt", get_target(target), artifacts, INPUTS, OUTPUTS)
+        names = ["first", "second"] if pinned else []
+        write_build_bundle(
+            tmp_path / "tensorrt",
+            get_target(target),
+            artifacts,
+            INPUTS,
+            OUTPUTS,
+            dict.fromkeys(("fp32", "fp16", "int8"), names),
+        )
         return tmp_path
 
     return make
@@ -97,7 +107,8 @@ def build(bundle: Path, *arguments: str, **options: Any) -> subprocess.Completed
 
 
 def bench(bundle: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return script(bundle, "run_bench.py", "--runs", "5", "--warmup", "1", *arguments, **options)
+    short = ("--runs", "5", "--warmup", "1", "--energy", "0")
+    return script(bundle, "run_bench.py", *short, *arguments, **options)
 
 
 def set_target_version(bundle: Path, version: str) -> None:
@@ -109,7 +120,9 @@ def set_target_version(bundle: Path, version: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_scripts_keep_to_python_3_6(root: Path, name: str) -> None:
-    source = (root / "export/emit/tensorrt/device" / name).read_text("utf-8")
+    package, file = SCRIPTS[name]
+    folder = root.joinpath(*package.split(".")[1:], "device")
+    source = (folder / file).read_text("utf-8")
     tree = ast.parse(source, feature_version=(3, 6))
     imported = {
         alias.name.partition(".")[0]
@@ -117,7 +130,8 @@ def test_the_scripts_keep_to_python_3_6(root: Path, name: str) -> None:
         if isinstance(node, ast.Import)
         for alias in node.names
     }
-    assert imported <= set(sys.stdlib_module_names) | {"tensorrt"}
+    ours = {name.removesuffix(".py") for name in SCRIPTS}
+    assert imported <= {*sys.stdlib_module_names, "tensorrt", *ours}
     # what the grammar check cannot see: names that came after 3.6
     assert "capture_output" not in source
     assert "removeprefix" not in source
@@ -198,6 +212,66 @@ def test_builds_through_each_api(
     assert (bundle / "tensorrt" / "timing.cache").read_bytes() == b"+"
 
 
+@pytest.mark.parametrize(
+    ("version", "target"), [("8.2.1.8", "jetson-nano"), ("8.5.2.2", "jetson-xavier-nx")]
+)
+def test_layers_that_would_overflow_are_pinned_to_float32(
+    make_bundle: Callable[..., Path], version: str, target: str
+) -> None:
+    """NVIDIA/TensorRT#2564: under the flag FP16, TensorRT chose it for the squares of a norm."""
+    bundle = make_bundle(target, pinned=True)
+    recipe_file = bundle / "tensorrt" / "recipe.json"
+    recipe = json.loads(recipe_file.read_text())
+    engines = {engine["name"]: engine for engine in recipe["engines"]}
+    names = engines["fp16"]["float32_layers"]
+    assert len(names) == 2
+    assert engines["fp32"]["float32_layers"] == []
+    done = build(bundle, "--engine", "fp16", version=version)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith("[TRT] float32: ")]
+    assert said == [f"[TRT] float32: {name}" for name in names]
+    made = bundle / "tensorrt" / "model_fp16.engine"
+    assert "precision=FP16+OBEY_PRECISION_CONSTRAINTS" in made.read_text()
+    engines["fp16"]["float32_layers"].append("no such layer")
+    recipe_file.write_text(json.dumps(recipe))
+    other = build(bundle, "--engine", "fp16", version=version)
+    assert "up to date" not in other.stderr
+    assert "no layers of these names, so their precision is open: no such layer" in other.stderr
+
+
+def test_trtexec_pins_layers_or_says_that_it_cannot(
+    make_bundle: Callable[..., Path],
+    trtexec: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there: dict[str, Any] = {"version": None, "path": str(trtexec)}
+    monkeypatch.setenv("STANDIN_TRTEXEC_NUMBER", "8502")
+    bundle = make_bundle("jetson-xavier-nx", pinned=True)
+    file = bundle / "tensorrt" / "recipe.json"
+    recipe = json.loads(file.read_text())
+    (engine,) = (engine for engine in recipe["engines"] if engine["name"] == "fp16")
+    spec = ",".join(f"{name}:fp32" for name in engine["float32_layers"])
+    assert build(bundle, "--engine", "fp16", **there).returncode == 0
+    argv = json.loads((tmp_path / "argv.json").read_text())
+    assert argv[-3:] == [
+        "--precisionConstraints=obey",
+        f"--layerPrecisions={spec}",
+        f"--layerOutputTypes={spec}",
+    ]
+    engine["float32_layers"] = ["a,b"]  # trtexec splits there
+    file.write_text(json.dumps(recipe))
+    refused = build(bundle, "--engine", "fp16", **there)
+    assert (refused.returncode, "cannot keep 1 layers" in refused.stderr) == (6, True)
+    engine["float32_layers"] = ["a"]
+    recipe["target"]["tensorrt"] = "8.2"
+    file.write_text(json.dumps(recipe))
+    monkeypatch.setenv("STANDIN_TRTEXEC_NUMBER", "8201")  # has no such options
+    refused = build(bundle, "--engine", "fp16", **there)
+    assert (refused.returncode, "build --engine fp32" in refused.stderr) == (6, True)
+    assert build(bundle, "--engine", "fp32", **there).returncode == 0
+
+
 def test_all_and_list(bundle: Path) -> None:
     listed = build(bundle, "--list")
     assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == ["fp16", "fp32", "int8"]
@@ -259,33 +333,38 @@ def test_without_tensorrt_it_says_where_to_run(bundle: Path, tmp_path: Path) -> 
     assert "run this on the Jetson" in done.stderr
 
 
+@pytest.fixture
+def trtexec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the stand-in for trtexec, and no Python module of TensorRT anywhere."""
+    folder = tmp_path / "bin with space"
+    folder.mkdir()
+    program = folder / "trtexec"
+    program.write_text(
+        f"#!{sys.executable}\nimport runpy\nrunpy.run_path({str(STANDIN / 'trtexec.py')!r})\n"
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("STANDIN_TRTEXEC_LOG", str(tmp_path / "argv.json"))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("number", "target"),
     [("8201", "jetson-nano"), ("8502", "jetson-xavier-nx"), ("100300", "jetson")],
 )
 def test_trtexec_is_the_fallback(
-    make_bundle: Callable[[str], Path], tmp_path: Path, number: str, target: str
+    make_bundle: Callable[[str], Path],
+    trtexec: Path,
+    tmp_path: Path,
+    number: str,
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bundle = make_bundle(target)
-    folder = tmp_path / "bin with space"
-    folder.mkdir()
-    log = tmp_path / "argv.json"
-    program = folder / "trtexec"
-    program.write_text(
-        f"#!{sys.executable}\n"
-        "# STAND-IN for NVIDIA's trtexec: records its arguments\n"
-        "import json, sys\n"
-        f"print('&&&& RUNNING TensorRT.trtexec [TensorRT v{number}] # trtexec')\n"
-        "out = [a.split('=', 1)[1] for a in sys.argv if a.startswith('--saveEngine=')]\n"
-        "if out:\n"
-        "    open(out[0], 'w').write('STAND-IN')\n"
-        f"    json.dump(sys.argv[1:], open({str(log)!r}, 'w'))\n"
-    )
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("STANDIN_TRTEXEC_NUMBER", number)
     engine = "fp16" if target == "jetson-nano" else "int8"
-    done = build(bundle, "--engine", engine, version=None, path=str(folder))
+    done = build(bundle, "--engine", engine, version=None, path=str(trtexec))
     assert done.returncode == 0, done.stderr
-    argv = json.loads(log.read_text())
+    argv = json.loads((tmp_path / "argv.json").read_text())
     if target == "jetson":
         assert "--stronglyTyped" in argv
         assert not {"--fp16", "--int8"} & set(argv)
@@ -294,8 +373,46 @@ def test_trtexec_is_the_fallback(
         assert ("--int8" in argv) == (engine == "int8")
     workspace = "--workspace=512" if target == "jetson-nano" else "--memPoolSize=workspace:1024"
     assert workspace in argv
-    assert (bundle / "tensorrt" / f"model_{engine}.engine").read_text() == "STAND-IN"
+    made = bundle / "tensorrt" / f"model_{engine}.engine"
+    assert sha256_file(made) == json.loads(Path(f"{made}.json").read_text())["engine_sha256"]
     assert not list((bundle / "tensorrt").glob("*.part"))
+    measured = bench(bundle, "--engine", engine, version=None, path=str(trtexec))
+    assert measured.returncode == 0, measured.stderr
+    record = json.loads(Path(f"{made}.bench.json").read_text())
+    assert record["timer"] == "CUDA events by trtexec"
+    assert record["samples_ms"] == [1.002, 1.003, 1.004, 1.005, 1.006], "the last five of seven"
+    assert record["layers"] == [{"name": "a", "ms": 0.5}]
+    assert record["output_check"]["max_abs"] < 1e-4, "six digits are printed"
+    assert "trtexec" in record["no_energy"]
+    assert not list((bundle / "tensorrt").glob(".trtexec-*"))
+
+
+def test_trtexec_that_fails_is_told(
+    bundle: Path, trtexec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(how: str, number: str = "100300") -> None:
+        monkeypatch.setenv("STANDIN_TRTEXEC_FAIL", how)
+        monkeypatch.setenv("STANDIN_TRTEXEC_NUMBER", number)
+
+    there: dict[str, Any] = {"version": None, "path": str(trtexec)}
+    fails("killed")
+    killed = build(bundle, **there)
+    assert (killed.returncode, "killed for memory" in killed.stderr) == (3, True)
+    assert no_engine(bundle)
+    fails("", "what")
+    assert "does not tell its version" in build(bundle, **there).stderr
+    fails("")
+    assert build(bundle, **there).returncode == 0
+    fails("nan")
+    assert bench(bundle, **there).returncode == 0
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    assert record["output_check"]["finite"] is False
+    fails("silent")
+    silent = bench(bundle, **there)
+    assert (silent.returncode, "exported no times" in silent.stderr) == (3, True)
+    fails("", "101600")  # begins like 10.1, and is another version
+    other = bench(bundle, **there)
+    assert (other.returncode, "here is 10.16" in other.stderr) == (6, True)
 
 
 # TensorRT for RTX under the name and version that the script looks for: a real parser and builder
@@ -360,6 +477,12 @@ def test_an_engine_is_built_again_only_where_something_changed(bundle: Path) -> 
     assert "10.3.0.30" in other.stderr
     assert "10.3.0.31" in other.stderr
     assert b"10.3.0.31" in engine.read_bytes()
+    recipe = bundle / "tensorrt" / "recipe.json"
+    text = recipe.read_text()
+    recipe.write_text(text.replace('"builder_flags": []', '"builder_flags": ["TF32"]'))
+    assert "up to date" not in build(bundle, version="10.3.0.31").stderr, "other settings"
+    recipe.write_text(text)
+    build(bundle, version="10.3.0.31")
     engine.write_bytes(engine.read_bytes()[:-1])  # a copy that broke off
     assert "up to date" not in build(bundle, version="10.3.0.31").stderr
 
@@ -382,6 +505,35 @@ def test_measures_through_each_api(bundle: Path, version: str, cudart: Path) -> 
     assert record["environment_before"]["gpu_sm"] == 87
     layers = json.loads((bundle / "tensorrt" / "model_fp16.engine.layers.json").read_text())
     assert ("I/O Tensors" in layers) == version.startswith("11")
+
+
+def test_what_the_meters_of_a_jetson_show(
+    bundle: Path, cudart: Path, jetson_sysfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = jetson_sysfs / "class/devfreq/17000000.gpu"
+    gpu.mkdir(parents=True)
+    for name, hertz in {"cur": 612_000_000, "min": 306_000_000, "max": 1_020_000_000}.items():
+        (gpu / f"{name}_freq").write_text(f"{hertz}\n")
+    monkeypatch.setenv("EDGEC_SYS", str(jetson_sysfs))
+    assert build(bundle).returncode == 0
+    assert bench(bundle, "--energy", "1", cudart=cudart).returncode == 0
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    energy = energy_fields(record["readings"])["energy"]
+    assert energy["meter"] == "INA3221 VDD_IN"
+    assert energy["watts"] == pytest.approx(5.0)
+    assert energy["joules_per_inference"] * energy["inferences"] == pytest.approx(
+        5.0 * energy["seconds"], rel=0.01
+    )
+    before = record["environment_before"]
+    assert [before[f"gpu_{k}hz"] for k in ("", "min_", "max_")] == [
+        612_000_000,
+        306_000_000,
+        1_020_000_000,
+    ]
+    assert bench(bundle, "--energy", "-1", cudart=cudart).returncode == 2
+    assert bench(bundle, "--energy", "0", cudart=cudart).returncode == 0
+    record = json.loads((bundle / "tensorrt" / "model_fp16.engine.bench.json").read_text())
+    assert "readings" not in record
 
 
 def test_wrong_outputs_show(bundle: Path, cudart: Path) -> None:

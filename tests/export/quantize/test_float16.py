@@ -11,7 +11,12 @@ from onnx.reference import ReferenceEvaluator
 
 from edgec.export.errors import UnsupportedError
 from edgec.export.quantize.calibrate import calibrate
-from edgec.export.quantize.float16 import float32_islands, relative_error, to_float16
+from edgec.export.quantize.float16 import (
+    float32_by_value,
+    float32_islands,
+    relative_error,
+    to_float16,
+)
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.kernels import emulation_options
 from edgec.export.quantize.scheme import TENSORRT
@@ -108,6 +113,8 @@ def test_layer_norm_of_large_activations_does_not_overflow(layer_norm):
     onnx.checker.check_model(ir.to_proto(half), full_check=True)
     assert relative_error(run(layer_norm, {"x": x}), run(half, {"x": x})) < TOLERANCE
     kept = {island.node for island in float32_islands(half)}
+    told = float32_by_value(layer_norm, None)
+    assert set(told) == kept, "what a builder with a flag for float16 has to leave in float32"
     inside = ("mean", "centred", "square", "variance", "shifted", "deviation", "normal")
     assert {f"node_{name}" for name in inside} <= kept
     assert casts(half) <= 4

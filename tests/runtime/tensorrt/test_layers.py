@@ -52,6 +52,31 @@ def test_kinds_come_from_either_dialect(tensors: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("between", ["\x1f", "\x1e", ""])
+def test_generated_kernels_are_known_by_their_metadata(between: str) -> None:
+    """Names like these and both separators are in published layer information of TensorRT 8.6+."""
+    told = between.join(
+        f"[ONNX Layer: {node}]"
+        for node in (
+            "stages.0.blocks.1.attn/MatMul",
+            "ONNXTRT_cast",
+            "stages.0.blocks.1.attn/MatMul",
+        )
+    )
+    layers = [
+        {"Name": "_gemm_mha_v2_myl0_7", "LayerType": "kgen", "Metadata": told},
+        {"Name": "__myl_Cast_myl0_1", "LayerType": "kgen", "Metadata": ""},
+        {"Name": "head/Gemm", "LayerType": "gemm", "Metadata": "[ONNX Layer: not ours]"},
+    ]
+    times = [{"name": layer["Name"], "ms": float(3 - i)} for i, layer in enumerate(layers)]
+    rows = join_layers(times, json.dumps({"Layers": layers, "Bindings": []}), MODULES)
+    assert [(row["nodes"], row["module"], row["kind"]) for row in rows] == [
+        (["stages.0.blocks.1.attn/MatMul"], "stages.0.blocks.1.attn", "kgen"),
+        ([], None, "kgen"),
+        (["head/Gemm"], "head", "gemm"),
+    ]
+
+
 @pytest.mark.parametrize("inspector", ['{"Layers": ["head/Gemm"]}', "{", "[]", '{"Layers": 3}'])
 def test_an_inspector_without_details_or_broken_costs_only_the_kinds(inspector: str) -> None:
     rows = join_layers([{"name": "head/Gemm", "ms": 2.0}], inspector, MODULES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import pytest
 
 import edgec
 from edgec.export.bundle import Bundle
+from edgec.export.cli.bench import is_astray
 from edgec.export.errors import EdgecError, InputError, MissingToolError, UsageError
+from edgec.export.files import sha256_file
 from edgec.runtime.bench_any import bench_any, chosen_artifacts
-from edgec.runtime.tensorrt.build import build_engines, read_recipe
+from edgec.runtime.results.figures import summarize
+from edgec.runtime.tensorrt import measure
+from edgec.runtime.tensorrt.build import build_engines
+from edgec.runtime.tensorrt.recipe import read_recipe
 from edgec.runtime.transports.machine import open_device
 
 STANDIN = Path(__file__).parents[2] / "standin"
@@ -34,18 +40,22 @@ def bundle(exported: Path, tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def jetson(server: Any, cudart: Path) -> Any:
+def jetson(server: Any, cudart: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The SSH server with the stand-ins of TensorRT and CUDA."""
+    monkeypatch.setattr(measure, "LOOP_SECONDS", 1)
     set_tensorrt(server, cudart)
     return server
 
 
-def set_tensorrt(server: Any, cudart: Path, version: str = "10.3.0.30", fail: str = "") -> None:
+def set_tensorrt(
+    server: Any, cudart: Path, version: str = "10.3.0.30", fail: str = "", sysfs: str = "/nowhere"
+) -> None:
     server.set_environment(
         PYTHONPATH=str(STANDIN),
         STANDIN_TRT_VERSION=version,
         STANDIN_TRT_FAIL=fail,
         EDGEC_CUDART=str(cudart),
+        EDGEC_SYS=sysfs,
     )
 
 
@@ -66,6 +76,13 @@ def test_built_measured_and_brought_home(bundle: Bundle, jetson: Any) -> None:
     assert again.file(engine).read_bytes().startswith(b"STAND-IN 10.3.0.30")
     assert (bundle.path / "tensorrt" / "timing.cache").is_file()
     assert not [p for p in bundle.path.parent.iterdir() if p.name.startswith(".edgec")]
+    assert engine.checks["ran"]["ok"]
+    profile = bundle.path / "tensorrt" / "model_fp16.engine.bench.json"
+    assert again.manifest.files["tensorrt/model_fp16.engine.bench.json"] == sha256_file(profile)
+    first = json.loads(profile.read_text())
+    assert first["results"][0]["layers"], "the time of every layer"
+    assert first["environment_before"]["gpu_sm"] == 87
+    assert not {"energy", "no_energy"} & set(first["results"][0])
 
     chosen = chosen_artifacts(again, [])
     assert chosen == [engine], "engines are what this bundle is for"
@@ -77,6 +94,48 @@ def test_built_measured_and_brought_home(bundle: Bundle, jetson: Any) -> None:
     assert record["environment_before"]["tensorrt"] == "10.3.0.30"
     assert result["layers"][0]["ms"] >= result["layers"][-1]["ms"]
     assert all(layer["kind"] for layer in result["layers"])
+    assert 0 <= result["graph_check"]["relative"] < 0.05
+    assert not is_astray(result)
+    assert "no power meter" in result["no_energy"]
+
+
+def test_outputs_that_rounding_does_not_explain(bundle: Bundle, jetson: Any) -> None:
+    built = build(bundle, jetson)
+    outputs = built.path / "golden" / "outputs_0.npz"
+    arrays = dict(np.load(outputs))
+    np.savez(outputs, **{name: array + np.ptp(array) for name, array in arrays.items()})
+    files = {**built.manifest.files, "golden/outputs_0.npz": sha256_file(outputs)}
+    other = Bundle(built.path, replace(built.manifest, files=files))
+    (result,) = bench_any(
+        other, chosen_artifacts(other, []), jetson.uri, threads=1, runs=2, warmup=0
+    )["results"]
+    assert not is_astray(result), "the graph is as far off: the golden data are wrong"
+    assert is_astray({**result, "graph_check": {"relative": 0.001}})
+    assert is_astray({**result, "output_check": {"finite": False, "relative": 0.0}})
+
+
+def test_energy_comes_home(bundle: Bundle, jetson: Any, cudart: Path, jetson_sysfs: Path) -> None:
+    set_tensorrt(jetson, cudart, sysfs=str(jetson_sysfs))
+    built = build(bundle, jetson)
+    record = bench_any(built, chosen_artifacts(built, []), jetson.uri, threads=1, runs=3, warmup=0)
+    (result,) = record["results"]
+    assert result["energy"]["meter"] == "INA3221 VDD_IN"
+    assert result["energy"]["watts"] == pytest.approx(5.0)
+    assert "joules_per_inference" in {figure.name for figure in summarize(record).figures}
+
+
+def test_an_engine_that_does_not_run_is_kept_and_told(
+    bundle: Bundle, jetson: Any, cudart: Path
+) -> None:
+    set_tensorrt(jetson, cudart, fail="run")
+    heard: list[str] = []
+    built = build(bundle, jetson, on_text=heard.append)
+    assert "was not run" in heard[-1]
+    engine = next(a for a in built.manifest.artifacts if a.path.endswith(".engine"))
+    assert engine.status == "built"
+    assert engine.checks["ran"]["ok"] is False
+    assert "could not execute" in engine.checks["ran"]["why"]
+    assert edgec.load(bundle.path).manifest == built.manifest
 
 
 def test_what_is_built_is_not_built_again(bundle: Bundle, jetson: Any, cudart: Path) -> None:

@@ -19,11 +19,9 @@ of another version than the recipe was made for, 7 a file of the bundle is missi
 # This file runs on JetPack 4.6, whose Python is 3.6: no newer syntax.
 import argparse
 import os
-import shutil
-import subprocess
-import sys
 import time
 
+import edgec_trtexec
 from edgec_device import (
     HERE,
     Failure,
@@ -38,8 +36,6 @@ from edgec_device import (
     write_json,
     write_whole,
 )
-
-TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 
 
 def onnx_path(engine):
@@ -129,6 +125,31 @@ def layer_information(trt, logger, plan):
     return engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
 
 
+def keep_in_float32(trt, network, config, names):
+    """Pin layers to float32 that a flag would let TensorRT compute in float16.
+
+    The parser names a layer after its node; what it adds around it has other names.
+    """
+    missing = set(names)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.name not in missing:
+            continue
+        missing.discard(layer.name)
+        outputs = [layer.get_output(k) for k in range(layer.num_outputs)]
+        if all(output.dtype == trt.float32 for output in outputs):  # not those that compute shapes
+            layer.precision = trt.float32
+            for k in range(layer.num_outputs):
+                layer.set_output_type(k, trt.float32)
+    if hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"):
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    else:  # before 8.2
+        config.set_flag(trt.BuilderFlag.STRICT_TYPES)
+    say("%d layers stay in float32, for float16 would overflow" % (len(names) - len(missing)))
+    if missing:
+        say("no layers of these names, so their precision is open: " + ", ".join(sorted(missing)))
+
+
 def build_with_api(trt, engine, recipe):
     """Build through TensorRT's Python module, by the recipe's settings for its version."""
     path = onnx_path(engine)
@@ -160,6 +181,8 @@ def build_with_api(trt, engine, recipe):
         config.max_workspace_size = recipe["workspace_bytes"]
     for flag in settings["builder_flags"]:
         config.set_flag(getattr(trt.BuilderFlag, flag))
+    if engine["float32_layers"]:
+        keep_in_float32(trt, network, config, engine["float32_layers"])
     if hasattr(trt, "ProfilingVerbosity"):
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     cache_path = os.path.join(HERE, recipe["timing_cache"])
@@ -187,54 +210,29 @@ def build_with_api(trt, engine, recipe):
     finish(engine, recipe, bytes(plan), trt.__version__, seconds, layers)
 
 
-def trtexec_argv(program, engine, recipe, version, onnx, out):
-    """Arguments for trtexec: the recipe's, and files; the workspace option changed in 8.4."""
-    mebibytes = recipe["workspace_bytes"] >> 20
-    argv = [program, "--onnx=" + onnx, "--saveEngine=" + out]
-    argv.append("--timingCacheFile=" + os.path.join(HERE, recipe["timing_cache"]))
-    if version >= (8, 2):
-        argv += ["--profilingVerbosity=detailed", "--exportLayerInfo=" + out + ".layers"]
-    if version >= (8, 4):
-        argv.append("--memPoolSize=workspace:%d" % mebibytes)
-    else:
-        argv.append("--workspace=%d" % mebibytes)
-    return argv + settings_of(engine, ".".join(map(str, version)))["trtexec"]
-
-
 def build_with_trtexec(program, engine, recipe, options):
     """Build by NVIDIA's command line tool, where the Python module is not installed."""
-    try:
-        text = subprocess.run(
-            [program, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60
-        ).stdout.decode("utf-8", "replace")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failure(6, "cannot run %s: %s" % (program, error), "install TensorRT for this device")
-    # the first line reads: &&&& RUNNING TensorRT.trtexec [TensorRT v100300] # trtexec --help
-    digits = text.partition("[TensorRT v")[2].partition("]")[0].strip()
-    if not digits.isdigit():
-        raise Failure(6, "%s does not tell its version" % program, "install python3-libnvinfer")
-    number = int(digits)
-    version = (
-        (number // 10000, number // 100 % 100)
-        if number >= 100000
-        else (number // 1000, number // 100 % 10)
-    )
+    version = edgec_trtexec.version_of(program)
     found = "%d.%d" % version
     check_version(found, recipe, options.any_version)
     if not options.rebuild and up_to_date(engine, recipe, found):
         return
     path = onnx_path(engine)
     temporary = os.path.join(HERE, engine["engine"] + ".part")
-    argv = trtexec_argv(program, engine, recipe, version, path, temporary)
-    say("running " + " ".join(argv))
+    argv = edgec_trtexec.build_argv(
+        program,
+        version,
+        settings_of(engine, found)["trtexec"] + edgec_trtexec.pinned(version, engine),
+        path,
+        temporary,
+        recipe["workspace_bytes"],
+        os.path.join(HERE, recipe["timing_cache"]),
+    )
     start = time.time()
     try:
-        status = subprocess.call(argv, stdout=sys.stderr)
-        if status != 0 or not os.path.isfile(temporary):
-            fix = "see its messages above"
-            if status in (137, -9):
-                fix = "killed for memory: close the desktop, add swap, or lower workspace_bytes"
-            raise Failure(3, "trtexec ended with status %d" % status, fix)
+        edgec_trtexec.execute(argv)
+        if not os.path.isfile(temporary):
+            raise Failure(3, "trtexec wrote no engine", "see its messages above")
         with open(temporary, "rb") as stream:
             data = stream.read()
         layers = None
@@ -272,7 +270,7 @@ def main(argv):
     try:
         import tensorrt as trt
     except ImportError as error:
-        program = TRTEXEC if os.path.isfile(TRTEXEC) else shutil.which("trtexec")
+        program = edgec_trtexec.find()
         if program is None:
             raise Failure(
                 6,

@@ -14,6 +14,8 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+SYSFS = os.environ.get("EDGEC_SYS", "/sys")  # a container may have the board's tree elsewhere
+GPU_CLOCKS = (".gpu", ".gv11b", ".gp10b", ".ga10b", "gpu-gpc-0")
 
 
 class Failure(Exception):
@@ -90,6 +92,12 @@ def major_minor(version):
     return tuple(int(part) for part in version.split(".")[:2])
 
 
+def same_version(one, other):
+    """Whether two versions agree as far as both tell; trtexec tells two parts of four."""
+    parts = list(zip(one.split("."), other.split(".")))
+    return bool(parts) and all(a == b for a, b in parts)
+
+
 def load_cudart():
     """CUDA's runtime library, or None; EDGEC_CUDART names the one to take."""
     names = [os.environ.get("EDGEC_CUDART")]
@@ -129,16 +137,21 @@ def environment(version):
         "l4t": first_line("/etc/nv_tegra_release"),
         "gpu_sm": gpu_sm(load_cudart()),
         "power_mode": power_mode(),
-        "cpu_governor": first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "cpu_khz": number("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
+        "cpu_governor": first_line(SYSFS + "/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "cpu_khz": number(SYSFS + "/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
         "gpu_hz": None,
+        "gpu_min_hz": None,
+        "gpu_max_hz": None,
         "memory_available_kib": None,
         "temperatures_mc": {},
     }
-    for folder in sorted(glob.glob("/sys/class/devfreq/*")):
-        if folder.endswith(("gpu", "gv11b", "gp10b", "ga10b")):
-            record["gpu_hz"] = number(os.path.join(folder, "cur_freq"))
-    for zone in sorted(glob.glob("/sys/class/thermal/thermal_zone*")):
+    for folder in sorted(glob.glob(SYSFS + "/class/devfreq/*")):
+        # 57000000.gpu, 17000000.ga10b, Thor's gpu-gpc-0; equal limits: jetson_clocks has locked it
+        if folder.endswith(GPU_CLOCKS):
+            for key in ("cur", "min", "max"):
+                name = "gpu_hz" if key == "cur" else "gpu_%s_hz" % key
+                record[name] = number(os.path.join(folder, key + "_freq"))
+    for zone in sorted(glob.glob(SYSFS + "/class/thermal/thermal_zone*")):
         kind = first_line(os.path.join(zone, "type"))
         value = number(os.path.join(zone, "temp"))
         if kind and value is not None:
@@ -192,6 +205,8 @@ def engine_key(engine, recipe, facts):
         engine["name"],
         engine["flags"],
         engine["strongly_typed"],
+        engine["settings"],
+        engine["float32_layers"],
         recipe["workspace_bytes"],
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()

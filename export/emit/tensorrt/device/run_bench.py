@@ -5,10 +5,11 @@ Usage:
     python3 run_bench.py                     the first engine of the recipe
     python3 run_bench.py --engine int8       another one
     python3 run_bench.py --runs 500 --warmup 100
+    python3 run_bench.py --energy 10         watch the power meters for 10 seconds; 0: do not
 
-Writes ENGINE.bench.json: every sample, time per layer, conditions before and after, and how far the
-outputs are from the bundle's golden ones. Needs TensorRT's Python module and CUDA's runtime
-library; no numpy.
+Writes ENGINE.bench.json: every sample, time per layer, conditions before and after, what power
+meters showed, and how far the outputs are from the bundle's golden ones. Needs TensorRT's Python
+module and CUDA's runtime library, or trtexec; no numpy.
 
 Exit codes: 0 measured, 2 wrong usage, 3 the engine does not run, 6 TensorRT or CUDA is missing or
 of another version, 7 a file is missing or damaged, 130 interrupted.
@@ -16,213 +17,38 @@ of another version, 7 a file is missing or damaged, 130 interrupted.
 
 # This file runs on JetPack 4.6, whose Python is 3.6: no newer syntax.
 import argparse
-import array
-import ast
-import ctypes
 import os
-import struct
 import sys
 import time
-import zipfile
 
+import edgec_meters
+import edgec_trtexec
 from edgec_device import (
     HERE,
+    SYSFS,
     Failure,
     environment,
-    load_cudart,
     read_recipe,
     run_main,
+    same_version,
     say,
     sha256,
     sidecar,
     write_json,
 )
+from edgec_session import Cuda, Session, layer_times, numbers, read_npz
 
-# numpy's letters, bytes per element, array typecode; half floats are unpacked by struct
-TYPES = {
-    "float32": ("<f4", 4, "f"),
-    "float16": ("<f2", 2, None),
-    "int32": ("<i4", 4, "i"),
-    "int64": ("<i8", 8, "q"),
-    "int8": ("|i1", 1, "b"),
-    "uint8": ("|u1", 1, "B"),
-    "bool": ("|b1", 1, "B"),
-}
-HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
+PROFILED_RUNS = 50
 
 
-def read_npz(path):
-    """Arrays of an .npz as (type, shape, bytes), without numpy (NPY format, version 1 and 2)."""
-    found = {}
-    letters = dict((v[0], k) for k, v in TYPES.items())
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                data = archive.read(member)
-                if data[:6] != b"\x93NUMPY":
-                    raise ValueError("%s is no NPY array" % member)
-                width = 2 if data[6] == 1 else 4
-                (size,) = struct.unpack("<H" if width == 2 else "<I", data[8 : 8 + width])
-                start = 8 + width + size
-                header = ast.literal_eval(data[8 + width : start].decode("latin-1"))
-                if header["fortran_order"] or header["descr"] not in letters:
-                    raise ValueError("%s has a layout not written by edgec" % member)
-                name = member[: -len(".npy")] if member.endswith(".npy") else member
-                found[name] = (letters[header["descr"]], header["shape"], data[start:])
-    except (OSError, ValueError, KeyError, struct.error, zipfile.BadZipFile) as error:
-        raise Failure(7, "cannot read %s: %s" % (path, error), "copy the bundle again")
-    return found
-
-
-def numbers(kind, data):
-    """Elements of a buffer as Python numbers."""
-    size, code = TYPES[kind][1:]
-    if code is None:
-        return struct.unpack("<%de" % (len(data) // size), data)
-    values = array.array(code)
-    values.frombytes(data)
-    return values
-
-
-class Cuda:
-    """The few calls of CUDA's runtime that are needed, checked."""
-
-    def __init__(self):
-        self.library = load_cudart()
-        if self.library is None:
-            raise Failure(6, "libcudart is not found", "install CUDA, or set EDGEC_CUDART to it")
-        self.library.cudaGetErrorString.restype = ctypes.c_char_p
-        self.pointers = []
-
-    def call(self, name, *arguments):
-        status = getattr(self.library, name)(*arguments)
-        if status != 0:
-            text = self.library.cudaGetErrorString(status)
-            raise Failure(
-                3,
-                "%s: %s" % (name, (text or b"?").decode("utf-8", "replace")),
-                "is the GPU free and the engine built on this device?",
-            )
-
-    def allocate(self, size):
-        pointer = ctypes.c_void_p()
-        self.call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)))
-        self.pointers.append(pointer)
-        return pointer.value
-
-    def upload(self, pointer, data):
-        self.call(
-            "cudaMemcpy", ctypes.c_void_p(pointer), data, ctypes.c_size_t(len(data)), HOST_TO_DEVICE
-        )
-
-    def download(self, pointer, size):
-        buffer = ctypes.create_string_buffer(size)
-        self.call(
-            "cudaMemcpy",
-            buffer,
-            ctypes.c_void_p(pointer),
-            ctypes.c_size_t(size),
-            DEVICE_TO_HOST,
-        )
-        return buffer.raw
-
-    def stream(self):
-        stream = ctypes.c_void_p()
-        self.call("cudaStreamCreate", ctypes.byref(stream))
-        self.queue = stream
-        return stream.value
-
-    def wait(self):
-        self.call("cudaStreamSynchronize", self.queue)
-
-    def close(self):
-        for pointer in self.pointers:
-            self.library.cudaFree(pointer)
-
-
-class Session:
-    """An engine with buffers for its tensors; the API differs before TensorRT 8.5."""
-
-    def __init__(self, trt, data, cuda):
-        self.logger = trt.Logger(trt.Logger.WARNING)
-        self.runtime = trt.Runtime(self.logger)
-        self.engine = self.runtime.deserialize_cuda_engine(data)
-        if self.engine is None:
-            raise Failure(
-                3,
-                "TensorRT %s cannot read the engine" % trt.__version__,
-                "build it on this device: python3 build_engine.py --rebuild",
-            )
-        self.context = self.engine.create_execution_context()
-        self.cuda = cuda
-        self.stream = cuda.stream()
-        self.named = hasattr(self.engine, "num_io_tensors")
-        self.tensors = {}
-        self.bindings = []
-        kinds = dict(
-            (getattr(trt, upper), lower)
-            for upper, lower in (
-                ("float32", "float32"),
-                ("float16", "float16"),
-                ("int32", "int32"),
-                ("int64", "int64"),
-                ("int8", "int8"),
-                ("uint8", "uint8"),
-                ("bool", "bool"),
-            )
-            if hasattr(trt, upper)
-        )
-        count = self.engine.num_io_tensors if self.named else self.engine.num_bindings
-        for index in range(count):
-            if self.named:
-                name = self.engine.get_tensor_name(index)
-                is_input = self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-                shape, kind = self.engine.get_tensor_shape(name), self.engine.get_tensor_dtype(name)
-            else:
-                name = self.engine.get_binding_name(index)
-                is_input = self.engine.binding_is_input(index)
-                shape, kind = (
-                    self.engine.get_binding_shape(index),
-                    self.engine.get_binding_dtype(index),
-                )
-            size = TYPES[kinds[kind]][1]
-            for dimension in shape:
-                size *= dimension
-            pointer = cuda.allocate(size)
-            self.tensors[name] = (is_input, kinds[kind], size, pointer)
-            self.bindings.append(pointer)
-            if self.named:
-                self.context.set_tensor_address(name, pointer)
-
-    def feed(self, reference):
-        for name, (is_input, kind, size, pointer) in self.tensors.items():
-            if is_input:
-                found = reference.get(name)
-                if found is None or found[0] != kind or len(found[2]) != size:
-                    raise Failure(7, "golden data does not fit input %r" % name, "export again")
-                self.cuda.upload(pointer, found[2])
-
-    def run(self):
-        if self.named:
-            done = self.context.execute_async_v3(self.stream)
-        else:
-            done = self.context.execute_async_v2(self.bindings, self.stream)
-        if not done:
-            raise Failure(3, "TensorRT could not execute the engine", "see its messages above")
-        self.cuda.wait()
-
-
-def compare(session, reference):
+def compare(outputs, reference):
     """Largest distance to the reference outputs, absolute and as a part of their range."""
     worst = scale = 0.0
     finite = True
-    for name, (is_input, kind, size, pointer) in session.tensors.items():
-        if is_input:
-            continue
+    for name, got in outputs.items():
         wanted = reference.get(name)
         if wanted is None:
             raise Failure(7, "golden data lacks output %r" % name, "export the bundle again")
-        got = numbers(kind, session.cuda.download(pointer, size))
         want = numbers(wanted[0], wanted[2])
         if len(got) != len(want):
             raise Failure(7, "golden data does not fit output %r" % name, "export again")
@@ -240,65 +66,17 @@ def compare(session, reference):
     }
 
 
-def layer_times(trt, session, runs):
-    """Mean milliseconds by layer, from runs of their own: asking for them costs time."""
-    order, totals = [], {}
-
-    class Profiler(trt.IProfiler):
-        def __init__(self):
-            trt.IProfiler.__init__(self)
-
-        def report_layer_time(self, name, milliseconds):
-            if name not in totals:
-                order.append(name)
-                totals[name] = 0.0
-            totals[name] += milliseconds
-
-    session.context.profiler = Profiler()
-    for _ in range(runs):
-        session.run()
-    return [{"name": name, "ms": round(totals[name] / runs, 6)} for name in order]
-
-
-def main(argv):
-    parser = argparse.ArgumentParser(description="Measure a TensorRT engine of this bundle.")
-    parser.add_argument("--engine", help="name of the engine in the recipe")
-    parser.add_argument("--runs", type=int, default=200, help="samples that count")
-    parser.add_argument("--warmup", type=int, default=50, help="runs before, not counted")
-    options = parser.parse_args(argv)
-    recipe = read_recipe()
-    engines = dict((e["name"], e) for e in recipe["engines"])
-    name = options.engine or recipe["engines"][0]["name"]
-    if name not in engines:
-        raise Failure(2, "no engine %r in the recipe" % name, "one of: " + ", ".join(engines))
-    if options.runs < 1 or options.warmup < 0:
-        raise Failure(2, "--runs must be positive, --warmup not negative", "e.g. --runs 200")
-    engine = engines[name]
-    path = os.path.join(HERE, engine["engine"])
-    built = sidecar(engine)
-    if built is None:
-        raise Failure(7, "%s is not built" % engine["engine"], "run python3 build_engine.py first")
-    if sha256(path) != built["engine_sha256"]:
-        raise Failure(7, "%s was changed after the build" % path, "build it again")
-    try:
-        import tensorrt as trt
-    except ImportError as error:
+def check_version(built, found):
+    if not same_version(built["tensorrt"], found):
         raise Failure(
             6,
-            "TensorRT's Python module is missing (%s)" % error,
-            "sudo apt-get install python3-libnvinfer, or use trtexec --loadEngine",
+            "the engine was built by TensorRT %s, here is %s" % (built["tensorrt"], found),
+            "build it again: python3 build_engine.py --engine " + built["name"],
         )
-    if built["tensorrt"] != trt.__version__ and not trt.__version__.startswith(built["tensorrt"]):
-        raise Failure(
-            6,
-            "the engine was built by TensorRT %s, here is %s"
-            % (built["tensorrt"], trt.__version__),
-            "build it again: python3 build_engine.py --engine " + name,
-        )
-    inputs, outputs = (
-        read_npz(os.path.normpath(os.path.join(HERE, recipe["golden"][key])))
-        for key in ("inputs", "outputs")
-    )
+
+
+def measure_with_api(trt, path, inputs, options):
+    """Measure through TensorRT's Python module: a sample is enqueue and wait, without copies."""
     cuda = Cuda()
     try:
         with open(path, "rb") as stream:
@@ -316,28 +94,110 @@ def main(argv):
             session.run()
             samples.append(1000 * (clock() - start))
         after = environment(trt.__version__)
-        check = compare(session, outputs)
-        layers = layer_times(trt, session, min(options.runs, 50))
+        outputs = session.outputs()
+        record = {
+            "timer": "host clock around execution and wait",
+            "samples_ms": samples,
+            "layers": layer_times(trt, session, min(options.runs, PROFILED_RUNS)),
+            "outputs": outputs,
+            "environment_before": before,
+            "environment_after": after,
+        }
+        if options.energy:
+            say("watching power meters, %d s" % options.energy)
+            record["readings"] = edgec_meters.watch(session.run, options.energy, SYSFS)
+        return record
     finally:
         cuda.close()
-    record = {
-        "schema": "edgec.trt-bench/1",
-        "engine": engine["engine"],
-        "engine_sha256": built["engine_sha256"],
-        "onnx_sha256": engine["onnx_sha256"],
-        "precision": name,
-        "warmup": options.warmup,
-        "samples_ms": [round(s, 5) for s in samples],
+
+
+def measure_with_trtexec(program, version, path, inputs, options):
+    """Measure by NVIDIA's command line tool, where the Python module is not installed."""
+    before = environment(version)
+    samples, layers, outputs = edgec_trtexec.measure(program, path, inputs, options.runs)
+    if not samples:
+        raise Failure(3, "trtexec measured nothing", "see its messages above")
+    return {
+        "timer": "CUDA events by trtexec",
+        "samples_ms": samples,
         "layers": layers,
-        "output_check": check,
+        "outputs": outputs,
+        "no_energy": "measured by trtexec, which does not tell when it runs: install "
+        "python3-libnvinfer",
         "environment_before": before,
-        "environment_after": after,
+        "environment_after": environment(version),
     }
+
+
+def measure(path, built, inputs, options):
+    """What either way of measuring finds."""
+    try:
+        import tensorrt as trt
+    except ImportError as error:
+        program = edgec_trtexec.find()
+        if program is None:
+            raise Failure(
+                6,
+                "TensorRT's Python module is missing (%s), and so is trtexec" % error,
+                "on the Jetson: sudo apt-get install python3-libnvinfer",
+            )
+        version = "%d.%d" % edgec_trtexec.version_of(program)
+        check_version(built, version)
+        return measure_with_trtexec(program, version, path, inputs, options)
+    check_version(built, trt.__version__)
+    return measure_with_api(trt, path, inputs, options)
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description="Measure a TensorRT engine of this bundle.")
+    parser.add_argument("--engine", help="name of the engine in the recipe")
+    parser.add_argument("--runs", type=int, default=200, help="samples that count")
+    parser.add_argument("--warmup", type=int, default=50, help="runs before, not counted")
+    parser.add_argument("--energy", type=int, default=3, help="seconds to watch power meters")
+    options = parser.parse_args(argv)
+    recipe = read_recipe()
+    engines = dict((e["name"], e) for e in recipe["engines"])
+    name = options.engine or recipe["engines"][0]["name"]
+    if name not in engines:
+        raise Failure(2, "no engine %r in the recipe" % name, "one of: " + ", ".join(engines))
+    if options.runs < 1 or options.warmup < 0 or options.energy < 0:
+        raise Failure(
+            2, "--runs must be positive, --warmup and --energy not negative", "e.g. --runs 200"
+        )
+    engine = engines[name]
+    path = os.path.join(HERE, engine["engine"])
+    built = sidecar(engine)
+    if built is None:
+        raise Failure(7, "%s is not built" % engine["engine"], "run python3 build_engine.py first")
+    if sha256(path) != built["engine_sha256"]:
+        raise Failure(7, "%s was changed after the build" % path, "build it again")
+    inputs, outputs = (
+        read_npz(os.path.normpath(os.path.join(HERE, recipe["golden"][key])))
+        for key in ("inputs", "outputs")
+    )
+    record = measure(path, built, inputs, options)
+    samples = sorted(record["samples_ms"])
+    record["output_check"] = compare(record.pop("outputs"), outputs)
+    record["samples_ms"] = [round(sample, 5) for sample in record["samples_ms"]]
+    record.update(
+        {
+            "schema": "edgec.trt-bench/2",
+            "engine": engine["engine"],
+            "engine_sha256": built["engine_sha256"],
+            "onnx_sha256": engine["onnx_sha256"],
+            "precision": name,
+            "warmup": options.warmup,
+        }
+    )
     write_json(path + ".bench.json", record)
-    samples.sort()
     sys.stdout.write(
         "%s: min %.3f ms, median %.3f ms, largest difference to the reference %.3g\n"
-        % (engine["engine"], samples[0], samples[len(samples) // 2], check["max_abs"])
+        % (
+            engine["engine"],
+            samples[0],
+            samples[len(samples) // 2],
+            record["output_check"]["max_abs"],
+        )
     )
 
 

@@ -15,7 +15,7 @@ from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Sources, write_sources
-from edgec.export.tflite import Model
+from edgec.export.tflite import Model, Tensor
 from edgec.export.tflite.names import input_names
 from edgec.profiles.memory.plan import plan
 from edgec.profiles.memory.regions import ANY_RAM, Region
@@ -30,9 +30,15 @@ Arrays = Mapping[str, np.ndarray]
 def random_feeds(model: Model, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
-        name: rng.integers(-128, 128, model.main.tensors[index].shape, dtype=np.int8)
+        name: random_integers(rng, model.main.tensors[index])
         for name, index in zip(input_names(model), model.main.inputs, strict=True)
     }
+
+
+def random_integers(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
+    limits = np.iinfo(tensor.numpy_dtype)
+    found = rng.integers(limits.min, limits.max + 1, tensor.shape)
+    return np.asarray(found.astype(tensor.numpy_dtype))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from math import isqrt
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 
 from edgec.export.emit.c.fuse import fuse
 from edgec.export.emit.c.lower import lower
-from edgec.export.emit.c.norm import Norm, constants, error_bound, normalised
+from edgec.export.emit.c.norm import (
+    Norm,
+    constants,
+    error_bound,
+    inverse_roots,
+    normalised,
+)
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 
@@ -184,3 +191,13 @@ def test_a_norm_whose_float_result_is_needed_stays_in_float() -> None:
     model.main.outputs.append(4)
     kernels = [call.kernel for call in lower(model).calls]
     assert kernels == ["edgec_dequantize_f32", "edgec_layer_norm_f32", "edgec_quantize_f32"]
+
+
+@given(st.integers(1, (1 << 62) - 1) | st.integers(1, (1 << 31) - 1).map(lambda root: root * root))
+@settings(max_examples=300, deadline=None)
+def test_roots_in_numpy_are_those_of_whole_numbers(x: int) -> None:
+    for value in {x, max(x - 1, 1)}:
+        inverse, pairs = inverse_roots(np.array([value], np.int64))
+        shift = (62 - value.bit_length()) // 2
+        assert int(pairs[0]) == shift
+        assert int(inverse[0]) == ((1 << 61) - 1) // isqrt(value << 2 * shift)

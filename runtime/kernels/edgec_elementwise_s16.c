@@ -1,0 +1,100 @@
+/* Element by element on int16. */
+#include "edgec_fixed_point.h"
+#include "edgec_interpolate_s16.h"
+#include "edgec_kernels_s16.h"
+
+typedef enum { ADD, SUBTRACT, MULTIPLY, MAXIMUM, MINIMUM } operation;
+
+/* The scales of the operands, where the operation needs them, and of the result. */
+typedef struct {
+    edgec_multiplier a, b, out;
+} scaling;
+
+static EDGEC_INLINE int32_t combined(operation op, const scaling *s, int32_t a, int32_t b) {
+    switch (op) {
+    case ADD:
+        return edgec_multiply(&s->out, edgec_multiply(&s->a, a) + edgec_multiply(&s->b, b));
+    case SUBTRACT:
+        return edgec_multiply(&s->out, edgec_multiply(&s->a, a) - edgec_multiply(&s->b, b));
+    case MULTIPLY:
+        /* 2^30, which the lowest integers have, is one more than the fast form takes */
+        return edgec_scale_wide(a * b, s->out.mantissa, -s->out.right);
+    case MAXIMUM:
+        return a > b ? a : b;
+    default:
+        return a < b ? a : b;
+    }
+}
+
+/* The operation is known at every call below, so that compilers make a loop of its own for it. */
+static EDGEC_INLINE void run(
+    const edgec_binary_s8_params *given, const int16_t *a, const int16_t *b, int16_t *out,
+    operation op) {
+    /* a copy: stores to `out` could change `given`, as far as the compiler knows */
+    const edgec_binary_s8_params copy = *given;
+    const edgec_binary_s8_params *const p = &copy;
+    scaling s;
+    s.a = edgec_multiplier_of(p->a_mantissa, p->a_exponent, p->shift);
+    s.b = edgec_multiplier_of(p->b_mantissa, p->b_exponent, p->shift);
+    s.out = edgec_multiplier_of(p->out_mantissa, p->out_exponent, 0);
+    const int32_t a_stride = p->a_stride[3];
+    const int32_t b_stride = p->b_stride[3];
+    for (int32_t i = 0; i < p->shape[0]; ++i) {
+        for (int32_t j = 0; j < p->shape[1]; ++j) {
+            for (int32_t k = 0; k < p->shape[2]; ++k) {
+                const int16_t *x = a + i * p->a_stride[0] + j * p->a_stride[1] + k * p->a_stride[2];
+                const int16_t *y = b + i * p->b_stride[0] + j * p->b_stride[1] + k * p->b_stride[2];
+                for (int32_t l = 0; l < p->shape[3]; ++l) {
+                    const int32_t found = combined(op, &s, *x, *y);
+                    *out++ = (int16_t)edgec_clamp(found, p->low, p->high);
+                    x += a_stride;
+                    y += b_stride;
+                }
+            }
+        }
+    }
+}
+
+void edgec_add_s16(
+    const edgec_binary_s8_params *p, const int16_t *a, const int16_t *b, int16_t *out) {
+    run(p, a, b, out, ADD);
+}
+
+void edgec_sub_s16(
+    const edgec_binary_s8_params *p, const int16_t *a, const int16_t *b, int16_t *out) {
+    run(p, a, b, out, SUBTRACT);
+}
+
+void edgec_mul_s16(
+    const edgec_binary_s8_params *p, const int16_t *a, const int16_t *b, int16_t *out) {
+    run(p, a, b, out, MULTIPLY);
+}
+
+void edgec_maximum_s16(
+    const edgec_binary_s8_params *p, const int16_t *a, const int16_t *b, int16_t *out) {
+    run(p, a, b, out, MAXIMUM);
+}
+
+void edgec_minimum_s16(
+    const edgec_binary_s8_params *p, const int16_t *a, const int16_t *b, int16_t *out) {
+    run(p, a, b, out, MINIMUM);
+}
+
+void edgec_rescale_s16(const edgec_rescale_s16_params *p, const int16_t *in, int16_t *out) {
+    const edgec_multiplier scale = edgec_multiplier_of(p->mantissa, p->exponent, 0);
+    const int32_t count = p->count;
+    const int32_t low = p->low;
+    const int32_t high = p->high;
+    for (int32_t i = 0; i < count; ++i) {
+        out[i] = (int16_t)edgec_clamp(edgec_multiply(&scale, in[i]), low, high);
+    }
+}
+
+void edgec_interpolate_s16(
+    const edgec_interpolate_s16_params *p, const int16_t *in, int16_t *out) {
+    const int16_t *const table = p->table;
+    const int32_t count = p->count;
+    for (int32_t i = 0; i < count; ++i) {
+        out[i] = (int16_t)edgec_interpolated(table, in[i]);
+    }
+}

@@ -1,0 +1,162 @@
+"""The integer reference on int16 against LiteRT's plain kernels, to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgec.export.emit.tflite.versions import version
+from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
+from edgec.export.tflite.reference.executor import run
+
+SCALE = st.floats(1e-5, 1e-3)
+SEED = st.integers(0, 1 << 30)
+
+
+def assert_exact(
+    operator: Operator, tensors: Sequence[Tensor], seed: int = 0, kernels: str = "reference"
+) -> None:
+    litert = pytest.importorskip("edgec.runtime.litert_runner")
+    pytest.importorskip("ai_edge_litert")
+    operator.version = version(operator, list(tensors))
+    inputs = [i for i in operator.inputs if i >= 0 and tensors[i].data is None]
+    model = Model([Subgraph(list(tensors), inputs, list(operator.outputs), [operator], "main")])
+    rng = np.random.default_rng(seed)
+    feeds = {
+        tensors[i].name: rng.integers(-32768, 32768, tensors[i].shape).astype(np.int16)
+        for i in inputs
+    }
+    want = litert.LiteRTRunner(model, kernels=kernels).run(feeds)
+    got = run(model, feeds)
+    for name, value in want.items():
+        assert got[name].dtype == value.dtype
+        np.testing.assert_array_equal(got[name], value)
+
+
+def act(name: str, *shape: int, scale: float) -> Tensor:
+    return Tensor(name, shape, "INT16", None, Quantization.per_tensor(scale))
+
+
+def weights(rng: np.random.Generator, *shape: int, axis: int = 0) -> Tensor:
+    scale = (rng.random(shape[axis]) * 0.01 + 1e-4).astype(np.float32)
+    data = rng.integers(-127, 128, shape).astype(np.int8)
+    zeros = np.zeros(shape[axis], np.int64)
+    return Tensor("w", shape, "INT8", data, Quantization(scale, zeros, axis))
+
+
+def bias(rng: np.random.Generator, x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    """Biases of int64, beyond 32 bits as well, with results that 32 bits hold."""
+    scales = [t.quantization.scale for t in (x, weight, y) if t.quantization is not None]
+    scale = scales[0] * scales[1]
+    most = np.minimum(1 << 36, (1 << 29) * scales[2] / scale).astype(np.int64)
+    data = rng.integers(-most, most + 1) >> rng.integers(0, 30, len(scale))
+    grid = Quantization(scale, np.zeros(len(scale), np.int64), 0)
+    return Tensor("bias", scale.shape, "INT64", data, grid)
+
+
+@given(SEED, SCALE, SCALE, st.sampled_from(["NONE", "RELU", "RELU6"]), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_convolutions(seed: int, scale: float, out: float, activation: str, deep: bool) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = act("x", 1, 6, 7, 4, scale=scale), act("y", 1, 3, 4, 4 if deep else 5, scale=9 * out)
+    weight = weights(rng, *((1, 3, 3, 4) if deep else (5, 3, 3, 4)), axis=3 if deep else 0)
+    options: dict[str, Any] = {
+        "padding": "SAME",
+        "stride_w": 2,
+        "stride_h": 2,
+        "fused_activation_function": activation,
+    } | ({"depth_multiplier": 1} if deep else {})
+    code = "DEPTHWISE_CONV_2D" if deep else "CONV_2D"
+    tensors = [x, weight, bias(rng, x, weight, y), y]
+    assert_exact(Operator(code, [0, 1, 2], [3], options), tensors, seed)
+
+
+@given(SEED, SCALE, SCALE)
+@settings(max_examples=30, deadline=None)
+def test_linear_layers(seed: int, scale: float, out: float) -> None:
+    rng = np.random.default_rng(seed)
+    x, weight, y = act("x", 3, 40, scale=scale), weights(rng, 7, 40), act("y", 3, 7, scale=9 * out)
+    tensors = [x, weight, bias(rng, x, weight, y), y]
+    assert_exact(Operator("FULLY_CONNECTED", [0, 1, 2], [3]), tensors, seed)
+
+
+@given(SEED, SCALE, SCALE, SCALE)
+@settings(max_examples=30, deadline=None)
+def test_products(seed: int, a: float, b: float, out: float) -> None:
+    tensors = [
+        act("a", 2, 5, 9, scale=a),
+        act("b", 2, 9, 4, scale=b),
+        act("y", 2, 5, 4, scale=max(out, a * b * 100)),
+    ]
+    assert_exact(Operator("BATCH_MATMUL", [0, 1], [2], {}), tensors, seed)
+
+
+@given(SEED, SCALE, SCALE, SCALE, st.sampled_from(["ADD", "SUB", "MUL"]))
+@settings(max_examples=60, deadline=None)
+def test_pairs(seed: int, a: float, b: float, out: float, code: str) -> None:
+    options = {} if code == "MUL" else {"pot_scale_int16": False}
+    # what the kernels shift to the left has to fit 32 bits
+    out = max(out, 0.05 * max(a, b))
+    tensors = [act("a", 4000, scale=a), act("b", 4000, scale=b), act("y", 4000, scale=out)]
+    assert_exact(Operator(code, [0, 1], [2], options), tensors, seed)
+
+
+@given(SEED, SCALE, SCALE)
+@settings(max_examples=30, deadline=None)
+def test_changes_of_scale(seed: int, scale: float, out: float) -> None:
+    tensors = [act("x", 4000, scale=scale), act("y", 4000, scale=max(out, scale * 0.1))]
+    assert_exact(Operator("QUANTIZE", [0], [1], {}), tensors, seed)
+
+
+@given(SEED, st.integers(1, 12), st.integers(1, 12), SCALE, SCALE)
+@settings(max_examples=30, deadline=None)
+def test_means(seed: int, height: int, width: int, scale: float, out: float) -> None:
+    axes = Tensor("axes", (2,), "INT32", np.array([1, 2], np.int32))
+    tensors = [act("x", 1, height, width, 7, scale=scale), axes, act("y", 1, 7, scale=out)]
+    assert_exact(Operator("MEAN", [0, 1], [2], {"keep_dims": False}), tensors, seed)
+
+
+@given(SEED, st.integers(1, 200), SCALE, SCALE)
+@settings(max_examples=30, deadline=None)
+def test_sums(seed: int, count: int, scale: float, out: float) -> None:
+    axes = Tensor("axes", (1,), "INT32", np.array([1], np.int32))
+    tensors = [act("x", 9, count, scale=scale), axes, act("y", 9, scale=max(out, scale))]
+    assert_exact(Operator("SUM", [0, 1], [2], {}), tensors, seed, "builtin")
+
+
+@pytest.mark.parametrize("code", ["AVERAGE_POOL_2D", "MAX_POOL_2D"])
+def test_pools(code: str) -> None:
+    options: dict[str, Any] = {
+        "padding": "SAME",
+        "stride_w": 2,
+        "stride_h": 1,
+        "filter_width": 3,
+        "filter_height": 2,
+    }
+    tensors = [act("x", 1, 6, 7, 5, scale=1e-3), act("y", 1, 6, 4, 5, scale=1e-3)]
+    assert_exact(Operator(code, [0], [1], options), tensors)
+
+
+@given(SEED, st.integers(1, 300), st.floats(1e-5, 5e-3))
+@settings(max_examples=60, deadline=None)
+def test_softmax(seed: int, count: int, scale: float) -> None:
+    tensors = [act("x", 3, count, scale=scale), act("y", 3, count, scale=2.0**-15)]
+    assert_exact(Operator("SOFTMAX", [0], [1], {"beta": 1.0}), tensors, seed)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(0, 2))
+@settings(max_examples=30, deadline=None)
+def test_resizing(height: int, width: int, rows: int, mode: int) -> None:
+    size = Tensor("size", (2,), "INT32", np.array([rows, 2 * rows], np.int32))
+    tensors = [
+        act("x", 1, height, width, 2, scale=0.1),
+        size,
+        act("y", 1, rows, 2 * rows, 2, scale=0.1),
+    ]
+    options = {"align_corners": mode == 1, "half_pixel_centers": mode == 2}
+    assert_exact(Operator("RESIZE_BILINEAR", [0, 1], [2], options), tensors)
