@@ -102,8 +102,20 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tflite": (
         "TFLite files",
         "Networks with random weights written in each precision; differences are relative to the "
-        "largest output of the ONNX master; latency in LiteRT with XNNPACK, interleaved.",
+        "largest output of the ONNX master; latency in LiteRT with XNNPACK, interleaved. cpu "
+        "seconds and peak mib: from the graph to the file; route: from the PyTorch module to it. "
+        "Rows of litert-torch (0.10.0, with ai-edge-quantizer 0.10.0) are of the same networks "
+        "and parameters, timed in the same rounds.",
         (),
+    ),
+    "tflite_arm64": (
+        "Instructions on Arm cores",
+        "Instructions of one inference by the Arm builds of LiteRT (with XNNPACK) and ONNX Runtime "
+        "in QEMU's user mode, one thread: exact counts, no latency. The Cortex-A76 (Raspberry Pi "
+        "5) has SDOT, the Cortex-A72 (Raspberry Pi 4) has not. ratio: over float32 of the same "
+        "runtime. difference: of the outputs from those of the same file on this machine, "
+        "relative to the largest output.",
+        ("model", "variant", "million_instructions", "ratio", "difference"),
     ),
     "tflite_accuracy": (
         "TFLite files on CIFAR-10",

@@ -5,6 +5,7 @@ Precedence: command line > ``EDGEC_*`` environment > ``edgec.toml`` > target > d
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -61,6 +62,7 @@ class ExportOptions:
         labels: text file with one class name per line.
         max_drop: points of top-1 (labelled data) or agreement (unlabelled) that int8 may lose.
         max_bytes: bytes of weights that a mixed precision may have.
+        max_latency: milliseconds that a mixed precision may take, as predicted for the target.
         min_sqnr: decibels of signal over quantization noise that int8 must keep at each output.
         force: keep a bundle that fails the accuracy gate, marked as such.
         ram, flash: budgets in bytes.
@@ -87,6 +89,7 @@ class ExportOptions:
     labels: str | None = None
     max_drop: float | None = None
     max_bytes: int | None = None
+    max_latency: float | None = None
     min_sqnr: float | None = None
     force: bool = False
     ram: int | None = None
@@ -285,6 +288,12 @@ def _drop(value: Any) -> float:
     return float(value)
 
 
+def _milliseconds(value: Any) -> float:
+    if not 0 < float(value) < math.inf:
+        raise ValueError("milliseconds above 0")
+    return float(value)
+
+
 def _decibels(value: Any) -> float:
     if not 0 <= float(value) <= 200:
         raise ValueError("decibels between 0 and 200")
@@ -310,6 +319,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "labels": str,
     "max_drop": _drop,
     "max_bytes": parse_bytes,
+    "max_latency": _milliseconds,
     "min_sqnr": _decibels,
     "force": _flag,
     "ram": parse_bytes,

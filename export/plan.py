@@ -146,19 +146,26 @@ def prepare(
             "like the inputs); --calib none distils inputs from the network, without a measure of "
             "accuracy; --calib random is for structural tests",
         )
-    if options.precision == MIXED and options.max_bytes is not None:
-        if options.max_drop is not None:
-            raise UsageError(
-                "EC217",
-                "--precision mixed has two budgets",
-                fix="give --max-drop or --max-bytes, not both",
-            )
-    elif options.max_bytes is not None:
+    budgets = {
+        "--max-drop": options.max_drop,
+        "--max-bytes": options.max_bytes,
+        "--max-latency": options.max_latency,
+    }
+    given = [name for name, value in budgets.items() if value is not None]
+    if options.precision == MIXED and len(given) > 1:
         raise UsageError(
             "EC217",
-            "--max-bytes is a budget of --precision mixed only",
-            fix="add --precision mixed, or use --flash to limit an artifact",
+            f"--precision mixed has {len(given)} budgets",
+            why=" and ".join(given),
+            fix="give one of them",
         )
+    for name in given:
+        if name != "--max-drop" and options.precision != MIXED:
+            raise UsageError(
+                "EC217",
+                f"{name} is a budget of --precision mixed only",
+                fix="add --precision mixed; --flash limits the size of any artifact",
+            )
     if options.recipe is not None:
         get_recipe(options.recipe)  # a wrong name is told now, not after the capture
     precisions = ["int8" if quantized else "fp32"]

@@ -17,6 +17,7 @@ from edgec.export.options import AUTO_PLACEMENT, MIXED
 from edgec.export.plan import Job
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.mixed.choice import Precision, executable_precisions
+from edgec.export.quantize.mixed.price import predicted_on
 from edgec.export.quantize.placement import placed
 from edgec.export.quantize.recipes.apply import Budget, Notes, quantize_by, transform
 from edgec.export.quantize.recipes.choose import choose_recipe, scheme_for, with_options
@@ -131,13 +132,15 @@ class Quantization:
         if options.precision != MIXED:
             return None
         max_drop = options.max_drop
-        if max_drop is None and options.max_bytes is None:
+        if max_drop is None and options.max_bytes is None and options.max_latency is None:
             max_drop = DEFAULT_MIXED_DROP
         return Budget(
             data.fit_samples,
             data.holdout_feeds,
             max_drop,
             options.max_bytes,
+            options.max_latency,
+            None if options.max_latency is None else predicted_on(self.job.target),
             self._precisions(master),
         )
 

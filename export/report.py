@@ -130,25 +130,40 @@ def _proxy(checks: dict[str, Any]) -> list[str]:
     return [f"  {line}" for line in (head, *proxy["statements"])]
 
 
+_TIMED = 27
+"""Width of a predicted time with its interval."""
+
+
 def _mixed_lines(steps: list[dict[str, Any]]) -> list[str]:
     """The measured points of a mixed precision search, cheapest first."""
     lines = []
     for step in steps:
         if step["step"] != "mixed":
             continue
+        timed = "latency_basis" in step
         lines.append(
-            "mixed     float blocks    weights  divergence  lost points  on held-out samples"
+            "mixed     float blocks    weights"
+            + ("  predicted ms (80 %)".ljust(_TIMED) if timed else "")
+            + "  divergence  lost points  on held-out samples"
         )
         for point in step["front"]:
             floats = sum(precision == "float" for precision in point["precisions"].values())
             held = point["held_out_drop"]
             lines.append(
                 f"          {floats:>5} of {len(point['precisions']):<3} {mib(point['bytes']):>10}"
-                f"  {point['divergence']:>10.2g}  {point['drop']:>11.2f}  "
+                + (_milliseconds(point) if timed else "")
+                + f"  {point['divergence']:>10.2g}  {point['drop']:>11.2f}  "
                 + ("" if held is None else f"{held:.2f}")
                 + (", chosen" if point == step["chosen"] else "")
             )
+        if timed:
+            lines.append(f"          time: {step['latency_basis']}")
     return [line.rstrip() for line in lines]
+
+
+def _milliseconds(point: dict[str, Any]) -> str:
+    low, high = point["latency_interval_ms"]
+    return f"  {point['latency_ms']:>6.3g} ({f'{low:.3g} to {high:.3g}'})".ljust(_TIMED)
 
 
 def _placement_lines(steps: list[dict[str, Any]]) -> list[str]:

@@ -61,6 +61,7 @@ def bench_any(
     runs: int,
     warmup: int,
     tool: Path | None = None,
+    power: Path | None = None,
     tick: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure `artifacts` on `device`; see `edgec.runtime.bench.bench_local` for the record.
@@ -68,16 +69,29 @@ def bench_any(
     Args:
         tool: LiteRT's ``benchmark_model`` for the device; by default that of the environment
             (`edgec.runtime.bench_tool`).
+        power: the file that a power meter's program writes to, for serial devices.
+
+    Raises:
+        UsageError: EC239, such a file for another device.
 
     What the device's kind, or the device itself, cannot run is listed as ``left_out``: path →
     reason.
     """
+    if power is not None and not device.startswith("serial:"):
+        raise UsageError(
+            "EC239",
+            "a power trace is read for serial devices only",
+            where=device,
+            why="others are watched by the meters that they have",
+            fix="leave --power-trace away",
+        )
     engines = tuple(a.precision for a in artifacts if a.format == "tensorrt")
     if engines:
         with open_device(device) as machine:
             return measure_engines(bundle, machine, engines, runs=runs, warmup=warmup)
     if device.startswith("serial:"):
-        return bench_serial(bundle, c_artifact_of(bundle), device, warmup=warmup, tick=tick)
+        artifact = c_artifact_of(bundle)
+        return bench_serial(bundle, artifact, device, warmup=warmup, power=power, tick=tick)
     if device == "local" and tool is None:
         return bench_local(bundle, artifacts, threads=threads, runs=runs, warmup=warmup, tick=tick)
     if device == "local":

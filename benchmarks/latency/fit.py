@@ -2,6 +2,7 @@
 
     EDGEC_BENCH_DATA=FOLDER python benchmarks/latency/fit.py            all sets
     EDGEC_BENCH_DATA=FOLDER python benchmarks/latency/fit.py --dry-run  prints, writes nothing
+    EDGEC_BENCH_DATA=FOLDER python benchmarks/latency/fit.py --only hexagon-int8   the others stay
 
 Only constants, their covariances, the hash of the data, counts and errors are written; the rows
 stay where they are. Errors come from ``validate.py``, which this script runs first.
@@ -9,8 +10,10 @@ stay where they are. Errors come from ``validate.py``, which this script runs fi
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,22 @@ import hierarchy
 import numpy as np
 from boards import fit_mixture
 from hierarchy import Array, Hierarchy
-from rows import Board, Table, cortex_m_table, data_hash, ncnn_table, x86_table
+from rows import (
+    HUB_RUNTIME,
+    REFERENCE_MHZ,
+    Board,
+    Table,
+    cortex_m_table,
+    data_hash,
+    hub_table,
+    ncnn_table,
+    x86_table,
+)
 
 from edgec.profiles.latency.features import matrix
 from edgec.profiles.latency.similar import Similar
 
 TARGET = Path(__file__).parents[2] / "profiles" / "latency" / "constants.json"
-REFERENCE_MHZ = 1000.0
 MOST_THREADS = 8
 """Servers with more are left out: no target has as many, and their rows are mostly noise."""
 
@@ -41,6 +53,7 @@ class Task:
         features, merge: work terms.
         shrink: weight of the prior covariance between boards, in boards.
         fewest: networks that a board must have run.
+        npu: what executed was one, so that other costs are assumed.
         threads: ``"one"`` or ``"several"`` of the runtime, ``"any"`` where the table does not tell.
     """
 
@@ -52,6 +65,7 @@ class Task:
     shrink: int = 10
     fewest: int = 14
     threads: str = "any"
+    npu: bool = False
 
     def table(self) -> Table:
         """Its measurements, boards with too few networks left out."""
@@ -59,6 +73,7 @@ class Task:
             "ncnn": lambda: ncnn_table(self.precision),
             "X-CUBE-AI": cortex_m_table,
             "PyTorch (torch.compile)": x86_table,
+            HUB_RUNTIME: lambda: hub_table(self.precision),
         }
         table = tables[self.runtime]()
         keep = [
@@ -129,6 +144,24 @@ TASKS = (
         },
         fewest=100,
     ),
+    *(
+        Task(
+            f"hexagon-{precision}",
+            HUB_RUNTIME,
+            precision,
+            tuple(hierarchy.NPU_PRIOR),
+            {
+                **dict.fromkeys(("winograd", "stem", "unpacked", "pointwise"), "conv"),
+                "linear": "weights",
+                "local_norm": "normalization",
+                "transcendental": "normalization",
+                **IO_IN_MEMORY,
+            },
+            fewest=9,
+            npu=True,
+        )
+        for precision in ("fp32", "int8")
+    ),
 )
 
 
@@ -143,7 +176,7 @@ def fit_task(
 ) -> dict[str, Any]:
     """One entry of the file."""
     work = task.work(table)
-    found = hierarchy.fit(work, log_times(table), task.features, shrink=task.shrink)
+    found = hierarchy.fit(work, log_times(table), task.features, shrink=task.shrink, npu=task.npu)
     times = work * np.exp(found.mean)
     share = (times / times.sum(1, keepdims=True)).max(0)
     size = np.log(times.sum(1))
@@ -274,12 +307,29 @@ def _round(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def read_arguments(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Arguments without ``--only SET,SET``, and the sets that it names (none: all)."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--only", default="")
+    known, rest = parser.parse_known_args(arguments)
+    only = {name for name in known.only.split(",") if name}
+    unknown = only - {task.id for task in TASKS}
+    if unknown:
+        sys.exit(f"no set {', '.join(sorted(unknown))}; there are {', '.join(t.id for t in TASKS)}")
+    return rest, only
+
+
 def main() -> None:
     """Validate and fit every set whose data is there, and write the file."""
     from validate import validate
 
+    _, only = read_arguments(sys.argv[1:])
     fits = []
+    shipped = {entry["id"]: entry for entry in json.loads(TARGET.read_text("utf-8"))["fits"]}
     for task in TASKS:
+        if only and task.id not in only:
+            fits += [shipped[task.id]] if task.id in shipped else []
+            continue
         table = task.table()
         if not len(table.boards):
             print(f"{task.id}: no rows", file=sys.stderr)

@@ -42,6 +42,20 @@ SPREAD = 0.45
 WIDE = {"transcendental": 1.0, "local_norm": 1.0, "normalization": 1.0, "kernels": 1.0}
 """Standard deviations of these guesses."""
 
+NPU_PRIOR = {
+    "conv": 0.0,
+    "depthwise": 2.3,
+    "matmul": 1.1,
+    "weights": 4.6,
+    "memory": 3.0,
+    "kernels": 16.0,
+    "normalization": 5.0,
+    "launch": 20.7,
+}
+NPU_SPREAD = 1.0
+"""The same for an NPU, in MACs of a convolution, each up to a factor of e: some TMAC/s, tens of
+GB/s for weights, more on the chip, microseconds a kernel, half a millisecond a launch."""
+
 OFFSET = 3.0
 HUBER = 2.0
 
@@ -67,14 +81,22 @@ class Hierarchy:
     sigma: float
 
 
-def prior_of(features: Sequence[str]) -> tuple[Array, Array]:
+def prior_of(features: Sequence[str], *, npu: bool = False) -> tuple[Array, Array]:
     """Mean and standard deviation of the prior of μ, up to a common offset."""
+    if npu:
+        return np.array([NPU_PRIOR[name] for name in features]), np.full(len(features), NPU_SPREAD)
     mean = np.array([PRIOR[name] for name in features])
     return mean, np.array([WIDE.get(name, SPREAD) for name in features])
 
 
 def fit(
-    work: Array, log_ms: Array, features: Sequence[str], *, rounds: int = 12, shrink: int = 10
+    work: Array,
+    log_ms: Array,
+    features: Sequence[str],
+    *,
+    rounds: int = 12,
+    shrink: int = 10,
+    npu: bool = False,
 ) -> Hierarchy:
     """Fit boards that ran networks.
 
@@ -84,12 +106,13 @@ def fit(
         features: names of the K amounts.
         rounds: of alternating between boards and population.
         shrink: weight of the guess of S, in boards.
+        npu: the boards are NPUs, not CPUs: another guess of what work costs.
     """
     count, width = len(log_ms), work.shape[1]
     work = work + 1e-9
     seen = np.isfinite(log_ms).astype(float)
     data = np.where(seen > 0, log_ms, 0.0)
-    prior_mean, prior_sd = prior_of(features)
+    prior_mean, prior_sd = prior_of(features, npu=npu)
     prior_precision = np.linalg.inv(np.diag(prior_sd**2) + OFFSET**2 * np.ones((width, width)))
     guess = np.eye(width) * 0.3**2
     covariance = guess + np.ones((width, width))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import hub
 import networks
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ KINDS: dict[str, Kind] = {
     "elementwise": "elementwise",
     "pool": "pool",
 }
+REFERENCE_MHZ = 1000.0
+"""Clock that constants are for where the table tells one, and that stands for an unknown one."""
 FREE = frozenset(
     "Flatten Reshape PriorBox DetectionOutput Yolov3DetectionOutput YoloDetectionOutput Crop "
     "clone _to_copy empty arange".split()
@@ -226,10 +229,7 @@ def x86_table() -> Table:
 
     Empty where ``timm_layers.json`` is not in the data folder or where ``EDGEC_TIMM_LAYERS`` says.
     """
-    path = Path(os.environ.get("EDGEC_TIMM_LAYERS", data_folder() / "timm_layers.json"))
-    if not path.is_file():
-        return _table({}, {})
-    facts = json.loads(path.read_text("utf-8"))
+    facts = timm_layers()
     seen: dict[Board, dict[str, float]] = {}
     for row in read_rows():
         key = f"{row['model']}@{row['input']}"
@@ -242,6 +242,41 @@ def x86_table() -> Table:
         name: re.split(r"[_\d@]", name.removeprefix("tf_"))[0] for name in table.networks
     }
     return table
+
+
+HUB_RUNTIME = "TFLite (QNN delegate)"
+
+
+def hub_table(precision: str) -> Table:
+    """Rows of Qualcomm AI Hub: its TensorFlow Lite files on the NPU of phones and boards.
+
+    Only runs that were on the NPU from the first to the last layer. Layers are those of timm's
+    definitions; empty where ``timm_layers.json`` is not there.
+    """
+    facts = timm_layers()
+    rows = {"fp32": "float", "int8": "w8a8"}
+    seen: dict[Board, dict[str, float]] = {}
+    for row in read_rows():
+        if (row["runtime"], row["precision"]) != (HUB_RUNTIME, rows[precision]):
+            continue
+        if hub.key_of(row["model"]) not in facts or row["gpu_layers"] + row["cpu_layers"] != "00":
+            continue
+        chip = row["soc_core"] or row["device"]
+        core = hub.CHIPS.get(row["device"])
+        board = Board(row["device"], chip, core, None if core is None else REFERENCE_MHZ, 1)
+        seen.setdefault(board, {})[row["model"]] = float(row["latency_ms"])
+    layers = {
+        n: torch_to_layers(facts[key]) for n in hub.NETWORKS if (key := hub.key_of(n)) in facts
+    }
+    table = _table(seen, layers)
+    table.family = {name: hub.FAMILIES.get(name, name) for name in table.networks}
+    return table
+
+
+def timm_layers() -> dict[str, Any]:
+    """Layer facts that ``torch_layers.py`` counted, empty where there are none."""
+    path = Path(os.environ.get("EDGEC_TIMM_LAYERS", data_folder() / "timm_layers.json"))
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
 JOINED = frozenset(

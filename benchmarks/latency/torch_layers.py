@@ -2,8 +2,9 @@
 
     python benchmarks/latency/torch_layers.py rows.csv layers.json
 
-writes, for every (model, input) of timm in ``rows.csv``, one row per operator that computes. Rows
-have the fields of the ncnn layer facts, so that all fits read one format.
+writes, for every (model, input) of timm in ``rows.csv`` and every network of `hub`, one row per
+operator that computes. Rows have the fields of the ncnn layer facts, so that all fits read one
+format.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import hub
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -130,6 +132,7 @@ def main(rows: Path, out: Path) -> None:
                 for row in csv.DictReader(file)
                 if "pytorch-image-models" in row["source"]
             }
+            | {(timm, hub.SIZES.get(name, "224x224x3")) for name, timm in hub.NETWORKS.items()}
         )
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     for index, (model, shape) in enumerate(wanted):

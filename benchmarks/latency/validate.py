@@ -1,6 +1,6 @@
 """Cross-validation of latency predictions, beside baselines.
 
-    EDGEC_BENCH_DATA=FOLDER python benchmarks/latency/validate.py [results.json]
+    EDGEC_BENCH_DATA=FOLDER python benchmarks/latency/validate.py [results.json] [--only SET,SET]
 
 Folds keep together what is related: networks of one name on every board, boards with one chip.
 Scores are counted over single measurements: share within 10 % and 20 %, median error, Kendall's τ
@@ -9,6 +9,7 @@ by board, and how many fall into the 80 % interval, whose width is set on other 
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 ANCHORS = 5
 FOLDS = 8
+FEWEST_BOARDS = 10
+"""Configurations that a number of threads needs for a row of its own."""
+FEWEST_COMMON = 8
+"""Networks that two runs have in common, for their distance to tell of noise."""
 INTERVAL = 0.8
 MANY = 100
 """Networks from which on the unexplained rest is learned from similar ones."""
@@ -99,6 +104,22 @@ class Guess:
             inside += list(z <= scale)
         return float(np.mean(inside))
 
+    def of_boards(self, boards: Sequence[int]) -> Guess:
+        """The same for some boards."""
+        found = Guess(self.truth[boards], self.mean[boards], self.deviation[boards])
+        found.fold = self.fold[boards]
+        return found
+
+    def without_bias(self, groups: Sequence[Sequence[int]]) -> Guess:
+        """The same, were the median error of each group of networks known: what remains is how
+        boards differ in it, and noise."""
+        found = Guess(self.truth, self.mean.copy(), np.full(self.truth.shape, np.nan))
+        for group in groups:
+            error = (self.mean - self.truth)[:, group]
+            if np.isfinite(error).any():
+                found.mean[:, group] -= np.nanmedian(error)
+        return found
+
     def _valid(self) -> Array:
         return np.isfinite(self.truth) & np.isfinite(self.mean)
 
@@ -124,7 +145,8 @@ def unseen_networks(
         train = times.copy()
         train[:, group] = np.nan
         keep = np.isfinite(train).sum(1) > 0
-        found = hierarchy.fit(work, train[keep], names, shrink=task.shrink)
+        npu = task.npu and features is None
+        found = hierarchy.fit(work, train[keep], names, shrink=task.shrink, npu=npu)
         mean, deviation = _posterior(found, work, found.boards, found.board_covariance)
         if features is None and len(work) > MANY:
             rest = np.isfinite(train).any(0)
@@ -161,7 +183,9 @@ def unseen_boards(task: Task, table: Table, *, networks_too: bool) -> Guess:
             train = np.delete(times, test, axis=0)
             train[:, group] = np.nan
             boards = [b for i, b in enumerate(table.boards) if i not in set(test)]
-            found = hierarchy.fit(work, train, task.features, shrink=task.shrink, rounds=8)
+            found = hierarchy.fit(
+                work, train, task.features, shrink=task.shrink, npu=task.npu, rounds=8
+            )
             classes = {
                 (core, threads): constants
                 for core, threads, constants, _ in _classes(found, boards, _within(found, boards))
@@ -189,7 +213,7 @@ def with_anchors(task: Task, table: Table, *, transfer: bool) -> Guess:
         mixture = fit_mixture(table.networks, train)
         found = None
         if not transfer:
-            found = hierarchy.fit(work, train, task.features, shrink=task.shrink)
+            found = hierarchy.fit(work, train, task.features, shrink=task.shrink, npu=task.npu)
         for b in test:
             ran = [n for n, t in zip(table.networks, times[b], strict=True) if np.isfinite(t)]
             anchors = mixture.best_anchors(ANCHORS, ran)
@@ -281,6 +305,34 @@ def known_elsewhere(task: Task, table: Table) -> Guess:
     return guess
 
 
+def noise_floor(table: Table) -> dict[str, Any] | None:
+    """What a perfect predictor would score: how far two runs on one chip with as many threads are
+    apart once one factor between them is taken away, over √2 for the noise of a single run.
+
+    None where no chip was measured twice. The factor is the median over the networks of both.
+    """
+    logs = np.log(table.ms)
+    apart = []
+    for i, j in itertools.combinations(range(len(logs)), 2):
+        one, other = table.boards[i], table.boards[j]
+        if (one.chip, one.core, one.threads) != (other.chip, other.core, other.threads):
+            continue
+        difference = (logs[i] - logs[j])[np.isfinite(logs[i] - logs[j])]
+        if len(difference) >= FEWEST_COMMON:
+            apart.append(difference - np.median(difference))
+    if not apart:
+        return None
+    error = np.abs(np.expm1(np.concatenate(apart) / np.sqrt(2)))
+    return {
+        "n": len(error),
+        "within_10": _percent((error <= 0.1).mean()),
+        "within_20": _percent((error <= 0.2).mean()),
+        "median_error": _percent(np.median(error)),
+        "mape": _percent(error.mean()),
+        "kendall_tau": None,
+    }
+
+
 def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, float, float]]:
     """All scores of a set, and the widths of its intervals in standard deviations: with the core
     known only, with constants of the board, and of transfer by anchors."""
@@ -291,8 +343,23 @@ def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, flo
         by = [families.index(table.family[n]) % 10 for n in table.networks]
         singles = [[m for m in range(count) if by[m] == fold] for fold in range(10)]
     scores: dict[str, Any] = {}
+    floor = noise_floor(table)
+    if floor is not None:
+        scores["noise of the rows: one chip measured twice"] = floor
     calibrated = unseen_networks(task, table, singles)
     scores["unseen network"] = calibrated.score()
+    counts = sorted({board.threads for board in table.boards})
+    for threads in counts if len(counts) > 1 else ():
+        some = [i for i, board in enumerate(table.boards) if board.threads == threads]
+        if len(some) >= FEWEST_BOARDS:
+            part = calibrated.of_boards(some).score()
+            scores[f"unseen network, {threads} threads"] = part
+    known = [
+        [m for m, n in enumerate(table.networks) if table.family.get(n, n) == group]
+        for group in sorted({table.family.get(n, n) for n in table.networks})
+    ]
+    kind = "family" if table.family else "network"
+    scores[f"unseen network, bias of its {kind} given"] = calibrated.without_bias(known).score()
     for name, terms in (
         ("MACs only", ["pointwise"]),
         ("MACs, activations, kernels", ["pointwise", "memory", "kernels"]),
@@ -364,15 +431,22 @@ COLUMNS = ("n", "within_10", "within_20", "median_error", "mape", "kendall_tau",
 
 
 def main() -> None:
-    """Score every set, print the table, write the JSON."""
-    from fit import TASKS
+    """Score every set, or those named by ``--only``, print the table, write the JSON."""
+    from fit import TASKS, read_arguments
     from rows import data_hash
 
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    arguments, only = read_arguments(sys.argv[1:])
+    out = Path(arguments[0]) if arguments else None
     rows: list[dict[str, Any]] = []
     boards = {}
+    if only and out is not None and out.is_file():
+        before = json.loads(out.read_text("utf-8"))
+        rows = [row for row in before["rows"] if row["set"] not in only]
+        boards = {key: text for key, text in before["facts"].items() if key not in only}
     print(f"{'':54}" + "".join(f"{column:>14}" for column in COLUMNS))
     for task in TASKS:
+        if only and task.id not in only:
+            continue
         table = task.table()
         if not len(table.boards):
             print(f"{task.id}: no rows")
@@ -388,7 +462,7 @@ def main() -> None:
             print(f"  {test:<52}{cells}", flush=True)
     record = {
         "schema": "edgec.latency_validation/1",
-        "facts": {"data sha256": data_hash(), **boards},
+        "facts": boards | {"data sha256": data_hash()},
         "rows": rows,
         "notes": NOTES,
     }
@@ -405,6 +479,12 @@ NOTES = [
     "of the networks that other boards ran.",
     "coverage 80: share inside the 80 % interval, whose width is set on the other folds.",
     "ncnn: configurations of up to eight threads, one thread and several apart.",
+    "noise of the rows: two runs on one chip with as many threads, one factor between them taken "
+    "away, over √2: what a perfect predictor would score.",
+    "bias given: the median error of the unseen network (or family) over all boards is taken away, "
+    "which no predictor knows; what is left is how boards differ in it.",
+    "hexagon is TensorFlow Lite with Qualcomm's QNN delegate on the NPUs of phones and boards (AI "
+    "Hub), float16 and 8 bits; its networks as timm defines them.",
     "cube is X-CUBE-AI on Cortex-M7; torch-x86 is torch.compile of two PyTorch versions on one "
     "Intel i9-10940X, families of networks left out together.",
 ]

@@ -54,6 +54,13 @@ def bench(
             "[default: EDGEC_BENCHMARK_MODEL, on Android /data/local/tmp/benchmark_model]"
         ),
     ] = None,
+    power_trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="With serial://: CSV file of time (Unix seconds) and watts that a power meter's "
+            "program is writing, to tell energy from."
+        ),
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the JSON record to this file.")] = None,
     store: Store = None,
     list_: Annotated[
@@ -99,6 +106,7 @@ def bench(
             runs=runs,
             warmup=warmup,
             tool=benchmark_model,
+            power=power_trace,
             tick=tick,
         )
     if save is not None:
@@ -148,12 +156,7 @@ def _remarks(result: dict[str, Any]) -> list[str]:
     if "no_output_check" in result:
         remarks.append(f"outputs not compared: {result['no_output_check']}")
     if is_astray(result):
-        remarks.append(
-            f"outputs are {result['output_check']['relative']:.3g} of their range off the golden "
-            f"ones, where the ONNX graph is {result['graph_check']['relative']:.3g} off"
-            if result["output_check"]["finite"]
-            else "outputs are not finite"
-        )
+        remarks.append(how_astray(result))
     if "energy" in result:
         spent = result["energy"]
         remarks.append(
@@ -172,6 +175,17 @@ def is_astray(result: dict[str, Any]) -> bool:
     if not graph or check["relative"] is None or graph["relative"] is None:
         return False
     return bool(check["relative"] > ASTRAY * graph["relative"] + ROUNDING)
+
+
+def how_astray(result: dict[str, Any]) -> str:
+    """What `is_astray` found, in words."""
+    check = result["output_check"]
+    if not check["finite"]:
+        return "outputs are not finite"
+    return (
+        f"outputs are {check['relative']:.3g} of their range off the golden ones, where the ONNX "
+        f"graph is {result['graph_check']['relative']:.3g} off"
+    )
 
 
 def _optional(value: float | None, form: str) -> str:

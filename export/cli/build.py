@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgec.export.cli.bench import how_astray, is_astray
 from edgec.export.cli.output import Json, Quiet, print_json, print_table
 
 
@@ -105,6 +106,8 @@ def build(
     for artifact in built:
         if "why" in artifact.checks["ran"]:
             print(f"{artifact.path} was not run: {artifact.checks['ran']['why']}")
+        elif is_astray(artifact.checks["ran"]):
+            print(f"{artifact.path}: {how_astray(artifact.checks['ran'])}")
 
 
 def _first_run(ran: dict[str, Any]) -> tuple[str, str]:

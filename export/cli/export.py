@@ -135,6 +135,10 @@ def export(
     max_bytes: Annotated[
         str | None, typer.Option(help="Bytes of weights for --precision mixed, e.g. 2M.")
     ] = None,
+    max_latency: Annotated[
+        float | None,
+        typer.Option(help="Milliseconds for --precision mixed, as predicted for the target."),
+    ] = None,
     min_sqnr: Annotated[
         float | None,
         typer.Option(help="SQNR in dB that int8 must keep at every output; exit 4 below."),
@@ -214,6 +218,7 @@ def export(
             "labels": labels,
             "max_drop": max_drop,
             "max_bytes": max_bytes,
+            "max_latency": max_latency,
             "min_sqnr": min_sqnr,
             "force": force,
             "ram": ram,

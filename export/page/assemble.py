@@ -20,7 +20,7 @@ from edgec.profiles.memory.svg import plan_svg
 from edgec.runtime.results.compare import find_record
 
 PLANNING_SECONDS = 5.0
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1, "mixed": 4}
+BYTES = {"fp32": 4, "fp16": 2, "int16x8": 2, "int8": 1, "mixed": 4}
 
 Part = tuple[dict[str, Any], str | None, Block | None]
 

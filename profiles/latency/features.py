@@ -33,6 +33,7 @@ Work = Literal[
     "local_norm",
     "normalization",
     "kernels",
+    "launch",
 ]
 WORK: tuple[Work, ...] = get_args(Work)
 """MACs: ``winograd`` 3x3 of stride 1, ``conv`` other windows, ``stem`` windows on few channels,
@@ -40,7 +41,8 @@ WORK: tuple[Work, ...] = get_args(Work)
 ``matmul`` of activations. Elements: ``linear`` and ``weights`` constants read, ``*_io`` activations
 read and written by products, ``memory`` by everything else, ``transcendental`` results of softmax,
 ``local_norm`` of local response normalization, ``normalization`` of LayerNorm and alike.
-``kernels`` counts launches."""
+``kernels`` counts launches, ``launch`` whole inferences: handing a network to an NPU and back costs
+as much as many of its layers."""
 
 UNIT = 1e6
 """Amounts are in millions, ``kernels`` included, so that constants are of similar size."""
@@ -106,7 +108,8 @@ def _window(layer: Layer, moved: int) -> dict[Work, float]:
 def matrix(
     layers: Iterable[Layer], features: Sequence[str], merge: Mapping[str, str]
 ) -> NDArray[np.float64]:
-    """Work of each layer, shape (layers, features), in `UNIT`.
+    """Work of each layer, shape (layers, features), in `UNIT`; ``launch`` is one for the network,
+    charged to its layers in equal parts.
 
     Args:
         features: names of `WORK` that have a constant.
@@ -114,8 +117,11 @@ def matrix(
     """
     column = {name: index for index, name in enumerate(features)}
     rows = []
+    layers = list(layers)
     for layer in layers:
         row = np.zeros(len(features))
+        if "launch" in column:
+            row[column["launch"]] = 1 / (len(layers) * UNIT)
         for name, amount in layer_work(layer).items():
             target: str | None = name
             while target is not None and target not in column:

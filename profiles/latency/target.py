@@ -20,6 +20,8 @@ from edgec.profiles.layers import Layer
 from edgec.targets.schema import Target
 
 FEWEST_ANCHORS, MOST_ANCHORS = 3, 10
+HEXAGON = "TFLite (QNN delegate)"
+"""Runtime of the constants of Qualcomm's NPUs."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,17 @@ def core_of(target: Target) -> tuple[str | None, float | None]:
     return (match[0] if match else None), (None if clock is None else float(clock))
 
 
+def npu_of(target: Target) -> str | None:
+    """The NPU that constants are kept for by name, e.g. ``"Hexagon HTP v75"``."""
+    match = re.search(r"Hexagon HTP v\d+", str(target.fact("npu") or ""))
+    return match[0] if match else None
+
+
+def _by_npu(target: Target) -> bool:
+    """Whether the NPU's constants are what is known of a target: none of its CPU's can be used."""
+    return npu_of(target) is not None and None in core_of(target)
+
+
 def fit_for(target: Target, stored: str, threads: int) -> Fit | None:
     """The constants whose runtime resembles the target's most; None where there are none.
 
@@ -59,7 +72,9 @@ def fit_for(target: Target, stored: str, threads: int) -> Fit | None:
     precision = "int8" if stored == "int8" else "fp32"
     count = "one" if threads == 1 else "several"
     wanted = {"mcu": "X-CUBE-AI", "cpu": "ncnn"}.get(target.kind)
-    if target.kind == "cpu" and core_of(target)[0] is None:
+    if _by_npu(target):
+        wanted = HEXAGON
+    elif target.kind == "cpu" and core_of(target)[0] is None:
         wanted = "PyTorch (torch.compile)"
     for fit in shipped_fits():
         same = fit.runtime == wanted and fit.precision == precision
@@ -90,6 +105,8 @@ def predict_for(
     fit = fit_for(target, stored, threads)
     if fit is None:
         return Prediction(f"{target.name}, {stored}", refused=_nothing_fitted(target, stored))
+    if fit.runtime == HEXAGON:
+        return _on_npu(layers, target, fit)
     core, clock = core_of(target)
     basis = f"{fit.runtime} {fit.precision}, {_threads(threads)}"
     if core is None or clock is None:
@@ -105,6 +122,23 @@ def predict_for(
         f"{len(fit.networks)} networks{_unmeasured(target, fit)}"
     )
     return predict(fit, class_constants(known, clock), layers, basis)
+
+
+def _on_npu(layers: Sequence[Layer], target: Target, fit: Fit) -> Prediction:
+    """Latency on the NPU of a phone; its clock is no fact that anyone publishes."""
+    npu = npu_of(target) or ""
+    known = fit.core_class(npu, 1)
+    numbers = "8 bits" if fit.precision == "int8" else "float16"
+    basis = f"{fit.runtime}, {numbers} on {npu}"
+    if known is None:
+        have = ", ".join(entry.core for entry in fit.classes)
+        return Prediction(basis, refused=f"no {npu} was measured; there are {have}")
+    basis += (
+        f"; constants of {known.boards} {'chips' if known.boards > 1 else 'chip'} with it, drawn "
+        f"to those of {fit.provenance['boards']} chips, {len(fit.networks)} networks; "
+        f"{target.runtime.name} on the CPU was not measured"
+    )
+    return predict(fit, class_constants(known, known.clock_mhz), layers, basis)
 
 
 def _calibrated(layers: Sequence[Layer], anchors: Anchors) -> Prediction:

@@ -126,7 +126,9 @@ class _Port:
 
     def write(self, array: Tensor) -> None:
         if self.scale is not None:
-            array = np.clip(np.rint(array / np.float32(self.scale)) + self.zero, -128, 127)
+            limits = np.iinfo(self.elements.dtype)
+            steps = np.rint(array / np.float32(self.scale)) + self.zero
+            array = np.clip(steps, limits.min, limits.max)
         self.elements[:] = array.reshape(-1)
 
     def read(self) -> Tensor:

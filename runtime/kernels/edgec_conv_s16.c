@@ -99,6 +99,28 @@ static void one_each(
     const int32_t channels = p->in_c;
     int32_t c = 0;
 #if defined(EDGEC_HELIUM)
+    for (; c + 8 <= channels; c += 8) {
+        const int8_t *weight = p->weights + c;
+        /* even and odd channels apart, as the long products leave them */
+        const int32x4x2_t bias = vld2q_s32(p->bias + c);
+        const int32x4x2_t mantissa = vld2q_s32(p->scales.mantissa + c);
+        const int16x8_t exponent = vldrbq_s16(p->scales.exponent + c);
+        int32x4_t even = bias.val[0];
+        int32x4_t odd = bias.val[1];
+        for (int32_t t = 0; t < count; ++t) {
+            const int16x8_t x = vldrhq_s16(taps[t] + c);
+            const int16x8_t w = vldrbq_s16(weight);
+            even = vaddq_s32(even, vmullbq_int_s16(x, w));
+            odd = vaddq_s32(odd, vmulltq_int_s16(x, w));
+            weight += channels;
+        }
+        even = edgec_scale_down_once_4(even, mantissa.val[0], vmovlbq_s16(exponent));
+        odd = edgec_scale_down_once_4(odd, mantissa.val[1], vmovltq_s16(exponent));
+        int16x8_t y = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), even), odd);
+        y = vmaxq_s16(y, vdupq_n_s16((int16_t)p->low));
+        y = vminq_s16(y, vdupq_n_s16((int16_t)p->high));
+        vstrhq_s16(out + c, y);
+    }
     for (; c < channels; c += 4) {
         const mve_pred16_t lanes = vctp32q((uint32_t)(channels - c));
         int32x4_t sum = vldrwq_z_s32(p->bias + c, lanes);

@@ -1,8 +1,8 @@
 /* Between integers and single precision. */
 #include "edgec_kernels_f32.h"
 
-/* The nearest integer from `low` to `high`; what is far outside is cut before it becomes an integer,
- * and so is NaN. */
+/* The nearest integer from `low` to `high`; what is far outside, and NaN, is cut before it is an
+ * integer. */
 static inline int32_t quantized(
     const edgec_quantize_f32_params *p, float x, float far, int32_t low, int32_t high) {
     const float steps = x / p->scale;

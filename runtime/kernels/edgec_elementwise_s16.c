@@ -26,6 +26,62 @@ static EDGEC_INLINE int32_t combined(operation op, const scaling *s, int32_t a, 
     }
 }
 
+#if defined(EDGEC_HELIUM)
+static EDGEC_INLINE int32x4_t combined_4(operation op, const scaling *s, int32x4_t a, int32x4_t b) {
+    switch (op) {
+    case ADD:
+        a = vaddq_s32(edgec_multiply_4(&s->a, a), edgec_multiply_4(&s->b, b));
+        return edgec_multiply_4(&s->out, a);
+    case SUBTRACT:
+        a = vsubq_s32(edgec_multiply_4(&s->a, a), edgec_multiply_4(&s->b, b));
+        return edgec_multiply_4(&s->out, a);
+    case MULTIPLY:
+        return edgec_multiply_4(&s->out, vmulq_s32(a, b));
+    case MAXIMUM:
+        return vmaxq_s32(a, b);
+    default:
+        return vminq_s32(a, b);
+    }
+}
+
+/* Four neighbours, or one element four times where it is broadcast. */
+static EDGEC_INLINE int32x4_t load_4(
+    const int16_t *from, int32_t stride, uint32x4_t offsets, mve_pred16_t lanes) {
+    return stride == 1 ? vldrhq_z_s32(from, lanes)
+                       : vldrhq_gather_shifted_offset_z_s32(from, offsets, lanes);
+}
+#endif
+
+/* The innermost loop. */
+static EDGEC_INLINE void line(
+    operation op, const edgec_binary_s8_params *p, const scaling *s, const int16_t *a,
+    const int16_t *b, int16_t *out) {
+    const int32_t count = p->shape[3];
+    const int32_t a_stride = p->a_stride[3];
+    const int32_t b_stride = p->b_stride[3];
+#if defined(EDGEC_HELIUM)
+    const uint32x4_t lane = vidupq_n_u32(0, 1);
+    const uint32x4_t a_offsets = vmulq_n_u32(lane, (uint32_t)a_stride);
+    const uint32x4_t b_offsets = vmulq_n_u32(lane, (uint32_t)b_stride);
+    for (int32_t i = 0; i < count; i += 4) {
+        const mve_pred16_t lanes = vctp32q((uint32_t)(count - i));
+        const int32x4_t x = load_4(a, a_stride, a_offsets, lanes);
+        const int32x4_t y = load_4(b, b_stride, b_offsets, lanes);
+        const int32x4_t found = combined_4(op, s, x, y);
+        vstrhq_p_s32(out + i, edgec_clamp_4(found, 0, p->low, p->high), lanes);
+        a += 4 * a_stride;
+        b += 4 * b_stride;
+    }
+#else
+    for (int32_t i = 0; i < count; ++i) {
+        const int32_t found = combined(op, s, *a, *b);
+        out[i] = (int16_t)edgec_clamp(found, p->low, p->high);
+        a += a_stride;
+        b += b_stride;
+    }
+#endif
+}
+
 /* The operation is known at every call below, so that compilers make a loop of its own for it. */
 static EDGEC_INLINE void run(
     const edgec_binary_s8_params *given, const int16_t *a, const int16_t *b, int16_t *out,
@@ -37,19 +93,13 @@ static EDGEC_INLINE void run(
     s.a = edgec_multiplier_of(p->a_mantissa, p->a_exponent, p->shift);
     s.b = edgec_multiplier_of(p->b_mantissa, p->b_exponent, p->shift);
     s.out = edgec_multiplier_of(p->out_mantissa, p->out_exponent, 0);
-    const int32_t a_stride = p->a_stride[3];
-    const int32_t b_stride = p->b_stride[3];
     for (int32_t i = 0; i < p->shape[0]; ++i) {
         for (int32_t j = 0; j < p->shape[1]; ++j) {
             for (int32_t k = 0; k < p->shape[2]; ++k) {
                 const int16_t *x = a + i * p->a_stride[0] + j * p->a_stride[1] + k * p->a_stride[2];
                 const int16_t *y = b + i * p->b_stride[0] + j * p->b_stride[1] + k * p->b_stride[2];
-                for (int32_t l = 0; l < p->shape[3]; ++l) {
-                    const int32_t found = combined(op, &s, *x, *y);
-                    *out++ = (int16_t)edgec_clamp(found, p->low, p->high);
-                    x += a_stride;
-                    y += b_stride;
-                }
+                line(op, p, &s, x, y, out);
+                out += p->shape[3];
             }
         }
     }
@@ -94,7 +144,20 @@ void edgec_interpolate_s16(
     const edgec_interpolate_s16_params *p, const int16_t *in, int16_t *out) {
     const int16_t *const table = p->table;
     const int32_t count = p->count;
+#if defined(EDGEC_HELIUM)
+    for (int32_t i = 0; i < count; i += 4) {
+        const mve_pred16_t lanes = vctp32q((uint32_t)(count - i));
+        const int32x4_t x = vldrhq_z_s32(in + i, lanes);
+        const uint32x4_t line = vreinterpretq_u32_s32(vaddq_n_s32(vshrq_n_s32(x, 7), 256));
+        const int32x4_t first = vldrhq_gather_shifted_offset_z_s32(table, line, lanes);
+        const int32x4_t second = vldrhq_gather_shifted_offset_z_s32(table + 1, line, lanes);
+        const int32x4_t place = vandq_s32(x, vdupq_n_s32(127));
+        const int32x4_t rise = vmulq_s32(vsubq_s32(second, first), place);
+        vstrhq_p_s32(out + i, vaddq_s32(first, vrshrq_n_s32(rise, 7)), lanes);
+    }
+#else
     for (int32_t i = 0; i < count; ++i) {
         out[i] = (int16_t)edgec_interpolated(table, in[i]);
     }
+#endif
 }

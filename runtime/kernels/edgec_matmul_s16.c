@@ -75,8 +75,8 @@ static inline int16_t element(const edgec_matmul_s16_params *p, const void *b, i
     return p->b_width == 1 ? ((const int8_t *)b)[at] : ((const int16_t *)b)[at];
 }
 
-/* One matrix times another, which begins at element `first` of b, where rows of the first are dense: four columns of the second are
- * gathered. */
+/* One matrix times another, which begins at element `first` of b; rows of the first are dense, four
+ * columns of the second are gathered. */
 static void dense_product(
     const edgec_matmul_s16_params *p, const int16_t *a, const void *b, int32_t first,
     int16_t *out, int16_t *columns) {

@@ -2,21 +2,7 @@
 #include "edgec_fixed_point.h"
 #include "edgec_interpolate_s16.h"
 #include "edgec_kernels_s16.h"
-
-typedef struct {
-    int32_t top, bottom, left, right;
-} span;
-
-static span window(const edgec_pool_s8_params *p, int32_t y, int32_t x) {
-    span s;
-    s.top = y * p->stride_h - p->pad_h;
-    s.left = x * p->stride_w - p->pad_w;
-    s.bottom = edgec_clamp(s.top + p->k_h, 0, p->in_h);
-    s.right = edgec_clamp(s.left + p->k_w, 0, p->in_w);
-    s.top = edgec_clamp(s.top, 0, p->in_h);
-    s.left = edgec_clamp(s.left, 0, p->in_w);
-    return s;
-}
+#include "edgec_window.h"
 
 /* Largest or mean of a window, which is known at both calls. */
 static inline void pool(
@@ -24,7 +10,7 @@ static inline void pool(
     for (int32_t n = 0; n < p->batch; ++n) {
         for (int32_t y = 0; y < p->out_h; ++y) {
             for (int32_t x = 0; x < p->out_w; ++x) {
-                const span s = window(p, y, x);
+                const edgec_span s = edgec_span_of(p, y, x);
                 const int32_t count = (s.bottom - s.top) * (s.right - s.left);
                 for (int32_t c = 0; c < p->channels; ++c) {
                     int32_t sum = 0;

@@ -1,28 +1,17 @@
 /* Images of other sizes, int8: positions in 1/1024 pixels, as TFLite's integer kernel. */
 #include "edgec_kernels.h"
-
-typedef struct {
-    int32_t lower, upper, above; /* neighbours; share of the upper one in 1/1024 */
-} position;
-
-static position place(int32_t at, int32_t size) {
-    position found;
-    const int32_t upper = (at + 1023) / 1024;
-    found.lower = at < 1024 ? 0 : at / 1024;
-    found.upper = upper < size ? upper : size - 1;
-    found.above = at - 1024 * found.lower;
-    return found;
-}
+#include "edgec_window.h"
 
 void edgec_resize_bilinear_s8(
     const edgec_resize_bilinear_s8_params *p, const int8_t *in, int8_t *out) {
     for (int32_t n = 0; n < p->batch; ++n) {
         for (int32_t y = 0; y < p->out_h; ++y) {
-            const position row = place(p->start_h + y * p->scale_h, p->in_h);
+            const edgec_position row = edgec_position_of(p->start_h + y * p->scale_h, p->in_h);
             const int8_t *top = in + row.lower * p->in_w * p->channels;
             const int8_t *bottom = in + row.upper * p->in_w * p->channels;
             for (int32_t x = 0; x < p->out_w; ++x) {
-                const position column = place(p->start_w + x * p->scale_w, p->in_w);
+                const edgec_position column =
+                    edgec_position_of(p->start_w + x * p->scale_w, p->in_w);
                 const int32_t left = column.lower * p->channels;
                 const int32_t right = column.upper * p->channels;
                 for (int32_t c = 0; c < p->channels; ++c) {

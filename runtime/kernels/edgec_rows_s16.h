@@ -172,14 +172,26 @@ static inline void edgec_four_columns_s16(
     int32_t s1 = p->bias[column + 1];
     int32_t s2 = p->bias[column + 2];
     int32_t s3 = p->bias[column + 3];
-    for (int32_t i = 0; i < p->size; i += 8) {
-        const mve_pred16_t lanes = vctp16q((uint32_t)(p->size - i));
-        const int16x8_t x = vldrhq_z_s16(row + i, lanes);
-        s0 = vmladavaq_s16(s0, x, vldrbq_z_s16(c0 + i, lanes));
-        s1 = vmladavaq_s16(s1, x, vldrbq_z_s16(c1 + i, lanes));
-        s2 = vmladavaq_s16(s2, x, vldrbq_z_s16(c2 + i, lanes));
-        s3 = vmladavaq_s16(s3, x, vldrbq_z_s16(c3 + i, lanes));
-    }
+    /* a loop whose last turn takes what is left, as in edgec_dot_4_s8 */
+    register int32_t left __asm__("lr") = p->size;
+    __asm__ volatile(
+        "wlstp.16 lr, %[left], 2f\n"
+        "1:\n"
+        "vldrh.u16 q0, [%[row]], #16\n"
+        "vldrb.s16 q1, [%[c0]], #8\n"
+        "vldrb.s16 q2, [%[c1]], #8\n"
+        "vmladava.s16 %[s0], q0, q1\n"
+        "vldrb.s16 q3, [%[c2]], #8\n"
+        "vmladava.s16 %[s1], q0, q2\n"
+        "vldrb.s16 q1, [%[c3]], #8\n"
+        "vmladava.s16 %[s2], q0, q3\n"
+        "vmladava.s16 %[s3], q0, q1\n"
+        "letp lr, 1b\n"
+        "2:\n"
+        : [row] "+r"(row), [c0] "+r"(c0), [c1] "+r"(c1), [c2] "+r"(c2), [c3] "+r"(c3),
+          [s0] "+Te"(s0), [s1] "+Te"(s1), [s2] "+Te"(s2), [s3] "+Te"(s3), [left] "+r"(left)
+        :
+        : "q0", "q1", "q2", "q3", "memory");
     const int32x4_t sums = {s0, s1, s2, s3};
     const int32x4_t mantissa =
         p->each != 0 ? vldrwq_s32(p->mantissa + column) : vdupq_n_s32(p->mantissa[0]);
@@ -191,7 +203,8 @@ static inline void edgec_four_columns_s16(
 #endif
 
 /* A row made ready. */
-static inline void edgec_one_row_s16(const edgec_rows_s16 *given, const int16_t *row, int16_t *out) {
+static inline void edgec_one_row_s16(
+    const edgec_rows_s16 *given, const int16_t *row, int16_t *out) {
     if (given->wide != 0) {
         edgec_wide_row_s16(given, row, out);
         return;

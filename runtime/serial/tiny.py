@@ -40,11 +40,21 @@ class Identity:
 
 @dataclass(frozen=True)
 class Run:
-    """One ``infer``: its inferences, the time between its two timestamps, and the results."""
+    """One ``infer``: its inferences, the time between its two timestamps, and the results.
+
+    Attributes:
+        microseconds: by the device's clock; by this computer's where the firmware is built for
+            energy mode, which marks the timestamps on a pin and prints none.
+        by_device: whose clock it was.
+        start, end: Unix seconds when the timestamps, or the lines around the inferences, came in.
+    """
 
     count: int
     microseconds: int
     results: tuple[float, ...]
+    by_device: bool
+    start: float
+    end: float
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -107,6 +117,7 @@ class TinyDevice:
     def __init__(self, port: serial.Serial, path: str) -> None:
         self._port, self.path = port, path
         self._rest = b""
+        self._heard: list[tuple[float, str]] = []
 
     def identity(self) -> Identity:
         """Name, profile and model."""
@@ -145,22 +156,28 @@ class TinyDevice:
         """Run `count` inferences after `warmup` ones; `seconds` is how long to wait."""
         lines = self.command(f"infer {count} {warmup}", seconds=seconds)
         laps = [int(found) for found in re.findall(r"^m-lap-us-(\d+)$", "\n".join(lines), re.M)]
-        if len(laps) != 2:
+        around = ("m-lap-us-", "m-lap-us-") if laps else ("m-infer-start", "m-infer-done")
+        start = [at for at, line in self._heard if line.startswith(around[0])][:1]
+        end = [at for at, line in self._heard if line.startswith(around[1])][-1:]
+        if len(laps) not in (0, 2) or not start or not end:
             raise self._nonsense("not two timestamps", lines)
         text = self._field(r"m-results-\[([^\]]*)\]", "\n".join(lines))
         try:
             results = tuple(float(number) for number in text.split(","))
         except ValueError as error:
             raise self._nonsense("results that are no numbers", lines) from error
-        return Run(count, (laps[1] - laps[0]) % _WRAP, results)
+        took = (laps[1] - laps[0]) % _WRAP if laps else round(1e6 * (end[0] - start[0]))
+        return Run(count, took, results, bool(laps), start[0], end[0])
 
     def command(self, text: str, *, seconds: float = ANSWER_SECONDS) -> list[str]:
         """Send a command; the lines of the answer without ``m-ready``."""
         deadline = time.monotonic() + seconds
         lines: list[str] = []
+        self._heard = []
         with self._link():
             self._port.write(f"{text}%".encode())
             for line in self._lines(deadline, text):
+                self._heard.append((time.time(), line))
                 if line == "m-ready":
                     break
                 if line:

@@ -23,7 +23,7 @@ TRUTH = np.log(np.array([1.5, 1.0, 9.0, 20_000.0]))
 @pytest.fixture(scope="module")
 def scripts(root: Path) -> Iterator[dict[str, ModuleType]]:
     """The modules, imported as the scripts import each other."""
-    names = ("networks", "rows", "hierarchy", "boards", "fit", "validate")
+    names = ("hub", "networks", "rows", "hierarchy", "boards", "fit", "validate")
     sys.path.insert(0, str(root / "benchmarks" / "latency"))
     try:
         yield {name: __import__(name) for name in names}
@@ -115,6 +115,66 @@ def test_rows_are_read_and_grouped(scripts, tmp_path: Path, monkeypatch) -> None
     assert len(rows.data_hash()) == 64
 
 
+def test_rows_of_the_hub_are_those_that_ran_on_the_npu_alone(
+    scripts, tmp_path: Path, monkeypatch
+) -> None:
+    layer = {"layer": "convolution", "kind": "conv", "macs": 9000, "weights": 90, "in_elems": 100,
+             "out_elems": 100, "kernel": 3, "stride": 1, "out_hw": 100, "in_ch": 8,
+             "out_ch": 8}  # fmt: skip
+    facts = {"resnet18@224x224x3": [layer], "efficientnet_b4@380x380x3": [layer]}
+    (tmp_path / "timm_layers.json").write_text(json.dumps(facts))
+    columns = (*COLUMNS, "gpu_layers", "cpu_layers")
+    hub = {"runtime": "TFLite (QNN delegate)", "precision": "w8a8", "cpu_layers": "0"}
+    hub |= {"gpu_layers": "0", "device": "Samsung Galaxy S24", "soc_core": "chip"}
+    entries = [
+        hub | {"model": "resnet18", "latency_ms": "0.9"},
+        hub | {"model": "efficientnet_b4", "latency_ms": "5.0"},
+        hub | {"model": "resnet50", "latency_ms": "1.6"},  # no layer facts here
+        hub | {"model": "yolox", "latency_ms": "4.0"},  # no definition known
+        hub | {"model": "resnet18", "latency_ms": "7.0", "cpu_layers": "3", "device": "other"},
+        hub | {"model": "resnet18", "latency_ms": "7.0", "precision": "float"},
+        hub | {"model": "resnet18", "latency_ms": "7.0", "runtime": "QNN DLC"},
+    ]
+    with (tmp_path / "published_latencies.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(dict.fromkeys(columns, "") | entry for entry in entries)
+    monkeypatch.setenv("EDGEC_BENCH_DATA", str(tmp_path))
+    monkeypatch.delenv("EDGEC_TIMM_LAYERS", raising=False)
+    table = scripts["rows"].hub_table("int8")
+    assert [board.core for board in table.boards] == ["Hexagon HTP v75"]
+    assert table.networks == ["efficientnet_b4", "resnet18"]
+    assert table.ms.tolist() == [[5.0, 0.9]]
+    assert table.family == {"efficientnet_b4": "efficientnet", "resnet18": "resnet"}
+    hub_module = scripts["hub"]
+    assert set(hub_module.SIZES) | set(hub_module.FAMILIES) <= set(hub_module.NETWORKS)
+
+
+def test_the_noise_of_one_chip_measured_twice(scripts) -> None:
+    rows, validate = scripts["rows"], scripts["validate"]
+    rng = np.random.default_rng(0)
+    truth = rng.lognormal(2, 1, 4000)
+    noise = np.exp(rng.normal(0, 0.1, (2, 4000)))
+    noise[1] *= 3  # a slower board of the same chip is no noise
+    boards = [rows.Board(f"b{i}", chip, "core", 1.0, 1) for i, chip in enumerate("aab")]
+    times = np.vstack([truth * noise, 7 * truth])
+    found = validate.noise_floor(rows.Table(boards, [], {}, times))
+    assert found is not None
+    assert found["n"] == 4000
+    assert found["within_10"] == pytest.approx(68, abs=3), "one standard deviation of one run"
+    assert found["within_20"] == pytest.approx(95, abs=2)
+    alone = rows.Table(boards[1:], [], {}, times[1:])
+    assert validate.noise_floor(alone) is None
+
+
+def test_sets_are_chosen_by_name(scripts) -> None:
+    read = scripts["fit"].read_arguments
+    assert read(["out.json"]) == (["out.json"], set())
+    assert read(["--only", "cube-int8,hexagon-int8"]) == ([], {"cube-int8", "hexagon-int8"})
+    with pytest.raises(SystemExit, match="no set cube"):
+        read(["--only", "cube"])
+
+
 def test_networks_have_the_published_macs(scripts) -> None:
     networks = scripts["networks"]
 
@@ -140,6 +200,11 @@ def test_scores_of_a_known_guess(scripts) -> None:
     assert (scores["within_10"], scores["within_20"]) == (50.0, 75.0)
     assert scores["kendall_tau"] == 1.0
     assert scores["coverage_80"] in (75.0, 100.0)
+    # off by the same on every board: nothing is left once that is known
+    given = guess.without_bias([[0], [1], [2], [3]]).score()
+    assert (given["within_10"], given["median_error"]) == (100.0, 0.0)
+    assert guess.without_bias([[0, 1, 2, 3]]).score()["within_10"] == 75.0
+    assert guess.of_boards([1, 2]).score()["n"] == 8
     assert validate.kendall(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == -1.0
 
 

@@ -15,7 +15,9 @@ import pytest
 
 import edgec
 from edgec.export.errors import BudgetError, InputError, UsageError
+from edgec.runtime.onnx_runner import OnnxRunner
 from edgec.runtime.qemu.run import COMPILER, SIMULATOR
+from edgec.runtime.runners import open_runner
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,49 @@ def test_the_self_test_passes_on_this_machine(bundle: edgec.Bundle) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "2 samples agree" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory, inverted_residual: Path) -> edgec.Bundle:
+    return edgec.compile(
+        str(inverted_residual),
+        target="generic-c99",
+        precision="int16x8",
+        calib="random",
+        formats="c",
+        out=str(tmp_path_factory.mktemp("int16") / "bundle"),
+    )
+
+
+def test_int16_activations(wide_bundle: edgec.Bundle) -> None:
+    artifact = next(a for a in wide_bundle.manifest.artifacts if a.format == "c")
+    assert (artifact.status, artifact.precision) == ("built", "int16x8")
+    assert artifact.scheme == "int16x8 (c-int16x8)"
+    assert artifact.checks["executed"]
+    # rounded weights are all that is between it and float
+    assert artifact.checks["golden_sqnr_db"] > 35
+    kinds = {port["dtype"] for side in artifact.checks["ports"].values() for port in side}
+    assert kinds == {"int16"}
+    # sigmoid and product are one function with a table
+    names = artifact.checks["step_names"]
+    assert [name.split()[0] for name in names] == [
+        "CONV_2D",
+        "CUSTOM",
+        "DEPTHWISE_CONV_2D",
+        "CONV_2D",
+    ]
+
+
+def test_c_on_int16_runs_here(wide_bundle: edgec.Bundle) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler: apt install gcc libc6-dev")
+    artifact = next(a for a in wide_bundle.manifest.artifacts if a.format == "c")
+    runner = open_runner(wide_bundle, artifact)
+    x = np.random.default_rng(3).normal(size=(1, 8, 24, 24)).astype(np.float32)
+    (found,) = runner.run({"x": x}).values()
+    (wanted,) = OnnxRunner(wide_bundle.path / "onnx" / "model.onnx").run({"x": x}).values()
+    # two standard deviations are beyond the range of random calibration at most
+    assert np.median(np.abs(found - wanted)) < 0.01 * np.abs(wanted).max()
 
 
 def test_equal_exports_give_equal_c(bundle: edgec.Bundle, tiny_onnx: Path, tmp_path: Path) -> None:

@@ -80,8 +80,16 @@ def test_no_drop_at_all_can_be_asked_for(export: Any) -> None:
 
 
 def test_budgets_that_contradict_or_cannot_be_met(export: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="two budgets"):
+    with pytest.raises(UsageError, match="2 budgets"):
         export(max_bytes=1000, max_drop=1.0)
+    with pytest.raises(UsageError, match="3 budgets"):
+        export(max_bytes=1000, max_drop=1.0, max_latency=1.0)
+    with pytest.raises(UsageError, match="--max-latency is a budget"):
+        export(max_latency=1.0, precision="int8")
+    with pytest.raises(UsageError, match="milliseconds above 0"):
+        export(max_latency=0.0)
+    with pytest.raises(UnsupportedError, match="EC397"):
+        export(max_latency=1.0)
     with pytest.raises(UsageError, match="only"):
         export(max_bytes=1000, precision="int8")
     with pytest.raises(UsageError, match="calibration"):

@@ -45,6 +45,7 @@ HEADERS = (
     "edgec_rows_s8.h",
     "edgec_cmsis_nn.h",
     "edgec_root.h",
+    "edgec_window.h",
 )
 WIDE_HEADERS = ("edgec_kernels_s16.h", "edgec_rows_s16.h", "edgec_interpolate_s16.h")
 FLOAT_HEADERS = ("edgec_kernels_f32.h", "edgec_math_f32.h")

@@ -36,13 +36,19 @@ class Cost:
         bit_operations: MACs times bits of the weight times bits of the activation; the usual
             stand-in for time where nothing was measured (Wang et al., "Differentiable joint
             pruning and quantization", arXiv 2007.10463).
+        milliseconds: on the device; 0 where nobody asked for it.
     """
 
     bytes: int
     bit_operations: int
+    milliseconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.bytes + other.bytes, self.bit_operations + other.bit_operations)
+        return Cost(
+            self.bytes + other.bytes,
+            self.bit_operations + other.bit_operations,
+            self.milliseconds + other.milliseconds,
+        )
 
 
 def executable_precisions(model: ir.Model, types: Collection[str]) -> tuple[Precision, ...]:

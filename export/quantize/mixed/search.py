@@ -1,4 +1,4 @@
-"""Choose a precision per block for a budget of accuracy or of bytes.
+"""Choose a precision per block for a budget of accuracy, of bytes or of time.
 
 1. Every block is quantized alone, in every precision that the target executes, and the divergence
    of the output is measured (`edgec.export.quantize.sensitivity.measured`).
@@ -36,6 +36,7 @@ from edgec.export.quantize.mixed.choice import (
     total_cost,
 )
 from edgec.export.quantize.mixed.front import pareto_front
+from edgec.export.quantize.mixed.price import Price, Prices
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.rounding.blocks import MAX_LAYERS, Block, find_blocks
 from edgec.export.quantize.scheme import QuantScheme
@@ -61,6 +62,7 @@ class MixedPoint:
         divergence: measured on the search samples, in nats.
         drop: points lost, measured on the search samples; see `search_mixed`.
         held_out_drop: the same on held-out samples, for points that were verified.
+        latency_ms: predicted, where a latency was asked for; with its 80 % interval.
     """
 
     precisions: Mapping[str, Precision]
@@ -70,6 +72,8 @@ class MixedPoint:
     divergence: float
     drop: float
     held_out_drop: float | None = None
+    latency_ms: float | None = None
+    latency_interval_ms: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class MixedPlan:
         learned: the learned weights that still apply, for `quantize`.
         sensitivity: block name → precision → divergence when it alone is quantized, in nats.
         met: the budget holds on the held-out samples.
+        latency_basis: what predicted latencies rest on.
     """
 
     front: tuple[MixedPoint, ...]
@@ -93,6 +98,7 @@ class MixedPlan:
     learned: Learned
     sensitivity: Mapping[str, Mapping[Precision, float]]
     met: bool
+    latency_basis: str | None = None
 
     def quantize(self, model: ir.Model, calibration: Calibration) -> ir.Model:
         """The Q/DQ graph of the chosen point."""
@@ -102,6 +108,7 @@ class MixedPlan:
         """The table of points, the choice and the sensitivities as plain data."""
         return {
             "met": self.met,
+            **({} if self.latency_basis is None else {"latency_basis": self.latency_basis}),
             "chosen": asdict(self.chosen),
             "front": [asdict(point) for point in self.front],
             "sensitivity": {name: dict(found) for name, found in self.sensitivity.items()},
@@ -117,6 +124,8 @@ def search_mixed(
     *,
     max_drop: float | None = None,
     max_bytes: int | None = None,
+    max_latency: float | None = None,
+    price: Price | None = None,
     labels: Sequence[int] | None = None,
     holdout_labels: Sequence[int] | None = None,
     precisions: Sequence[Precision] = ("float", "int8"),
@@ -125,7 +134,7 @@ def search_mixed(
     max_layers: int = MAX_LAYERS,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> MixedPlan:
-    """Search the cheapest assignment within `max_drop`, or the best within `max_bytes`.
+    """Search the cheapest assignment within `max_drop`, or the best within another budget.
 
     A drop is the loss of top-1 accuracy, in points (percent), where labels are given. Without them
     it is the share of samples whose largest class is not that of the float network, which is more:
@@ -138,7 +147,9 @@ def search_mixed(
         feeds: samples for the search, read once and held; calibration samples will do.
         holdout: samples for the verification, disjoint from them; read once and held.
         max_drop: in points, e.g. 0.5; the cost is bit operations.
-        max_bytes: of weights and scales; the cost is bytes. Give one of the two.
+        max_bytes: of weights and scales; the cost is bytes.
+        max_latency: in milliseconds, as `price` predicts; the cost is time. Give one of the three.
+        price: what blocks cost on the device; with `max_latency` only.
         labels, holdout_labels: class of each sample of `feeds` and `holdout`.
         precisions: what the target executes, see
             `edgec.export.quantize.mixed.choice.executable_precisions`.
@@ -150,29 +161,27 @@ def search_mixed(
     Raises:
         UsageError: EC266, the budget is missing, double or not positive, labels do not match, or a
             drop is asked for a network without classes.
-        BudgetError: EC582, no assignment has so few bytes.
+        BudgetError: EC582, no assignment has so few bytes or takes so little time.
+        UnsupportedError: EC397, the device's latency cannot be predicted.
         InputError: EC760, no samples; EC761, a sample does not fit.
     """
-    if (max_drop is None) == (max_bytes is None) or min(max_drop or 0, max_bytes or 0) < 0:
-        raise _misuse("give either max_drop or max_bytes, not negative")
+    budgets = [b for b in (max_drop, max_bytes, max_latency) if b is not None]
+    if len(budgets) != 1 or budgets[0] < 0 or (price is None) != (max_latency is None):
+        raise _misuse("give one of max_drop, max_bytes, and max_latency with a price; none below 0")
     work = _Search(model, calibration, scheme, feeds, learned or {}, precisions, max_layers)
     work.labels = _checked(labels, work.reference)
     held = _Held(work, list(holdout), holdout_labels)
     if max_drop is not None and not work.has_classes():
         raise _misuse("the network has no class scores to lose points on: give max_bytes")
-    by_bytes = max_bytes is not None
+    if price is not None:
+        work.price(price)
     sensitivity = work.sensitivity(on_progress)
-    candidates = work.candidates("bytes" if by_bytes else "bit_operations", sensitivity)
     if max_bytes is not None:
-        least = min(candidates, key=lambda c: c.cost.bytes)
-        candidates = [c for c in candidates if c.cost.bytes <= max_bytes]
-        if not candidates:
-            raise BudgetError(
-                "EC582",
-                f"no assignment of precisions has at most {max_bytes} bytes of weights",
-                why=f"the smallest has {least.cost.bytes}",
-                fix="allow more bytes, or export a smaller network",
-            )
+        candidates = _within_bytes(work.candidates("bytes", sensitivity), max_bytes)
+    elif max_latency is not None:
+        candidates = _within_time(work.candidates("milliseconds", sensitivity), max_latency)
+    else:
+        candidates = work.candidates("bit_operations", sensitivity)
     measured = work.measure(_spread(candidates, points), on_progress)
     order = list(range(len(measured)))
     if max_drop is not None:
@@ -197,6 +206,7 @@ def search_mixed(
         learned=work.learned_of(assignment),
         sensitivity=sensitivity,
         met=max_drop is None or _within(measured[chosen], max_drop),
+        latency_basis=None if work.prices is None else work.prices.basis,
     )
 
 
@@ -205,6 +215,32 @@ class _Candidate:
     assignment: Assignment
     cost: Cost
     predicted: float
+
+
+def _within_bytes(candidates: Sequence[_Candidate], most: int) -> list[_Candidate]:
+    found = [c for c in candidates if c.cost.bytes <= most]
+    if not found:
+        least = min(candidates, key=lambda c: c.cost.bytes)
+        raise BudgetError(
+            "EC582",
+            f"no assignment of precisions has at most {most} bytes of weights",
+            why=f"the smallest has {least.cost.bytes}",
+            fix="allow more bytes, or export a smaller network",
+        )
+    return found
+
+
+def _within_time(candidates: Sequence[_Candidate], most: float) -> list[_Candidate]:
+    found = [c for c in candidates if c.cost.milliseconds <= most]
+    if not found:
+        least = min(candidates, key=lambda c: c.cost.milliseconds)
+        raise BudgetError(
+            "EC582",
+            f"no assignment of precisions is predicted to take at most {most:g} ms",
+            why=f"the fastest is predicted to take {least.cost.milliseconds:.3g} ms",
+            fix="allow more time, or export a smaller network",
+        )
+    return found
 
 
 class _Search:
@@ -229,6 +265,17 @@ class _Search:
         self.costs = block_costs(self.model, self.plan, self.blocks, self.precisions)
         self.reference: Arrays = run(self.model, self.samples)
         self.labels: NDArray[np.int64] | None = None
+        self.prices: Prices | None = None
+
+    def price(self, price: Price) -> None:
+        """Give every block its time."""
+        integer: Precision = "int8"
+        integers = self.build((integer,) * len(self.blocks))
+        self.prices = price(self.model, integers, self.blocks, self.precisions)
+        self.costs = tuple(
+            {p: replace(cost, milliseconds=times[p]) for p, cost in costs.items()}
+            for costs, times in zip(self.costs, self.prices.blocks, strict=True)
+        )
 
     def has_classes(self) -> bool:
         return any(a.ndim in (2, 3) and a.shape[-1] >= MIN_CLASSES for a in self.reference)
@@ -263,7 +310,7 @@ class _Search:
 
     def candidates(
         self,
-        cost: Literal["bytes", "bit_operations"],
+        cost: Literal["bytes", "bit_operations", "milliseconds"],
         sensitivity: Mapping[str, Mapping[Precision, float]],
     ) -> list[_Candidate]:
         """The predicted front."""
@@ -282,7 +329,7 @@ class _Search:
         candidates: Sequence[_Candidate],
         on_progress: Callable[[str, int, int], None] | None,
     ) -> list[MixedPoint]:
-        result = []
+        result, prices = [], self.prices
         for done, candidate in enumerate(candidates):
             outputs = run(self.build(candidate.assignment), self.samples)
             found = damage(self.reference, outputs)
@@ -295,6 +342,10 @@ class _Search:
                     predicted=candidate.predicted,
                     divergence=found.divergence,
                     drop=_drop(self.reference, outputs, self.labels),
+                    latency_ms=None if prices is None else candidate.cost.milliseconds,
+                    latency_interval_ms=None
+                    if prices is None
+                    else prices.interval(candidate.assignment),
                 )
             )
             if on_progress is not None:

@@ -21,6 +21,7 @@ from edgec.export.quantize.scheme import QuantScheme
 if TYPE_CHECKING:
     from edgec.export.quantize.finetune.distil import FineTuned
     from edgec.export.quantize.mixed.choice import Precision
+    from edgec.export.quantize.mixed.price import Price
     from edgec.export.quantize.mixed.search import MixedPlan
 
 Feeds = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
@@ -35,13 +36,14 @@ SEARCH_SAMPLES = 128
 
 @dataclass(frozen=True)
 class Budget:
-    """What a mixed precision may lose or weigh; one of the two is given.
+    """What a mixed precision may lose, weigh or take; one of the three is given.
 
     Attributes:
         samples: calibration samples with label or None, anew at each call.
         holdout: such samples that calibration has not seen.
         max_drop: points of top-1 or agreement.
         max_bytes: of weights and scales.
+        max_latency: in milliseconds, by `price`.
         precisions: what the target executes.
     """
 
@@ -49,6 +51,8 @@ class Budget:
     holdout: Callable[[], Iterable[Labelled]]
     max_drop: float | None
     max_bytes: int | None
+    max_latency: float | None = None
+    price: Price | None = None
     precisions: tuple[Precision, ...] = ("float", "int8")
 
 
@@ -179,6 +183,8 @@ def _mixed(
         [feed for feed, _ in held],
         max_drop=budget.max_drop,
         max_bytes=budget.max_bytes,
+        max_latency=budget.max_latency,
+        price=budget.price,
         labels=_labels(seen),
         holdout_labels=_labels(held),
         precisions=budget.precisions,

@@ -42,8 +42,13 @@ class Multiplier:
         """Multiply integers and round once, halves upwards, as the kernels of matrices do.
 
         The mantissa is taken in two parts, so that sums of 46 bits fit.
+
+        Raises:
+            ValueError: the factor is 2**15 or more.
         """
         right = 31 - self.exponent
+        if np.min(right, initial=31) < 16:
+            raise ValueError("a scale of 2**15 or more")
         low = x * (self.mantissa & _LOW_HALF) + (np.int64(1) << (right - 1))
         found: Integers = (x * (self.mantissa >> 15) + (low >> 15)) >> (right - 15)
         return found

@@ -39,6 +39,13 @@ def test_work_without_a_constant_is_merged_or_dropped(layers: list[Layer]) -> No
     assert work[1, 1] == pytest.approx((18000 + 36000) / 1e6 * 1.0, rel=0.5)
 
 
+def test_the_launch_of_a_network_is_one_whatever_its_layers(layers: list[Layer]) -> None:
+    for count in (1, 3):
+        work = matrix(layers * count, ("launch", "kernels"), {})
+        assert work[:, 0].sum() == pytest.approx(1e-6)
+        assert work[:, 1].sum() == pytest.approx(2e-6 * count)
+
+
 def test_time_is_the_sum_over_layers_and_goes_with_the_clock(fit: Fit, layers: list[Layer]) -> None:
     slow = class_constants(fit.classes[0], 1000.0)
     fast = class_constants(fit.classes[0], 2000.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def network(scale: int = 1) -> list[Layer]:
 def test_shipped_constants_are_whole(fit) -> None:
     assert set(fit.features) <= set(WORK)
     # every kind of work is charged somewhere; streaming weights and launches may be free
-    for name in set(WORK) - {"weights", "kernels"}:
+    for name in set(WORK) - {"weights", "kernels", "launch"}:
         while name not in fit.features:
             assert name in fit.merge, name
             name = fit.merge[name]
@@ -61,6 +62,35 @@ def test_a_microcontroller_and_a_board() -> None:
     board = predict_for(network(), "fp32", get_target("raspberry-pi-4"))
     assert board.latency_ms is not None
     assert board.latency_ms < chip.latency_ms
+
+
+@pytest.mark.parametrize(("stored", "said"), [("fp16", "float16"), ("int8", "8 bits")])
+def test_a_phone_is_predicted_by_its_npu(stored: str, said: str) -> None:
+    large = network() * 6
+    newer = predict_for(large, stored, get_target("snapdragon-8-gen3"), threads=4)
+    older = predict_for(large, stored, get_target("snapdragon-8-gen2"))
+    for found, npu in ((newer, "v75"), (older, "v73")):
+        assert f"TFLite (QNN delegate), {said} on Hexagon HTP {npu}" in found.basis
+        assert "litert on the CPU was not measured" in found.basis
+    assert newer.latency_ms is not None
+    assert older.latency_ms is not None
+    assert newer.latency_ms < older.latency_ms
+    assert newer.low_ms is not None
+    assert newer.low_ms < newer.latency_ms
+    assert sum(newer.layer_ms) == pytest.approx(newer.latency_ms)
+
+
+def test_an_npu_that_was_not_measured_and_a_network_that_is_all_launch() -> None:
+    phone = get_target("snapdragon-8-gen3")
+    facts = {**phone.facts, "npu": replace(phone.facts["npu"], value="Hexagon HTP v66")}
+    found = predict_for(network(), "int8", replace(phone, facts=facts))
+    assert (
+        found.refused
+        == "no Hexagon HTP v66 was measured; there are Hexagon HTP v73, Hexagon HTP v75"
+    )
+    tiny = predict_for(network()[:2], "int8", phone)
+    assert tiny.refused is not None
+    assert "of its time would be launch work" in tiny.refused
 
 
 @pytest.mark.parametrize(

@@ -29,19 +29,19 @@ def network() -> Model:
     rng = np.random.default_rng(0)
     tensors: list[Tensor] = []
 
-    def tensor(*shape: int, scale: float = 2e-4, weights: bool = False, wide: bool = False) -> int:
+    def tensor(*shape: int, scale: float = 2e-4, weights: bool = False, long: bool = False) -> int:
         data, dtype = None, "INT16"
         if weights:
             data, dtype = rng.integers(-127, 128, shape).astype(np.int8), "INT8"
             scale = 0.004
         grid: Quantization | None = Quantization.per_tensor(scale)
-        if wide:
+        if long:
             data, dtype, grid = rng.integers(-(1 << 34), 1 << 34, shape), "INT64", None
         tensors.append(Tensor(f"t{len(tensors)}", shape, dtype, data, grid))
         return len(tensors) - 1
 
-    image, rows = tensor(1, 5, 7, 7), tensor(3, 21)
-    a, b = tensor(2, 5, 11), tensor(2, 11, 7)
+    image, wide, rows = tensor(1, 5, 7, 7), tensor(1, 5, 7, 19), tensor(3, 21)
+    a, b, column = tensor(2, 5, 11), tensor(2, 11, 7), tensor(3, 1, scale=1e-4)
 
     def image_out(channels: int) -> int:
         return tensor(1, 5, 7, channels, scale=3e-3)
@@ -54,14 +54,16 @@ def network() -> Model:
         Operator("CONV_2D", [image, matrix(9, 3, 3, 7), -1], [image_out(9)], STRIDE),
         Operator("CONV_2D", [image, matrix(6, 1, 1, 7), -1], [image_out(6)], STRIDE),
         Operator("DEPTHWISE_CONV_2D", [image, matrix(1, 3, 3, 7), -1], [image_out(7)], depth),
+        Operator("DEPTHWISE_CONV_2D", [wide, matrix(1, 3, 3, 19), -1], [image_out(19)], depth),
         Operator("FULLY_CONNECTED", [rows, matrix(10, 21), -1], [tensor(3, 10, scale=3e-3)]),
         Operator(
             "FULLY_CONNECTED",
-            [rows, matrix(5, 21), tensor(5, wide=True)],
+            [rows, matrix(5, 21), tensor(5, long=True)],
             [tensor(3, 5, scale=0.5)],
         ),
         Operator("BATCH_MATMUL", [a, b], [tensor(2, 5, 7, scale=2e-3)]),
         Operator("ADD", [rows, rows], [tensor(3, 21, scale=3e-4)], {"pot_scale_int16": False}),
+        Operator("SUB", [rows, column], [tensor(3, 21)], {"pot_scale_int16": False}),
         Operator("MUL", [rows, rows], [tensor(3, 21, scale=2e-4)]),
         Operator("GELU", [rows], [tensor(3, 21)]),
         Operator("SOFTMAX", [rows], [tensor(3, 21, scale=UNIT)], {"beta": 1.0}),
@@ -69,7 +71,7 @@ def network() -> Model:
         Operator("QUANTIZE", [rows], [tensor(3, 21, scale=3e-4)]),
     ]
     outputs = [op.outputs[0] for op in operators]
-    return Model([Subgraph(tensors, [image, rows, a, b], outputs, operators)])
+    return Model([Subgraph(tensors, [image, wide, rows, a, b, column], outputs, operators)])
 
 
 @pytest.fixture(scope="module")

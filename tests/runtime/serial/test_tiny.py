@@ -17,6 +17,7 @@ import pytest
 
 import edgec
 from edgec.export.errors import MissingToolError, UnsupportedError, UsageError
+from edgec.runtime.bench_any import bench_any
 from edgec.runtime.serial import measure
 from edgec.runtime.serial.measure import bench_serial
 from edgec.runtime.serial.tiny import TinyDevice, open_port, parse_device
@@ -76,19 +77,26 @@ def device(answer: Callable[[bytes], bytes | None]) -> contextlib.AbstractContex
     @contextlib.contextmanager
     def run() -> Iterator[str]:
         with terminal() as (end, path):
+            # a number of its own: that of a closed end may be another test's by now
+            mine = os.dup(end)
 
             def serve() -> None:
-                text = b""
                 with contextlib.suppress(OSError):
-                    while True:
-                        text += os.read(end, 4096)
-                        while b"%" in text:
-                            command, _, text = text.partition(b"%")
-                            reply = answer(command)
-                            if reply is None:
-                                os.close(end)
-                                return
-                            os.write(end, reply)
+                    answer_all()
+                with contextlib.suppress(OSError):
+                    os.close(mine)
+
+            def answer_all() -> None:
+                text = b""
+                while True:
+                    text += os.read(mine, 4096)
+                    while b"%" in text:
+                        command, _, text = text.partition(b"%")
+                        reply = answer(command)
+                        if reply is None:
+                            os.close(end)
+                            return
+                        os.write(mine, reply)
 
             thread = threading.Thread(target=serve, daemon=True)
             thread.start()
@@ -114,6 +122,81 @@ def test_our_firmware_is_measured(board: str, bundle: edgec.Bundle, monkeypatch)
     here = CArtifactRunner(bundle.path / artifact.path, artifact.checks).run(feeds)
     worst = max(float(np.abs(here[n] - golden[n]).max()) for n in golden)
     assert result["output_check"]["max_abs"] == pytest.approx(worst, abs=1e-3)
+
+
+class MeterStandIn(threading.Thread):
+    """Stands in for a power meter's program: appends 50 mW, twenty times a second."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self.path, self.ended = path, threading.Event()
+        self.path.write_text("time,watts\n")
+
+    def run(self) -> None:
+        while not self.ended.wait(0.05):
+            with self.path.open("a") as file:
+                file.write(f"{time.time():.4f},0.05\n")
+
+
+@pytest.fixture
+def power(tmp_path: Path) -> Iterator[Path]:
+    meter = MeterStandIn(tmp_path / "power.csv")
+    meter.start()
+    yield meter.path
+    meter.ended.set()
+    meter.join()
+
+
+def test_energy_by_the_trace_of_a_meter(
+    board: str, bundle: edgec.Bundle, power: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.05)
+    monkeypatch.setattr(measure, "ENERGY_SECONDS", 0.6)
+    monkeypatch.setattr(measure, "IDLE_SECONDS", 0.3)
+    (artifact,) = [a for a in bundle.manifest.artifacts if a.format == "c"]
+    device = f"serial://{board}"
+    record = bench_any(bundle, [artifact], device, threads=1, runs=1, warmup=0, power=power)
+    (result,) = record["results"]
+    assert result["timer"] == "the device's"
+    assert result["energy"]["meter"] == "power.csv"
+    assert result["energy"]["watts"] == pytest.approx(0.05)
+    assert result["energy"]["idle_watts"] == pytest.approx(0.05)
+    assert result["energy"]["joules_per_inference"] == pytest.approx(
+        0.05 * result["energy"]["seconds"] / result["energy"]["inferences"], rel=0.01
+    )
+    with pytest.raises(UsageError, match="EC239"):
+        bench_any(bundle, [artifact], "local", threads=1, runs=1, warmup=0, power=power)
+
+
+def test_the_firmware_of_the_energy_mode(
+    bundle: edgec.Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Falling edges on a pin in place of numbers, as mlcommons/tiny's own firmware has them."""
+    folder = tmp_path / "c"
+    shutil.copytree(bundle.path / "c", folder)
+    flags = "CFLAGS=-O2 -Wall -Wextra -Wconversion -Werror -DEDGEC_MLPERF_ENERGY"
+    subprocess.run(["make", "-s", "mlperf", flags], cwd=folder, check=True)
+    (built,) = folder.glob("*_mlperf")
+    monkeypatch.setattr(measure, "WINDOW_SECONDS", 0.05)
+    artifact = next(a for a in bundle.manifest.artifacts if a.format == "c")
+    with terminal() as (end, path), (tmp_path / "pin").open("wb") as pin:
+        process = subprocess.Popen([built], stdin=end, stdout=end, stderr=pin)
+        try:
+            with open_port(path, 9600) as port:
+                port.wake()
+                assert port.command("timestamp") == []
+                run = port.infer(3, 1, seconds=10)
+            assert not run.by_device
+            assert run.microseconds == round(1e6 * (run.end - run.start)) >= 0
+            record = bench_serial(bundle, artifact, f"serial://{path}?baud=9600", warmup=0)
+        finally:
+            process.kill()
+            process.wait()
+    assert "energy mode" in record["results"][0]["timer"]
+    assert record["results"][0]["output_check"]["finite"]
+    edges = (tmp_path / "pin").read_text().count("edge")
+    # one at the start, one for the command, two around each of the inferences
+    assert edges == 2 + 2 * (1 + 1 + measure.WINDOWS)
 
 
 def test_the_protocol_as_the_official_runner_uses_it(board: str) -> None:

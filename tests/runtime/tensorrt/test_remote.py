@@ -14,7 +14,7 @@ import pytest
 
 import edgec
 from edgec.export.bundle import Bundle
-from edgec.export.cli.bench import is_astray
+from edgec.export.cli.bench import how_astray, is_astray
 from edgec.export.errors import EdgecError, InputError, MissingToolError, UsageError
 from edgec.export.files import sha256_file
 from edgec.runtime.bench_any import bench_any, chosen_artifacts
@@ -110,8 +110,12 @@ def test_outputs_that_rounding_does_not_explain(bundle: Bundle, jetson: Any) -> 
         other, chosen_artifacts(other, []), jetson.uri, threads=1, runs=2, warmup=0
     )["results"]
     assert not is_astray(result), "the graph is as far off: the golden data are wrong"
-    assert is_astray({**result, "graph_check": {"relative": 0.001}})
-    assert is_astray({**result, "output_check": {"finite": False, "relative": 0.0}})
+    off = {**result, "graph_check": {"relative": 0.001}}
+    assert is_astray(off)
+    assert "where the ONNX graph is 0.001 off" in how_astray(off)
+    broken = {**result, "output_check": {"finite": False, "relative": 0.0}}
+    assert is_astray(broken)
+    assert how_astray(broken) == "outputs are not finite"
 
 
 def test_energy_comes_home(bundle: Bundle, jetson: Any, cudart: Path, jetson_sysfs: Path) -> None:
@@ -248,3 +252,34 @@ def test_engines_and_onnx_files_are_not_mixed(bundle: Bundle, jetson: Any) -> No
     with pytest.raises(UsageError) as caught:
         chosen_artifacts(built, ["fp32", "tensorrt/model_fp16.engine"])
     assert caught.value.code == "EC229"
+
+
+def test_the_commands_on_the_jetson_itself(
+    bundle: Bundle, main: Any, cudart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`edgec build` and `edgec bench` with --device local; TensorRT is the stand-in."""
+    monkeypatch.setattr(measure, "LOOP_SECONDS", 1)
+    for name, value in {
+        "HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(STANDIN),
+        "STANDIN_TRT_VERSION": "10.3.0.30",
+        "EDGEC_CUDART": str(cudart),
+        "EDGEC_SYS": "/nowhere",
+    }.items():
+        monkeypatch.setenv(name, value)
+    code, out, _ = main("build", bundle.path, "--device", "local")
+    assert code == 0
+    assert "first ms" in out
+    assert "tensorrt/model_fp16.engine" in out
+    code, out, _ = main("build", bundle.path, "--device", "local", "--json")
+    (engine,) = json.loads(out)["engines"]
+    assert (code, engine["tensorrt"], engine["ran"]["ok"]) == (0, "10.3.0.30", True)
+    code, out, _ = main("bench", bundle.path, "--device", "local", "--runs", "3", "--store", "none")
+    assert code == 0
+    assert "TensorRT 10.3.0.30 on" in out
+    assert "slowest of" in out
+    assert "outputs are" not in out
+    monkeypatch.setenv("STANDIN_TRT_FAIL", "run")
+    code, out, _ = main("build", bundle.path, "--device", "local", "--rebuild", "--quiet")
+    assert code == 0
+    assert "was not run" in out

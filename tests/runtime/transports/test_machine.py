@@ -158,6 +158,31 @@ def test_a_cut_transfer_goes_on_where_it_stopped(
     assert (tmp_path / "back").read_bytes() == big.read_bytes()
 
 
+def test_a_cut_on_the_way_home_goes_on_where_it_stopped(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = tmp_path / "engine"
+    big.write_bytes(os.urandom(8 << 20))
+    offsets: list[int] = []
+    ask = link.Link.ask
+
+    def counting(self: link.Link, do: str, payload: bytes = b"", **fields: Any) -> Any:
+        if do == "fetch":
+            offsets.append(fields["offset"])
+            if len(offsets) == 4:
+                server.cut()
+        return ask(self, do, payload, **fields)
+
+    with open_device(server.uri, wait=0.05) as device:
+        device.push(JOB, {"engine": big})
+        monkeypatch.setattr(link.Link, "ask", counting)
+        assert device.fetch(JOB, "engine", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == big.read_bytes()
+    assert not list(tmp_path.glob("*.part"))
+    asked_twice = len(offsets) - len(set(offsets))
+    assert 1 <= asked_twice <= 2, "the first piece tells the hash; one more was on its way"
+
+
 def test_the_same_job_is_followed_not_repeated(server: Any) -> None:
     program = "import time; open('runs', 'a').write('x'); time.sleep(.5)"
     with open_device(server.uri, wait=0.05) as first, open_device(server.uri, wait=0.05) as second:

@@ -15,12 +15,14 @@ from edgec.export.quantize.graph import prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import LearnedWeight
 from edgec.export.quantize.mixed.choice import block_costs, executable_precisions
+from edgec.export.quantize.mixed.price import Prices, predicted_on
 from edgec.export.quantize.mixed.search import search_mixed
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.ranges import Range
 from edgec.export.quantize.rounding.blocks import find_blocks
 from edgec.export.quantize.scheme import ORT_X86_VNNI
 from edgec.export.quantize.sensitivity.measured import damage, run
+from edgec.targets.registry import get_target
 
 SPOILED = "m1"
 
@@ -178,12 +180,53 @@ def test_int4_only_where_the_runtime_has_it(network):
     assert executable_precisions(network, {"int8", "int4"}) == ("float", "int8")
 
 
+def test_time_bounds_the_choice(network, calibration, samples):
+    def price(floating, integers, blocks, precisions):
+        assert not any(node.op_type == "QuantizeLinear" for node in floating.graph)
+        assert any(node.op_type == "QuantizeLinear" for node in integers.graph)
+        slow = {"float": 4.0, "int8": 1.0}
+        times = tuple({p: slow[p] for p in precisions} for _ in blocks)
+        return Prices(times, dict.fromkeys(slow, 0.5), dict.fromkeys(slow, 2.0), "a clock")
+
+    def search(limit: float):
+        return search_mixed(
+            network,
+            calibration,
+            ORT_X86_VNNI,
+            samples[:16],
+            samples[16:24],
+            max_latency=limit,
+            price=price,
+        )
+
+    whole = search(1000.0)
+    count = len(whole.chosen.precisions)
+    assert set(whole.chosen.precisions.values()) == {"float"}
+    assert whole.latency_basis == whole.to_json()["latency_basis"] == "a clock"
+    assert [point.latency_ms for point in whole.front] == sorted(
+        count + 3.0 * sum(p == "float" for p in point.precisions.values()) for point in whole.front
+    )
+    one = search(count + 3.0)
+    assert [name for name, p in one.chosen.precisions.items() if p == "float"] == [
+        max(one.sensitivity, key=lambda name: one.sensitivity[name]["int8"])
+    ]
+    assert one.chosen.latency_interval_ms == ((count + 3.0) / 2, (count + 3.0) * 2)
+    with pytest.raises(BudgetError, match=f"fastest is predicted to take {count} ms"):
+        search(count - 0.5)
+
+
 def test_misuse_is_named(network, calibration, samples):
     def search(*data, **options):
         return search_mixed(network, calibration, ORT_X86_VNNI, *data, **options)
 
     some = samples[:2]
-    for options in ({}, {"max_drop": 1.0, "max_bytes": 9}, {"max_drop": -1.0}):
+    for options in (
+        {},
+        {"max_drop": 1.0, "max_bytes": 9},
+        {"max_drop": -1.0},
+        {"max_latency": 1.0},
+        {"max_drop": 1.0, "price": predicted_on(get_target("raspberry-pi-5"))},
+    ):
         with pytest.raises(UsageError, match="EC266"):
             search(some, some, **options)
     with pytest.raises(UsageError, match="3 labels for 2"):
