@@ -52,7 +52,8 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "(McNemar), agreement the share of samples or time steps with the float network's class, "
         "calibration the number of samples. Convolutions are counted after ONNX Runtime's "
         "optimization, latency is the ratio to float32 in it, seconds are CPU time. Schemes for "
-        "other processors and fewer bits run as written, without latency. The rows come from "
+        "other processors and fewer bits run as written, without latency. `tuned-100` is recipe "
+        "`tuned` with 100 steps, `tuned-60` with 60. The rows come from "
         "several runs: compare drops where the number of samples is the same.",
         ("model", "name", "metric", "drop", "standard_error", "agreement", "latency_ratio",
          "megabytes", "integer_convs", "convs", "seconds", "calibration", "samples"),

@@ -18,7 +18,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.export.quantize.graph import constant_of, prepared_copy
+from edgec.export.quantize.graph import (
+    constant_of,
+    drop_unused_constants,
+    give_constant,
+    prepared_copy,
+)
 from edgec.export.quantize.learned import Learned, learned_grid
 from edgec.export.quantize.plan import QuantPlan, Weight, plan_quantization
 from edgec.export.quantize.scheme import QuantScheme
@@ -73,18 +78,8 @@ def correct_biases(
             )
         shift = _mean_error(node, weight, means[bias.activation], floats, grid)
         corrected = (number - shift).astype(np.float32)
-        name = f"{bias.node}_corrected_bias"
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(ir.DataType.FLOAT),
-            shape=ir.Shape(corrected.shape),
-            const_value=ir.tensor(corrected, name=name),
-        )
-        copy.graph.register_initializer(value)
-        holder.replace_input_with(bias.index, value)
-    for name, constant in list(copy.graph.initializers.items()):
-        if not constant.uses() and not constant.is_graph_output():
-            del copy.graph.initializers[name]
+        give_constant(copy, holder, bias.index, corrected, f"{bias.node}_corrected_bias")
+    drop_unused_constants(copy)
     return copy
 
 

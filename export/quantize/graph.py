@@ -75,6 +75,27 @@ def in_memory(model: ir.Model) -> ir.Model:
     return ir.external_data.load_to_model(model.clone())
 
 
+def give_constant(
+    model: ir.Model, node: ir.Node, index: int, number: NDArray[np.float32], name: str
+) -> None:
+    """Let an input of `node` read an initializer of its own."""
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(ir.DataType.FLOAT),
+        shape=ir.Shape(number.shape),
+        const_value=ir.tensor(number, name=name),
+    )
+    model.graph.register_initializer(value)
+    node.replace_input_with(index, value)
+
+
+def drop_unused_constants(model: ir.Model) -> None:
+    """Remove initializers that nothing reads."""
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name]
+
+
 def opset_of(model: ir.Model) -> int:
     """Version of the default operator set."""
     return model.graph.opset_imports.get("", 0)

@@ -14,6 +14,7 @@ from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.graph import (
     constant_of,
+    drop_unused_constants,
     is_excluded,
     opset_of,
     prepared_copy,
@@ -148,7 +149,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
             self._weight(weight, floors)
         for bias in self.plan.biases:
             self._bias(bias)
-        self._drop_unused_constants()
+        drop_unused_constants(model)
         model.metadata_props[SCHEME_KEY] = self.plan.scheme.name
         return ir.passes.PassResult(model, modified=bool(self.plan.quantizers))
 
@@ -361,11 +362,6 @@ class InsertQDQPass(ir.passes.InPlacePass):
         )
         self._graph.register_initializer(value)
         return value
-
-    def _drop_unused_constants(self) -> None:
-        for name, value in list(self._graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output():
-                del self._graph.initializers[name]
 
     @staticmethod
     def _module_of(node: ir.Node) -> dict[str, str]:

@@ -161,6 +161,11 @@ class QuantScheme:
         return self.activation_bits != 8 or {self.weight_bits, *self.weight_bits_of.values()} != {8}
 
     @property
+    def few_bits(self) -> bool:
+        """Whether some grid has fewer than eight bits."""
+        return min(self.activation_bits, self.weight_bits, *self.weight_bits_of.values(), 8) < 8
+
+    @property
     def lowest_opset(self) -> int:
         """`min_opset`, or what the widths need."""
         return max(self.min_opset, INT4_OPSET if self.activation_bits == 16 else 0)

@@ -1,4 +1,4 @@
-"""Carry a recipe out: transform, calibrate, search, correct, round, insert Q/DQ."""
+"""Carry a recipe out: transform, calibrate, search, round, correct, fine-tune, insert Q/DQ."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from edgec.export.quantize.recipes.recipe import Recipe, Transform
 from edgec.export.quantize.scheme import QuantScheme
 
 if TYPE_CHECKING:
+    from edgec.export.quantize.finetune.distil import FineTuned
     from edgec.export.quantize.mixed.choice import Precision
     from edgec.export.quantize.mixed.price import Price
     from edgec.export.quantize.mixed.search import MixedPlan
@@ -144,6 +145,22 @@ def quantize_by(
     graph = model
     if recipe.bias_correction:
         graph = correct_biases(model, feeds(), scheme, exclude=left, learned=learned)
+    if recipe.finetune:
+        tuned = _finetuned(
+            recipe, model, graph, calibration, feeds, scheme, left, learned, on_progress
+        )
+        graph, calibration, learned = tuned.model, tuned.calibration, tuned.learned
+        notes.append(
+            {
+                "step": "finetune",
+                "samples": tuned.samples,
+                "kept": tuned.kept,
+                "divergence": {
+                    "before": float(f"{tuned.before:.4g}"),
+                    "after": None if tuned.after is None else float(f"{tuned.after:.4g}"),
+                },
+            }
+        )
     return Quantized(quantize(graph, calibration, scheme, exclude=left, learned=learned), notes)
 
 
@@ -212,6 +229,32 @@ def _rounded(
     kept = sum(block.kept for block in result.blocks)
     note = {"step": recipe.rounding, "blocks": len(result.blocks), "better_than_nearest": kept}
     return result.learned, note
+
+
+def _finetuned(
+    recipe: Recipe,
+    model: ir.Model,
+    start: ir.Model,
+    calibration: Calibration,
+    feeds: Feeds,
+    scheme: QuantScheme,
+    exclude: Collection[str],
+    learned: Learned,
+    on_progress: Callable[[int, int], None] | None,
+) -> FineTuned:
+    from edgec.export.quantize.finetune.distil import Training, finetune
+
+    return finetune(
+        model,
+        start,
+        calibration,
+        scheme,
+        feeds(),
+        exclude=exclude,
+        learned=learned,
+        options=Training(iterations=recipe.finetune),
+        on_progress=on_progress,
+    )
 
 
 def _equalize(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:

@@ -46,7 +46,7 @@ def choose_recipe(
         return get_recipe(asked), "asked for"
     measured = family_recipes().get(family or "")
     # measured on eight bits and one scale per channel: other grids have other troubles
-    if asked is None and measured is not None and scheme.per_channel and not _few_bits(scheme):
+    if asked is None and measured is not None and scheme.per_channel and not scheme.few_bits:
         return get_recipe(measured), f"measured on the family {family}"
     return automatic_recipe(graph_features(model), scheme)
 
@@ -68,7 +68,7 @@ def automatic_recipe(features: GraphFeatures, scheme: QuantScheme) -> tuple[Reci
             "share one scale"
         )
     # at eight bits learned rounding gained nothing on the networks measured
-    if _few_bits(scheme):
+    if scheme.few_bits:
         iterations = affordable_iterations(features.macs)
         if iterations:
             recipe = replace(recipe, rounding="flexround", iterations=iterations)
@@ -89,11 +89,6 @@ def affordable_iterations(macs: int | None) -> int:
     least, most = ITERATIONS
     possible = int(SECONDS * MACS_PER_SECOND / max(macs * BATCH, 1))
     return min(possible, most) if possible >= least else 0
-
-
-def _few_bits(scheme: QuantScheme) -> bool:
-    widths = (scheme.weight_bits, *scheme.weight_bits_of.values(), scheme.activation_bits)
-    return min(widths) < 8
 
 
 def family_recipes() -> dict[str, str]:

@@ -30,6 +30,7 @@ class Recipe:
         rounding: how weights are rounded.
         iterations: training steps per block of learned rounding; 0 for its own default.
         bias_correction: correct biases for the mean error of the weights.
+        finetune: steps of joint fine-tuning behind everything else; 0 for none.
         wide_weights: on x86 without VNNI, keep all eight bits of the weights by slower kernels
             instead of the seven that cannot saturate; nothing elsewhere.
         keep_float: module paths, nodes or operator types left in float.
@@ -43,6 +44,7 @@ class Recipe:
     rounding: Rounding = "nearest"
     iterations: int = 0
     bias_correction: bool = True
+    finetune: int = 0
     wide_weights: bool = False
     keep_float: tuple[str, ...] = ()
 
@@ -75,9 +77,10 @@ class Recipe:
         for key in ("bias_correction", "wide_weights"):
             if not isinstance(values.get(key, True), bool):
                 raise ValueError(f"{key} is true or false")
-        iterations = values.get("iterations", 0)
-        if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-            raise ValueError("iterations is a whole number, 0 or more")
+        for key in ("iterations", "finetune"):
+            count = values.get(key, 0)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise ValueError(f"{key} is a whole number, 0 or more")
         if not isinstance(values.get("title", ""), str):
             raise ValueError("title is a string")
         return cls(name, **values)

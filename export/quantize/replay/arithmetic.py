@@ -34,8 +34,10 @@ def conv(a: Attributes, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor
     rank = w.ndim - 2
     strides, dilations = a.get("strides", (1,) * rank), a.get("dilations", (1,) * rank)
     before, after = _pads(a, x.shape[2:], w.shape[2:], strides, dilations)
-    x = F.pad(x, [p for pair in reversed(list(zip(before, after, strict=True))) for p in pair])
     function: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    if before == after and min(before) >= 0:
+        return function(x, w, b, strides, before, dilations, a.get("group", 1))
+    x = F.pad(x, [p for pair in reversed(list(zip(before, after, strict=True))) for p in pair])
     return function(x, w, b, strides, 0, dilations, a.get("group", 1))
 
 

@@ -91,9 +91,8 @@ def cast_like(a: Attributes, x: Tensor, like: Tensor) -> Tensor:
 
 @operator("Clip")
 def clip(a: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    if low is not None:
-        x = torch.maximum(x, low)
-    return x if high is None else torch.minimum(x, high)
+    # one pass, and one backward: gradients for the limits, which maximum has, are not needed
+    return x if low is None and high is None else torch.clamp(x, low, high)
 
 
 @operator("Gelu")

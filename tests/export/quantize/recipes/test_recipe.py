@@ -25,7 +25,7 @@ from edgec.models import get_spec, list_models
 
 def test_builtin_recipes_are_whole() -> None:
     known = builtin_recipes()
-    assert {"plain", "default", "equalized", "qhyvit", "smooth", "rounding"} <= set(known)
+    assert {"plain", "default", "equalized", "qhyvit", "smooth", "rounding", "tuned"} <= set(known)
     assert all(recipe.title for recipe in known.values())
     assert known["default"] == Recipe("default", known["default"].title)
 
@@ -57,6 +57,7 @@ def test_a_file_is_a_recipe(tmp_path: Path) -> None:
         ("rounding = 4", "rounding is 4"),
         ("bias_correction = 'no'", "true or false"),
         ("wide_weights = 1", "true or false"),
+        ("finetune = true", "finetune is a whole number"),
         ("steps = 3", "unknown field 'steps'"),
         ("iterations = -1", "whole number"),
         ("iterations = true", "whole number"),

@@ -1,0 +1,1 @@
+"""Joint fine-tuning of what post-training quantization may choose, by distillation."""
