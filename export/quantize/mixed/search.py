@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -20,15 +19,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.export.errors import BudgetError, UsageError
+from edgec.export.errors import UsageError
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.fisher import MIN_CLASSES
 from edgec.export.quantize.graph import prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import Learned
+from edgec.export.quantize.mixed.candidates import (
+    Candidate,
+    spread,
+    within_bytes,
+    within_time,
+)
 from edgec.export.quantize.mixed.choice import (
     Assignment,
-    Cost,
     Precision,
     assigned_scheme,
     block_costs,
@@ -177,12 +181,12 @@ def search_mixed(
         work.price(price)
     sensitivity = work.sensitivity(on_progress)
     if max_bytes is not None:
-        candidates = _within_bytes(work.candidates("bytes", sensitivity), max_bytes)
+        candidates = within_bytes(work.candidates("bytes", sensitivity), max_bytes)
     elif max_latency is not None:
-        candidates = _within_time(work.candidates("milliseconds", sensitivity), max_latency)
+        candidates = within_time(work.candidates("milliseconds", sensitivity), max_latency)
     else:
         candidates = work.candidates("bit_operations", sensitivity)
-    measured = work.measure(_spread(candidates, points), on_progress)
+    measured = work.measure(spread(candidates, points), on_progress)
     order = list(range(len(measured)))
     if max_drop is not None:
         passing = [i for i in order if measured[i].drop <= max_drop]
@@ -208,39 +212,6 @@ def search_mixed(
         met=max_drop is None or _within(measured[chosen], max_drop),
         latency_basis=None if work.prices is None else work.prices.basis,
     )
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    assignment: Assignment
-    cost: Cost
-    predicted: float
-
-
-def _within_bytes(candidates: Sequence[_Candidate], most: int) -> list[_Candidate]:
-    found = [c for c in candidates if c.cost.bytes <= most]
-    if not found:
-        least = min(candidates, key=lambda c: c.cost.bytes)
-        raise BudgetError(
-            "EC582",
-            f"no assignment of precisions has at most {most} bytes of weights",
-            why=f"the smallest has {least.cost.bytes}",
-            fix="allow more bytes, or export a smaller network",
-        )
-    return found
-
-
-def _within_time(candidates: Sequence[_Candidate], most: float) -> list[_Candidate]:
-    found = [c for c in candidates if c.cost.milliseconds <= most]
-    if not found:
-        least = min(candidates, key=lambda c: c.cost.milliseconds)
-        raise BudgetError(
-            "EC582",
-            f"no assignment of precisions is predicted to take at most {most:g} ms",
-            why=f"the fastest is predicted to take {least.cost.milliseconds:.3g} ms",
-            fix="allow more time, or export a smaller network",
-        )
-    return found
 
 
 class _Search:
@@ -312,7 +283,7 @@ class _Search:
         self,
         cost: Literal["bytes", "bit_operations", "milliseconds"],
         sensitivity: Mapping[str, Mapping[Precision, float]],
-    ) -> list[_Candidate]:
+    ) -> list[Candidate]:
         """The predicted front."""
         front = pareto_front(
             [[getattr(c[p], cost) for p in self.precisions] for c in self.costs],
@@ -321,12 +292,12 @@ class _Search:
         result = []
         for choice in front:
             assignment: Assignment = tuple(self.precisions[i] for i in choice.options)
-            result.append(_Candidate(assignment, total_cost(self.costs, assignment), choice.loss))
+            result.append(Candidate(assignment, total_cost(self.costs, assignment), choice.loss))
         return result
 
     def measure(
         self,
-        candidates: Sequence[_Candidate],
+        candidates: Sequence[Candidate],
         on_progress: Callable[[str, int, int], None] | None,
     ) -> list[MixedPoint]:
         result, prices = [], self.prices
@@ -414,21 +385,6 @@ def _checked(labels: Sequence[int] | None, reference: Arrays) -> NDArray[np.int6
     if len(labels) != count:
         raise _misuse(f"{len(labels)} labels for {count} predictions")
     return np.asarray(labels, np.int64)
-
-
-def _spread(candidates: Sequence[_Candidate], points: int) -> list[_Candidate]:
-    """At most `points`, evenly spaced along the logarithm of the predicted loss, ends included.
-
-    Accuracy depends on orders of magnitude of the divergence; most of a front's points crowd at its
-    precise end.
-    """
-    if len(candidates) <= points:
-        return list(candidates)
-    floor = min(c.predicted for c in candidates if c.predicted > 0) if len(candidates) > 1 else 1.0
-    position = [math.log(max(c.predicted, floor)) for c in candidates]
-    wanted = np.linspace(position[0], position[-1], max(points - 1, 2))
-    nearest = {int(np.argmin(np.abs(np.array(position) - w))) for w in wanted}
-    return [candidates[i] for i in sorted(nearest | {0, len(candidates) - 1})]
 
 
 def _within(point: MixedPoint, max_drop: float) -> bool:
