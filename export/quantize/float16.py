@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from edgec.export.errors import UnsupportedError
 from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.casts import Casts
 from edgec.export.quantize.graph import (
     constant_of,
     opset_of,
@@ -389,8 +390,7 @@ class Float16Pass(ir.passes.InPlacePass):
     # --- surgery ---------------------------------------------------------------------------
 
     def _apply(self, graph: ir.Graph) -> None:
-        self._graph = graph
-        self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        casts = Casts(graph)
         outputs = list(graph.outputs)
         for value in graph.inputs:
             if value.dtype == ir.DataType.FLOAT and not self.keep_io_float32:
@@ -417,11 +417,11 @@ class Float16Pass(ir.passes.InPlacePass):
                 wants_half = node in half and self._half_input(node, index)
                 wanted = ir.DataType.FLOAT16 if wants_half else ir.DataType.FLOAT
                 if read.dtype != wanted:
-                    node.replace_input_with(index, self._as_type(read, wanted))
+                    node.replace_input_with(index, casts.as_type(read, wanted))
         final = ir.DataType.FLOAT if self.keep_io_float32 else ir.DataType.FLOAT16
         for position, value in enumerate(outputs):
             if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) and value.dtype != final:
-                self._cast_output(position, value, final)
+                casts.give_output(position, value, final)
         for name, value in list(graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 del graph.initializers[name]
@@ -429,62 +429,6 @@ class Float16Pass(ir.passes.InPlacePass):
     def _is_float_now(self, node: ir.Node) -> bool:
         kinds = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
         return any(v is not None and v.dtype in kinds for v in (*node.inputs, *node.outputs))
-
-    def _as_type(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        key = (value, dtype)
-        if key not in self._casts:
-            number = constant_of(value)
-            if number is not None:
-                self._casts[key] = self._converted_constant(value, number, dtype)
-            else:
-                self._casts[key] = self._cast_behind(value, dtype)
-        return self._casts[key]
-
-    def _converted_constant(
-        self, value: ir.Value, number: np.ndarray, dtype: ir.DataType
-    ) -> ir.Value:
-        name = f"{value.name}_{dtype.name.lower()}"
-        tensor = ir.tensor(number.astype(dtype.numpy()), name=name)
-        constant = ir.Value(
-            name=name, type=ir.TensorType(dtype), shape=value.shape, const_value=tensor
-        )
-        self._graph.register_initializer(constant)
-        return constant
-
-    def _cast_behind(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        name = f"{value.name}_{dtype.name.lower()}"
-        output = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
-        producer = value.producer()
-        cast = self._cast_node(value, output, dtype, producer)
-        if producer is None:
-            self._graph.insert_before(self._graph[0], [cast])
-        else:
-            self._graph.insert_after(producer, [cast])
-        return output
-
-    def _cast_output(self, position: int, value: ir.Value, dtype: ir.DataType) -> None:
-        """Give a graph output its type back under its own name."""
-        producer = value.producer()
-        if producer is None:
-            return  # an input or constant handed through keeps its type
-        name = value.name
-        value.name = f"{name}_{(value.dtype or dtype).name.lower()}"
-        output = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
-        self._graph.append(self._cast_node(value, output, dtype, producer))
-        self._graph.outputs[position] = output
-
-    def _cast_node(
-        self, value: ir.Value, output: ir.Value, dtype: ir.DataType, producer: ir.Node | None
-    ) -> ir.Node:
-        path = None if producer is None else producer.metadata_props.get(MODULE_KEY)
-        return ir.node(
-            "Cast",
-            [value],
-            attributes={"to": int(dtype)},
-            outputs=[output],
-            name=f"{output.name}_Cast",
-            metadata_props={} if path is None else {MODULE_KEY: path},
-        )
 
 
 def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
