@@ -182,7 +182,7 @@ def test_kernels_on_integers_need_no_c_library_and_no_arm(tmp_path: Path) -> Non
     kernels = resources.files("edgec.runtime").joinpath("kernels")
     machine = ["-march=rv32imac", "-mabi=ilp32", "-ffreestanding", f"-I{tmp_path}"]
     for name in sorted(set(SOURCES.values())):
-        if name.endswith("_s8.c"):
+        if name.endswith(("_s8.c", "_s16.c")):
             with resources.as_file(kernels.joinpath(name)) as path:
                 argv = [compiler, *STRICT, *machine, "-c", path, "-o", tmp_path / "k.o"]
                 subprocess.run(argv, check=True)
