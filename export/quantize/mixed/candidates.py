@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -28,15 +29,8 @@ def within_bytes(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
         BudgetError: EC582, none.
     """
     found = [c for c in candidates if c.cost.bytes <= most]
-    if not found:
-        least = min(candidates, key=lambda c: c.cost.bytes)
-        raise BudgetError(
-            "EC582",
-            f"no assignment of precisions has at most {most} bytes of weights",
-            why=f"the smallest has {least.cost.bytes}",
-            fix="allow more bytes, or export a smaller network",
-        )
-    return found
+    least = min(c.cost.bytes for c in candidates)
+    return found or _none(f"has at most {most} bytes of weights", f"the smallest has {least}")
 
 
 def within_time(candidates: Sequence[Candidate], most: float) -> list[Candidate]:
@@ -46,15 +40,18 @@ def within_time(candidates: Sequence[Candidate], most: float) -> list[Candidate]
         BudgetError: EC582, none.
     """
     found = [c for c in candidates if c.cost.milliseconds <= most]
-    if not found:
-        least = min(candidates, key=lambda c: c.cost.milliseconds)
-        raise BudgetError(
-            "EC582",
-            f"no assignment of precisions is predicted to take at most {most:g} ms",
-            why=f"the fastest is predicted to take {least.cost.milliseconds:.3g} ms",
-            fix="allow more time, or export a smaller network",
-        )
-    return found
+    least = min(c.cost.milliseconds for c in candidates)
+    why = f"the fastest is predicted to take {least:.3g} ms"
+    return found or _none(f"is predicted to take at most {most:g} ms", why)
+
+
+def _none(what: str, why: str) -> NoReturn:
+    raise BudgetError(
+        "EC582",
+        f"no assignment of precisions {what}",
+        why=why,
+        fix="allow more bytes or time, or export a smaller network",
+    )
 
 
 def spread(candidates: Sequence[Candidate], points: int) -> list[Candidate]:
