@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,13 @@ def test_every_verb_has_help_with_an_example(main) -> None:
         assert "Usage" in out
     for verb in ("check", "export", "run", "eval", "build", "bench", "diff", "report", "explain"):
         assert "Example: edgec" in main(verb, "--help")[1]
+
+
+def test_the_help_of_export_names_every_recipe(main) -> None:
+    from edgec.export.quantize.recipes.recipe import builtin_recipes
+
+    words = re.findall(r"[a-z]+", main("export", "--help")[1])
+    assert set(builtin_recipes()) | {"auto"} <= set(words)
 
 
 def test_json_is_one_object_with_schema_and_version(main, bundle: Path, image_folder: Path) -> None:
