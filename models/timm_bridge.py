@@ -7,6 +7,7 @@ can be merged exactly (RepVGG, MobileOne, RepViT, FastViT) are merged by timm's 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from edgec.export.errors import MissingToolError, UsageError
 from edgec.models.features import NOTE
 from edgec.models.preprocess import Preprocess
-from edgec.models.random_init import randomize
+from edgec.models.random_init import randomize, settle
 from edgec.models.stages import Stage, make_stages, select_stages
 
 PREFIX = "timm:"
@@ -153,9 +154,15 @@ def load(
             why=str(error).splitlines()[0][:200],
             fix="give a checkpoint of exactly this network",
         ) from error
+    config = timm.data.resolve_data_config({}, model=network)
+    channels, height, width = config["input_size"]
+    if input_size is not None:
+        height, width = input_size
     if weights == "random":
         randomize(network, seed)
-    config = timm.data.resolve_data_config({}, model=network)
+        # capture tells better than this forward which inputs a network refuses
+        with contextlib.suppress(Exception):
+            settle(network.eval(), (channels, height, width), seed)
     facts = _facts(network, weights, seed)
     stages: tuple[Stage, ...] = ()
     if features is not None:
@@ -163,9 +170,6 @@ def load(
         stages = select_stages(found, features, network=f"timm:{name}")
         facts["note"] = "; ".join(filter(None, (facts.get("note"), NOTE)))
     network = timm.utils.reparameterize_model(network.eval(), inplace=True)
-    channels, height, width = config["input_size"]
-    if input_size is not None:
-        height, width = input_size
     return TimmNetwork(
         TimmBackbone(network, stages) if stages else network,
         (channels, height, width),

@@ -17,6 +17,7 @@ from onnx_ir.passes import common
 from edgec.export.rewrite.base import RewritePass
 from edgec.export.rewrite.canonicalise.drop_expand import DropExpand
 from edgec.export.rewrite.canonicalise.fold_constants import FoldConstants
+from edgec.export.rewrite.canonicalise.gather_view import GatherToView
 from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
 from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
 from edgec.export.rewrite.canonicalise.share_common import ShareCommon
@@ -86,7 +87,7 @@ RECOGNISE = (
     RecogniseDynamicRelu,
     RecogniseUnfold,
 )
-CANONICALISE = (StaticReshape, DropExpand, ShareCommon)
+CANONICALISE = (StaticReshape, GatherToView, DropExpand, ShareCommon)
 FOLD = (
     FoldAffineBackward,
     MergeParallel,

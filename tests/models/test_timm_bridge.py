@@ -38,6 +38,14 @@ def test_unknown_names_get_suggestions() -> None:
         timm_bridge.load("mobilenetv9", "random", seed=0)
 
 
+def _random(timm: Any, name: str, size: int) -> torch.nn.Module:
+    """The network as timm builds it, with the bridge's random weights of seed 3."""
+    network = timm.create_model(name).eval()
+    timm_bridge.randomize(network, 3)
+    timm_bridge.settle(network, (3, size, size), 3)
+    return network
+
+
 @needs_timm
 @pytest.mark.parametrize("name", ["mobilenetv4_conv_small_035", "mobileone_s0"])
 def test_merged_branches_compute_the_same(name: str) -> None:
@@ -45,8 +53,7 @@ def test_merged_branches_compute_the_same(name: str) -> None:
     found = timm_bridge.load(name, "random", seed=3, input_size=(64, 64))
     assert found.input_shape == (3, 64, 64)
     assert found.weights["kind"] == "random"
-    plain = timm.create_model(name)
-    timm_bridge.randomize(plain, 3)
+    plain = _random(timm, name, 64)
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = plain.eval()(x)
@@ -64,8 +71,7 @@ def test_feature_maps_are_timms_own(name: str) -> None:
     timm = timm_bridge.import_timm()
     size = 224 if name.startswith("tiny_vit") else 64
     found = timm_bridge.load(name, "random", seed=3, input_size=(size, size), features=["all"])
-    plain = timm.create_model(name)
-    timm_bridge.randomize(plain, 3)
+    plain = _random(timm, name, size)
     x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         maps = found.network(x)
@@ -83,6 +89,17 @@ def test_feature_maps_are_timms_own(name: str) -> None:
     assert compared >= 3
     last = timm_bridge.load(name, "random", seed=3, input_size=(size, size), features=["/16"])
     assert [stage.stride for stage in last.stages] == [16]
+
+
+@needs_timm
+def test_random_weights_keep_the_signal_of_deep_networks_alive() -> None:
+    """As they are drawn, the logits of this one reach 1e9 and its attention is a tie-break."""
+    found = timm_bridge.load("efficientvit_m0", "random", seed=0)
+    x = torch.randn(2, *found.input_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = found.network(x)
+    assert 0.1 < float(logits.std()) < 100
+    assert not found.network.training
 
 
 @needs_timm

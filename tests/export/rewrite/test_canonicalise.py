@@ -9,6 +9,7 @@ import pytest
 
 from edgec.export.rewrite.canonicalise.drop_expand import DropExpand
 from edgec.export.rewrite.canonicalise.fold_constants import MAX_BYTES, FoldConstants
+from edgec.export.rewrite.canonicalise.gather_view import GatherToView
 from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
 from edgec.export.rewrite.canonicalise.no_op import RemoveNoOps
 from edgec.export.rewrite.canonicalise.share_common import ShareCommon
@@ -157,6 +158,56 @@ def test_views_become_literal_reshapes(build: Any, run_passes: Any, body: str) -
     node = outcome.model.graph[0]
     assert node.inputs[1].const_value.numpy().tolist() == [2, 4]
     assert not node.attributes
+
+
+def _gather(build: Any, data: tuple[int, ...], axis: int, indices: np.ndarray) -> Any:
+    shape = (*data[:axis], *indices.shape, *data[axis + 1 :])
+    values = ", ".join(str(i) for i in indices.ravel())
+    return build(
+        f"""g (float{list(data)} x) => (float{list(shape)} y)
+        <int64{list(indices.shape) or ''} i = {{{values}}}>
+        {{ a = Gather<axis={axis}>(x, i) y = Neg(a) }}"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("indices", "after"),
+    [
+        (np.arange(12).reshape(1, 12, 1, 1), {"Reshape": 1, "Neg": 1}),
+        (np.arange(12).reshape(3, 4), {"Reshape": 1, "Neg": 1}),
+        (np.arange(12) - 12, {"Neg": 1}),
+        (np.arange(12).reshape(3, 4).T, {"Reshape": 1, "Transpose": 1, "Neg": 1}),
+        (
+            np.arange(12).reshape(2, 3, 2).transpose(2, 0, 1),
+            {"Reshape": 1, "Transpose": 1, "Neg": 1},
+        ),
+        (
+            np.arange(12).reshape(1, 4, 3, 1).transpose(2, 0, 3, 1),
+            {"Reshape": 1, "Transpose": 1, "Neg": 1},
+        ),
+    ],
+)
+@pytest.mark.parametrize(("data", "axis"), [((12,), 0), ((2, 12, 5), 1), ((3, 12), -1)])
+def test_gather_that_counts_is_a_view(
+    build: Any, run_passes: Any, indices: np.ndarray, after: dict[str, int], data: tuple, axis: int
+) -> None:
+    model = _gather(build, data, axis % len(data), indices)
+    assert run_passes(model, [GatherToView]).after == after
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        np.array(3),
+        np.arange(11),
+        np.arange(12)[::-1],
+        np.array([*range(11), 0]),
+        np.random.default_rng(0).permutation(12).reshape(3, 4),
+        np.zeros((12, 1), int),
+    ],
+)
+def test_gather_in_another_order_is_kept(build: Any, run_passes: Any, indices: np.ndarray) -> None:
+    assert run_passes(_gather(build, (12, 2), 0, indices), [GatherToView]).matches == 0
 
 
 def test_expand_before_broadcast_is_dropped(build: Any, run_passes: Any) -> None:
