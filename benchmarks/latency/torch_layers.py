@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from edgec.models.timm_bridge import import_timm
+
 ATEN = torch.ops.aten
 VIEWS = frozenset(
     "view _unsafe_view reshape t transpose permute expand squeeze unsqueeze slice select split "
@@ -109,8 +111,7 @@ def _convolution(args: tuple[Any, ...], output: Tensor) -> dict[str, Any]:
 
 def timm_layers(name: str, size: tuple[int, ...]) -> list[dict[str, Any]]:
     """Rows of a timm network at an input of shape (H, W)."""
-    import timm
-
+    timm = import_timm()
     with torch.device("meta"):
         try:
             network = timm.create_model(name, pretrained=False, img_size=size)
