@@ -134,8 +134,7 @@ def prepare(
                 why="the C kernels compute on int8, int16 or float32",
                 fix="--precision int8 or int16x8 with --calib, or --precision fp32",
             )
-        # floats are several times larger and slower: only for those who ask
-        if not asked or wanted != "fp32":
+        if wanted != "fp32":
             formats = tuple(f for f in formats if f != "c")
     if wanted == "int8" and options.calib is None and not quantized:
         raise UsageError(

@@ -165,7 +165,7 @@ def _gather(build: Any, data: tuple[int, ...], axis: int, indices: np.ndarray) -
     values = ", ".join(str(i) for i in indices.ravel())
     return build(
         f"""g (float{list(data)} x) => (float{list(shape)} y)
-        <int64{list(indices.shape) or ''} i = {{{values}}}>
+        <int64{list(indices.shape) or ""} i = {{{values}}}>
         {{ a = Gather<axis={axis}>(x, i) y = Neg(a) }}"""
     )
 
