@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from edgec.export.rewrite.base import RewritePass
 from edgec.export.rewrite.canonicalise.drop_expand import DropExpand
+from edgec.export.rewrite.canonicalise.einsum import LowerEinsum
 from edgec.export.rewrite.canonicalise.fold_constants import FoldConstants
 from edgec.export.rewrite.canonicalise.gather_view import GatherToView
 from edgec.export.rewrite.canonicalise.lift_constants import LiftConstants
@@ -68,7 +69,7 @@ class Stage:
     repeat: int = 1
 
 
-PREPARE = (LiftConstants, SplitSequences, StaticCast, RemoveNoOps, FoldConstants)
+PREPARE = (LiftConstants, SplitSequences, StaticCast, LowerEinsum, RemoveNoOps, FoldConstants)
 RECOGNISE = (
     RecogniseGelu,
     RecogniseSigmoid,

@@ -38,7 +38,7 @@ class GatherToView(RewritePass):
     def rewrite(self, graph: ir.Graph) -> int:
         count = 0
         for node in graph:
-            if not is_op(node, "Gather") or node.outputs[0].is_graph_output():
+            if not is_op(node, "Gather"):
                 continue
             source, shape = node.inputs[0], shape_of(node.inputs[0])
             indices = constant(node.inputs[1])
