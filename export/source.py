@@ -141,7 +141,7 @@ def capture(
             fix="leave --weights out",
         )
     if kind == "onnx":
-        return _from_onnx(Path(model), name, options)
+        return _from_onnx(Path(model), name, options, reporter)
     if kind == "tflite":
         return _from_tflite(Path(model), name, options)
     if kind == "pt2":
@@ -309,14 +309,21 @@ def download_progress(name: str, reporter: Reporter) -> Iterator[Progress | None
         yield progress
 
 
-def _from_onnx(path: Path, name: str, options: ExportOptions) -> Captured:
-    from edgec.export.capture import from_onnx
+def _from_onnx(path: Path, name: str, options: ExportOptions, reporter: Reporter) -> Captured:
+    from edgec.export.capture import WIDENED, from_onnx
 
     shapes = dict(options.shapes or {})
     if options.input_size is not None and not shapes:
         shapes = image_input(path, options.input_size)
-    graph = from_onnx(path, shapes=shapes or None)
+    graph = from_onnx(path, shapes=shapes or None, float32=True)
     facts = {"source": "onnx", "name": name, "sha256": sha256_file(path)}
+    widened = graph.metadata_props.pop(WIDENED, None)
+    if widened is not None:
+        facts["floats"] = widened
+        reporter.warn(
+            f"{path.name} computes in {widened}: inputs, outputs and weights are float32 from here "
+            "on; --precision fp16 makes float16 of it where the target executes that"
+        )
     return Captured(graph, name, facts, {"kind": "own"})
 
 

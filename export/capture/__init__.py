@@ -26,9 +26,13 @@ CAPTURE_DIFFERENCE = "edgec.capture_difference"
 """Key in the metadata of a graph captured from torch: largest absolute difference between the two
 on seeded inputs, in e notation."""
 
+WIDENED = "edgec.widened"
+"""Key in the metadata of a graph from a file whose floats were of other types; names them."""
+
 __all__ = [
     "CAPTURE_DIFFERENCE",
     "OPSET",
+    "WIDENED",
     "from_exported_program",
     "from_factory",
     "from_onnx",

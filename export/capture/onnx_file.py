@@ -13,9 +13,10 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from edgec.export.capture import OPSET
+from edgec.export.capture import OPSET, WIDENED
 from edgec.export.capture.onnx_checks import bad_graph, check_proto, check_values, read_proto
 from edgec.export.capture.onnx_convert import to_master_opset
+from edgec.export.capture.widen import widen
 from edgec.export.errors import InternalError, UnsupportedError, UsageError
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.graph import shape_of
@@ -29,6 +30,7 @@ def from_onnx(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     verify: bool = True,
+    float32: bool = False,
 ) -> ir.Model:
     """Read `path` into the master graph.
 
@@ -37,6 +39,8 @@ def from_onnx(
         shapes: full shapes of inputs whose dimensions the file leaves open; an open first
             dimension (the batch) defaults to 1.
         verify: compare with the graph in the file on two seeded inputs, in ONNX Runtime.
+        float32: turn other float types into it, inputs and outputs included; which there were is
+            in the metadata (`WIDENED`).
 
     Returns:
         The graph at opset 20, static shapes, functions inlined. Operators of other domains are left
@@ -52,6 +56,7 @@ def from_onnx(
     path = Path(path)
     proto = read_proto(path)
     check_proto(proto, path)
+    widened = widen(proto) if float32 else ()
     _drop_initializer_inputs(proto)
     _require_tensors(proto, path)
     fix_input_shapes(proto, shapes or {}, path)
@@ -67,6 +72,8 @@ def from_onnx(
         _LOG.warning("%s: operators outside ai.onnx are left alone: %s", path, ", ".join(custom))
     if verify:
         verify_conversion(proto, model, path)
+    if widened:
+        model.metadata_props[WIDENED] = " and ".join(widened)
     return model
 
 
