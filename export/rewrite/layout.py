@@ -359,7 +359,8 @@ def _two_transposes(view: View, max_rank: int) -> Iterator[tuple[Step, ...]]:
             head = _plain(first.simplified(), max_rank)
             if head[-1].op == "Reshape":  # the second half starts from any shape
                 head = head[:-1]
-            if head[-1].shape == second.sizes:
-                continue  # what optimizers join to one Transpose is one
             flat = (math.prod(second.sizes),)  # no dimensions of its own: starts with a Reshape
-            yield (*head, *_plain(View(flat, second.sizes, second.order, view.out_shape), max_rank))
+            tail = _plain(View(flat, second.sizes, second.order, view.out_shape), max_rank)
+            if head[-1].shape in (second.sizes, tail[0].shape):
+                continue  # what optimizers join to one Transpose is one
+            yield (*head, *tail)

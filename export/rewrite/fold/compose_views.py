@@ -23,8 +23,8 @@ class ComposeViews(ViewPass):
 
     def rewrite(self, graph: ir.Graph) -> int:
         count = 0
-        for node in graph:
-            if as_view(node) is None or _continues_chain(node):
+        for node in tuple(graph):  # what is printed here is not looked at again
+            if node.graph is None or as_view(node) is None or _continues_chain(node):
                 continue
             chain, view = view_chain(node)
             now, best = [as_step(link) for link in chain], plan(view, self.max_rank)
