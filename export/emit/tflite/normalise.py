@@ -180,19 +180,25 @@ def _binary_chain(node: Node) -> Iterator[Node]:
 
 
 def _gather(node: Node) -> Iterator[Node]:
-    """Gather; one constant index is a Slice whose axis a View drops."""
+    """Gather; one constant index is a Slice whose axis a View drops, a table of them a vector whose
+    axis a View cuts."""
     source, indices = node.operands[:2]
     axis = int(node.attrs.get("axis", 0)) % len(source.shape)
     node.attrs["axis"] = axis
-    if indices.const is None or indices.shape != ():
+    if indices.const is None or len(indices.shape) == 1:
         yield node
         return
-    at = int(indices.const) % source.shape[axis]
-    shape = tuple(1 if i == axis else d for i, d in enumerate(source.shape))
+    count = indices.elements
+    shape = tuple(count if i == axis else d for i, d in enumerate(source.shape))
     output = node.outputs[0]
-    part = Value(f"{output.name}/slice", shape, output.dtype, None, output.quantization)
-    attrs = {"starts": [at], "ends": [at + 1], "axes": [axis]}
-    yield replace(node, op="Slice", inputs=[source], outputs=[part], attrs=attrs)
+    part = Value(f"{output.name}/part", shape, output.dtype, None, output.quantization)
+    if indices.shape == ():
+        at = int(indices.const) % source.shape[axis]
+        attrs = {"starts": [at], "ends": [at + 1], "axes": [axis]}
+        yield replace(node, op="Slice", inputs=[source], outputs=[part], attrs=attrs)
+    else:
+        flat = replace(indices, shape=(count,), const=indices.const.reshape(-1))
+        yield replace(node, inputs=[source, flat], outputs=[part])
     view = View.identity(shape).reshape(output.shape)
     yield replace(node, op="View", inputs=[part], attrs={"view": view})
 

@@ -77,6 +77,7 @@ FORMS: dict[str, str] = {
     "Tile": "r = Constant<value_ints=[1,2,1,3]>()  y = Tile(x, r)",
     "Expand": "m = GlobalAveragePool(x)  s = Constant<value_ints=[1,6,4,5]>()  y = Expand(m, s)",
     "Gather": "i = Constant<value_ints=[3,-1,0]>()  y = Gather<axis=1>(x, i)",
+    "Gather of a table": "i = Constant<value=int64[2,2] {3,-1,0,3}>()  y = Gather<axis=3>(x, i)",
     "Gather of one": "i = Constant<value_int=-2>()  y = Gather<axis=2>(x, i)",
     "ArgMax": "y = ArgMax<axis=1, keepdims=0>(x)",
     "ArgMin": "y = ArgMin<axis=-1>(x)",
