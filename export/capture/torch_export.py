@@ -25,6 +25,7 @@ from onnx_ir.passes import common
 from torch import nn
 
 from edgec.export.capture import CAPTURE_DIFFERENCE, OPSET
+from edgec.export.capture.attention_rank import with_four_axes
 from edgec.export.errors import InternalError, UnsupportedError, UsageError
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.graph import MODULE_KEY
@@ -169,7 +170,7 @@ def to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
     try:
         with torch.no_grad(), quiet():
             onnx_program = torch.onnx.export(
-                program,
+                with_four_axes(program),
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
