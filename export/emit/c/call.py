@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,13 @@ class Word:
     value: int
 
 
+@dataclass(frozen=True)
+class Function:
+    """A function of ``runtime/kernels`` that a parameter struct points to."""
+
+    name: str
+
+
 @dataclass(frozen=True, eq=False)
 class Fields:
     """The parameters of another kernel, as a field of that struct."""
@@ -39,7 +46,7 @@ class Fields:
     fields: Mapping[str, Parameter]
 
 
-Parameter = int | float | Word | tuple[int, ...] | Table | Scales | Fields
+Parameter = int | float | Word | Function | tuple[int, ...] | Table | Scales | Fields
 
 
 @dataclass(frozen=True)
@@ -80,18 +87,32 @@ class Call:
     name: str = field(default="", compare=False)
 
     @property
+    def functions(self) -> frozenset[str]:
+        """The kernel, and what its parameters point to."""
+        return frozenset({self.kernel, *_functions(self.parameters)})
+
+    @property
     def reads(self) -> tuple[int, ...]:
         """Tensors that are read, each once."""
         return tuple(dict.fromkeys(i for i in self.inputs if isinstance(i, int)))
 
 
+def _functions(parameters: Mapping[str, Parameter]) -> Iterator[str]:
+    for parameter in parameters.values():
+        if isinstance(parameter, Function):
+            yield parameter.name
+        elif isinstance(parameter, Fields):
+            yield from _functions(parameter.fields)
+
+
 FILES: Mapping[str, str] = {
     "edgec_conv_s8.c": "conv",
     "edgec_depthwise_s8.c": "depthwise",
-    "edgec_matmul_s8.c": "fully_connected fully_connected_asymmetric matmul",
+    "edgec_matmul_s8.c": "fully_connected fully_connected_row fully_connected_any matmul",
     "edgec_elementwise_s8.c": "add sub mul squared_difference maximum minimum lookup",
     "edgec_reduce_s8.c": "average_pool max_pool mean sum reduce_max reduce_min softmax",
     "edgec_move_s8.c": "strided_copy pad concat gather",
+    "edgec_wide_s8.c": "wide_row",
     "edgec_norm_s8.c": "layer_norm l2_norm",
     "edgec_resize_s8.c": "resize_bilinear",
     "edgec_stream_s8.c": "expand_depthwise",
@@ -118,7 +139,7 @@ SOURCES: Mapping[str, str] = {
     for file, kernels in FILES.items()
     for kernel in kernels.split()
 }
-"""The file that holds each kernel."""
+"""The file that holds each kernel, or function that kernels call by their parameters."""
 
 CALLED: Mapping[str, tuple[str, ...]] = {
     "edgec_stream_s8.c": ("edgec_conv_s8.c", "edgec_depthwise_s8.c", "edgec_elementwise_s8.c"),
@@ -142,7 +163,7 @@ WITH_SCRATCH = frozenset(
 
 _SHARED: Mapping[str, str] = {
     "conv_s8": "depthwise_s8",
-    "fully_connected_s8": "fully_connected_asymmetric_s8",
+    "fully_connected_s8": "fully_connected_row_s8 fully_connected_any_s8",
     "binary_s8": "add_s8 sub_s8 mul_s8 squared_difference_s8 maximum_s8 minimum_s8 "
     "add_s16 sub_s16 mul_s16 maximum_s16 minimum_s16",
     "mean_s8": "sum_s8 mean_s16 sum_s16",

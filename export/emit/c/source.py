@@ -184,7 +184,7 @@ def write_sources(
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 the templates print C, every name comes from `identifier`
     )
-    called = {SOURCES[call.kernel] for call in lowered.calls}
+    called = {SOURCES[name] for call in lowered.calls for name in call.functions}
     kernels = sorted(called.union(*(CALLED.get(file, ()) for file in called)))
     facts: dict[str, Any] = {
         "prefix": prefix,
