@@ -88,8 +88,8 @@ class Call:
 
     @property
     def functions(self) -> frozenset[str]:
-        """The kernel, and what its parameters point to."""
-        return frozenset({self.kernel, *_functions(self.parameters)})
+        """What its parameters point to."""
+        return frozenset(_functions(self.parameters))
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -112,7 +112,6 @@ FILES: Mapping[str, str] = {
     "edgec_elementwise_s8.c": "add sub mul squared_difference maximum minimum lookup",
     "edgec_reduce_s8.c": "average_pool max_pool mean sum reduce_max reduce_min softmax",
     "edgec_move_s8.c": "strided_copy pad concat gather",
-    "edgec_wide_s8.c": "wide_row",
     "edgec_norm_s8.c": "layer_norm l2_norm",
     "edgec_resize_s8.c": "resize_bilinear",
     "edgec_stream_s8.c": "expand_depthwise",
@@ -139,7 +138,10 @@ SOURCES: Mapping[str, str] = {
     for file, kernels in FILES.items()
     for kernel in kernels.split()
 }
-"""The file that holds each kernel, or function that kernels call by their parameters."""
+"""The file that holds each kernel."""
+
+FUNCTIONS: Mapping[str, str] = {"edgec_wide_row_s8": "edgec_wide_s8.c"}
+"""The file of each function that kernels call by their parameters."""
 
 CALLED: Mapping[str, tuple[str, ...]] = {
     "edgec_stream_s8.c": ("edgec_conv_s8.c", "edgec_depthwise_s8.c", "edgec_elementwise_s8.c"),

@@ -15,6 +15,7 @@ from edgec.export.emit.c import cmsis_nn
 from edgec.export.emit.c.arenas import Arena, arenas_of
 from edgec.export.emit.c.call import (
     CALLED,
+    FUNCTIONS,
     SOURCES,
     WITH_SCRATCH,
     Table,
@@ -184,7 +185,8 @@ def write_sources(
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 the templates print C, every name comes from `identifier`
     )
-    called = {SOURCES[name] for call in lowered.calls for name in call.functions}
+    called = {SOURCES[call.kernel] for call in lowered.calls}
+    called |= {FUNCTIONS[name] for call in lowered.calls for name in call.functions}
     kernels = sorted(called.union(*(CALLED.get(file, ()) for file in called)))
     facts: dict[str, Any] = {
         "prefix": prefix,
