@@ -101,7 +101,9 @@ def main() -> int:
         return 0
     rows: dict[str, dict[str, Any]] = {}
     if arguments.json is not None and arguments.json.is_file():
-        rows = {row["network"]: row for row in json.loads(arguments.json.read_text("utf-8"))["rows"]}
+        rows = {
+            row["network"]: row for row in json.loads(arguments.json.read_text("utf-8"))["rows"]
+        }
     for name in arguments.networks.split(","):
         with tempfile.TemporaryDirectory() as temporary:
             row = compare(name, root / CIFAR_ARCHIVE, Path(temporary) / "bundle", arguments.limit)
@@ -114,7 +116,11 @@ def main() -> int:
         )
         if arguments.json is not None:
             facts = {"target": TARGET, "calibration": "recipe default, 96 images"}
-            content = {"title": "Embedded C on CIFAR-10", "facts": facts, "rows": list(rows.values())}
+            content = {
+                "title": "Embedded C on CIFAR-10",
+                "facts": facts,
+                "rows": list(rows.values()),
+            }
             arguments.json.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     return int(any(row["images_that_differ"] for row in rows.values()))
 

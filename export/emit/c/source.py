@@ -47,6 +47,10 @@ HEADERS = (
     "edgec_cmsis_nn.h",
     "edgec_root.h",
     "edgec_window.h",
+    "edgec_binary.h",
+    "edgec_reduce.h",
+    "edgec_resize.h",
+    "edgec_layer_norm.h",
 )
 WIDE_HEADERS = ("edgec_kernels_s16.h", "edgec_rows_s16.h", "edgec_interpolate_s16.h")
 FLOAT_HEADERS = ("edgec_kernels_f32.h", "edgec_math_f32.h")
