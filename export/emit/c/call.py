@@ -121,6 +121,7 @@ FILES: Mapping[str, str] = {
     "edgec_reduce_s16.c": "average_pool max_pool mean sum reduce_max reduce_min softmax",
     "edgec_norm_s16.c": "layer_norm l2_norm",
     "edgec_resize_s16.c": "resize_bilinear",
+    "edgec_convert_s16.c": "widen narrow",
     "edgec_convert_f32.c": "quantize dequantize quantize_s16 dequantize_s16",
     "edgec_conv_f32.c": "conv depthwise",
     "edgec_matmul_f32.c": "fully_connected matmul",
@@ -175,6 +176,7 @@ _SHARED: Mapping[str, str] = {
     "l2_norm_s8": "l2_norm_s16",
     "resize_bilinear_s8": "resize_bilinear_s16",
     "conv_s16": "depthwise_s16",
+    "convert_s16": "widen_s16 narrow_s16",
     "quantize_f32": "dequantize_f32 quantize_s16_f32 dequantize_s16_f32",
     "conv_f32": "depthwise_f32",
     "binary_f32": "add_f32 sub_f32 mul_f32 div_f32 pow_f32 maximum_f32 minimum_f32 "
@@ -204,6 +206,8 @@ def on_floats(kernel: str) -> bool:
 
 
 _CONVERSIONS: Mapping[str, tuple[str | None, str | None]] = {
+    "edgec_widen_s16": (None, "int16_t"),
+    "edgec_narrow_s16": ("int16_t", None),
     "edgec_quantize_f32": ("float", None),
     "edgec_dequantize_f32": (None, "float"),
     "edgec_quantize_s16_f32": ("float", "int16_t"),
@@ -213,9 +217,8 @@ _CONVERSIONS: Mapping[str, tuple[str | None, str | None]] = {
 
 def elements(kernel: str) -> tuple[str | None, str | None]:
     """C types that a kernel reads and writes; None for int8 and for bytes."""
+    if kernel in _CONVERSIONS:
+        return _CONVERSIONS[kernel]
     if kernel.endswith("_s16"):
         return "int16_t", "int16_t"
-    if not on_floats(kernel):
-        return None, None
-    reads, writes = _CONVERSIONS.get(kernel, ("float", "float"))
-    return reads, writes
+    return ("float", "float") if on_floats(kernel) else (None, None)
