@@ -18,6 +18,7 @@
 /* Memory that is written and read as other types too. */
 typedef int32_t __attribute__((may_alias)) edgec_word;
 
+/* Loads stay where they are: compilers move them to the front of a loop, and run out of registers. */
 #define EDGEC_KEEP_ORDER() __asm__ volatile("" ::: "memory")
 
 /* Four bytes from any address. */
@@ -107,6 +108,7 @@ static EDGEC_APART void edgec_dot_1x4_s8(
     int32_t s3 = sums[3];
     int32_t left = size;
 #if defined(EDGEC_SMLAD)
+    /* each word is loaded while the one before it is multiplied */
     const int8_t *const whole = row + (size & ~3);
     while (row != whole) {
         uint32_t c = edgec_load4(columns + stride);

@@ -91,7 +91,7 @@ typedef struct {
     int16_t exponent, zero;
 } edgec_convert_s16_params;
 
-/* May overlap where the input's last element is the output's, or above it. */
+/* The output may lie count - 1 bytes under the input, or further. */
 void edgec_widen_s16(const edgec_convert_s16_params *p, const int8_t *in, int16_t *out);
 /* May work in place. */
 void edgec_narrow_s16(const edgec_convert_s16_params *p, const int16_t *in, int8_t *out);

@@ -32,11 +32,11 @@ PAIR: Final = 5
 MOST_PAIRED: Final = 640
 """Elements of rows that the kernels take in pairs (``EDGEC_MOST_PAIRED``); longer ones come one by
 one: scratch is a part of the arena."""
-WINDOW: Final = (
-    "k_h", "k_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_h", "pad_w",
+SHORT: Final = (
+    "groups", "k_h", "k_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_h", "pad_w",
 )  # fmt: skip
-MOST_WINDOW: Final = 32_767
-"""The parameters of windows are of 16 bits."""
+MOST_SHORT: Final = 32_767
+"""Parameters of 16 bits, and the most that they hold."""
 
 
 def geometry(frame: Frame, op: Operator) -> tuple[dict[str, int], overlap.Window]:
@@ -98,8 +98,9 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
     weights = frame.constant(1)
     depthwise = op.code == "DEPTHWISE_CONV_2D"
     sizes, window = geometry(frame, op)
-    if max(sizes[name] for name in WINDOW) > MOST_WINDOW:
-        raise unsupported(frame, op, f"a window, stride or padding above {MOST_WINDOW:,}")
+    long = next((name for name in SHORT if sizes[name] > MOST_SHORT), None)
+    if long is not None:
+        raise unsupported(frame, op, f"{long} is {sizes[long]:,}, above {MOST_SHORT:,}")
     low, high = range_of(y, op.options["fused_activation_function"])
     gathers = sizes["groups"] == 1 and not depthwise
     axis = -1 if depthwise else 0
