@@ -104,7 +104,7 @@ def main() -> int:
         rows = {
             row["network"]: row for row in json.loads(arguments.json.read_text("utf-8"))["rows"]
         }
-    for name in arguments.networks.split(","):
+    for name in (network.removesuffix("_cifar10") for network in arguments.networks.split(",")):
         with tempfile.TemporaryDirectory() as temporary:
             row = compare(name, root / CIFAR_ARCHIVE, Path(temporary) / "bundle", arguments.limit)
         rows[row["network"]] = row
