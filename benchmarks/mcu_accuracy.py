@@ -4,7 +4,8 @@
 
 Data: cifar10_dev.npz in EDGEC_BENCH_DATA. Each network is exported for stm32f746, its C compiled
 for this machine and run on the 5,000 images that it was not trained on, beside the integer
-reference in numpy, which takes minutes to an hour for each network.
+reference in numpy, which takes minutes to an hour for each network. Rows of the file whose networks
+are not run again stay as they are.
 """
 
 from __future__ import annotations
@@ -98,11 +99,15 @@ def main() -> int:
     root = data_folder()
     if root is None:
         return 0
-    rows = []
-    for name in arguments.networks.split(","):
+    rows: dict[str, dict[str, Any]] = {}
+    if arguments.json is not None and arguments.json.is_file():
+        rows = {
+            row["network"]: row for row in json.loads(arguments.json.read_text("utf-8"))["rows"]
+        }
+    for name in (network.removesuffix("_cifar10") for network in arguments.networks.split(",")):
         with tempfile.TemporaryDirectory() as temporary:
             row = compare(name, root / CIFAR_ARCHIVE, Path(temporary) / "bundle", arguments.limit)
-        rows.append(row)
+        rows[row["network"]] = row
         print(
             f"{row['network']:26} top-1 {row['top1']:5.2f} % of {row['images']} images, "
             f"{row['images_that_differ']} differ, arena {row['arena']:,}, "
@@ -111,9 +116,13 @@ def main() -> int:
         )
         if arguments.json is not None:
             facts = {"target": TARGET, "calibration": "recipe default, 96 images"}
-            content = {"title": "Embedded C on CIFAR-10", "facts": facts, "rows": rows}
-            arguments.json.write_text(json.dumps(content, indent=1) + "\n")
-    return int(any(row["images_that_differ"] for row in rows))
+            content = {
+                "title": "Embedded C on CIFAR-10",
+                "facts": facts,
+                "rows": list(rows.values()),
+            }
+            arguments.json.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    return int(any(row["images_that_differ"] for row in rows.values()))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import Any
 from zoo import export_in_a_process
 
 from edgec.export.files import dump_json
+from edgec.models.registry import get_spec
 from edgec.targets.registry import target_toml
 
 NETWORKS = (
@@ -39,6 +40,8 @@ bytes = 16777216
 base = 0x90000000
 source = "a flash chip of 16 MB on the board"
 """
+FLASH = 2 << 20
+"""Bytes on the chip."""
 BOARD = "mps2-an500"
 MOST_FLASH = 3_500_000
 """Bytes of constants that leave room for code and golden data on the simulated board."""
@@ -48,13 +51,15 @@ def measure(model: str) -> dict[str, Any]:
     """Export, execute, count."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        row: dict[str, Any] = {"model": model, "flash_outside": False}
-        answer, seconds, gib = export(model, TARGET, folder)
-        if answer.get("error", {}).get("code") == "EC550" and "of flash" in answer["error"]["what"]:
+        # a byte for each parameter at least
+        outside = (get_spec(model).params or 0) > FLASH
+        row: dict[str, Any] = {"model": model, "flash_outside": outside}
+        target = TARGET
+        if outside:
             board = folder / "with-qspi.toml"
             board.write_text(_without_aliases(target_toml(TARGET)) + QSPI)
-            row["flash_outside"] = True
-            answer, seconds, gib = export(model, str(board), folder)
+            target = str(board)
+        answer, seconds, gib = export(model, target, folder)
         row |= {"cpu_seconds": round(seconds), "peak_gib": round(gib, 1)}
         if "report" not in answer:
             found = answer["error"]

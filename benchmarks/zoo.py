@@ -51,13 +51,14 @@ def export_in_a_process(
     process = subprocess.Popen(
         [sys.executable, "-m", "edgec", "export", *arguments, "--json", "--quiet"],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         env=environment,
     )
     assert process.stdout is not None
     with process.stdout as stream:
         output = stream.read()
-    _, _, used = os.wait4(process.pid, 0)  # the usage of this child alone
+    _, status, used = os.wait4(process.pid, 0)  # the usage of this child alone
+    if not output:
+        raise RuntimeError(f"edgec export ended with {os.waitstatus_to_exitcode(status)}")
     return json.loads(output), used.ru_utime + used.ru_stime, _gib(used)
 
 

@@ -10,12 +10,13 @@
 static void gather(
     const edgec_conv_s8_params *p, const int8_t *in, int32_t y, int32_t x, int32_t first,
     int32_t depth, int8_t *row) {
-    const int32_t top = y * p->stride_h - p->pad_h;
-    const int32_t left = x * p->stride_w - p->pad_w;
-    if (p->k_h * p->k_w == 1 && top >= 0 && top < p->in_h && left >= 0 && left < p->in_w) {
-        edgec_copy_s8(row, in + (top * p->in_w + left) * p->in_c + first, depth);
+    if (p->k_h * p->k_w == 1 && (p->pad_h | p->pad_w) == 0) {
+        const int32_t pixel = y * p->stride_h * p->in_w + x * p->stride_w;
+        edgec_copy_s8(row, in + pixel * p->in_c + first, depth);
         return;
     }
+    const int32_t top = y * p->stride_h - p->pad_h;
+    const int32_t left = x * p->stride_w - p->pad_w;
     const int whole = depth == p->in_c && p->dilation_w == 1 && left >= 0 &&
                       left + p->k_w <= p->in_w;
     for (int32_t i = 0; i < p->k_h; ++i) {
@@ -55,7 +56,7 @@ void edgec_conv_s8(
     rows.low = p->low;
     rows.high = p->high;
     rows.wide = p->wide;
-    rows.each = -1;
+    rows.bias_width = p->bias_width;
 #ifdef EDGEC_CMSIS_NN
     const int32_t bytes = rows.size <= EDGEC_MOST_PAIRED ? 5 * rows.size : rows.size;
     if (edgec_cmsis_conv_s8(p, in, out, scratch, bytes) != 0) {
@@ -75,7 +76,7 @@ void edgec_conv_s8(
             const int32_t next_y = next_x != 0 ? y : y + 1;
             for (int32_t g = 0; g < p->groups; ++g) {
                 rows.weights = p->weights + g * per_group * rows.size;
-                rows.bias = p->bias + g * per_group;
+                rows.bias = (const int8_t *)p->bias + g * per_group * p->bias_width;
                 rows.mantissa = p->scales.mantissa + g * per_group;
                 rows.exponent = p->scales.exponent + g * per_group;
                 if (count == 2) {
@@ -91,7 +92,11 @@ void edgec_conv_s8(
                     }
                 } else {
                     gather(p, in, y, x, g * depth, depth, scratch);
-                    edgec_one_row_s8(&rows, scratch, out + g * per_group, EDGEC_TWICE);
+                    if (rows.wide) {
+                        rows.wide(&rows, scratch, out + g * per_group);
+                    } else {
+                        edgec_one_row_s8(&rows, scratch, out + g * per_group, EDGEC_TWICE);
+                    }
                 }
             }
             y = next_y;

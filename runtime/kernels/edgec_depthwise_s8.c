@@ -26,17 +26,18 @@ static EDGEC_INLINE void one_each(
     const edgec_conv_s8_params copy = *given;
     const edgec_conv_s8_params *const p = &copy;
     const int32_t channels = p->in_c;
+    const int32_t *const bias = (const int32_t *)p->bias;
     int32_t c = 0;
 #if defined(EDGEC_HELIUM)
     (void)range;
     for (; c + 8 <= channels; c += 8) {
         const int8_t *weight = p->weights + c;
         /* even and odd channels apart, as the long products leave them */
-        const int32x4x2_t bias = vld2q_s32(p->bias + c);
+        const int32x4x2_t start = vld2q_s32(bias + c);
         const int32x4x2_t mantissa = vld2q_s32(p->scales.mantissa + c);
         const int16x8_t exponent = vldrbq_s16(p->scales.exponent + c);
-        int32x4_t even = bias.val[0];
-        int32x4_t odd = bias.val[1];
+        int32x4_t even = start.val[0];
+        int32x4_t odd = start.val[1];
         for (int32_t t = 0; t < count; ++t) {
             const int16x8_t x = vldrbq_s16(taps[t] + c);
             const int16x8_t w = vldrbq_s16(weight);
@@ -54,7 +55,7 @@ static EDGEC_INLINE void one_each(
     }
     for (; c < channels; c += 4) {
         const mve_pred16_t lanes = vctp32q((uint32_t)(channels - c));
-        int32x4_t sum = vldrwq_z_s32(p->bias + c, lanes);
+        int32x4_t sum = vldrwq_z_s32(bias + c, lanes);
         const int8_t *weight = p->weights + c;
         for (int32_t t = 0; t < count; ++t) {
             const int32x4_t x = vldrbq_z_s32(taps[t] + c, lanes);
@@ -69,10 +70,10 @@ static EDGEC_INLINE void one_each(
 #else
 #if defined(EDGEC_SMLAD)
     for (; c + 4 <= channels; c += 4) {
-        int32_t s0 = p->bias[c];
-        int32_t s1 = p->bias[c + 1];
-        int32_t s2 = p->bias[c + 2];
-        int32_t s3 = p->bias[c + 3];
+        int32_t s0 = bias[c];
+        int32_t s1 = bias[c + 1];
+        int32_t s2 = bias[c + 2];
+        int32_t s3 = bias[c + 3];
         const int8_t *weight = p->weights + c;
         for (int32_t t = 0; t < count; ++t) {
             const uint32_t x = edgec_load4(taps[t] + c);
@@ -95,7 +96,7 @@ static EDGEC_INLINE void one_each(
 #endif
     for (; c < channels; ++c) {
         const int8_t *weight = p->weights + c;
-        int32_t sum = p->bias[c];
+        int32_t sum = bias[c];
         for (int32_t t = 0; t < count; ++t) {
             sum += taps[t][c] * *weight;
             weight += channels;
@@ -126,7 +127,7 @@ static void anywhere(
     const int32_t per = p->out_c / p->in_c;
     for (int32_t o = 0; o < p->out_c; ++o) {
         const int32_t c = o / per;
-        int32_t sum = p->bias[o];
+        int32_t sum = ((const int32_t *)p->bias)[o];
         for (int32_t i = 0; i < p->k_h; ++i) {
             const int32_t row = top + i * p->dilation_h;
             for (int32_t j = 0; j < p->k_w; ++j) {
@@ -181,7 +182,7 @@ void edgec_depthwise_s8(
         return;
     }
 #endif
-    const int fast = p->out_c == p->in_c && p->k_h * p->k_w <= MOST_TAPS && p->wide == 0;
+    const int fast = p->out_c == p->in_c && p->k_h * p->k_w <= MOST_TAPS && !p->wide;
     memset(scratch, p->in_zero, (size_t)p->in_c);
     for (int32_t n = 0; n < p->batch; ++n) {
         for (int32_t y = 0; y < p->out_h; ++y) {

@@ -18,6 +18,9 @@
 /* Memory that is written and read as other types too. */
 typedef int32_t __attribute__((may_alias)) edgec_word;
 
+/* Loads stay where they are: compilers move them to the front of a loop, and run out of registers. */
+#define EDGEC_KEEP_ORDER() __asm__ volatile("" ::: "memory")
+
 /* Four bytes from any address. */
 static inline uint32_t edgec_load4(const int8_t *from) {
     uint32_t word;
@@ -95,7 +98,7 @@ static inline int32x4_t edgec_dot_4_s8(
 }
 #else
 /* sums[c] += row . columns[c] for four columns, `stride` elements apart. */
-static inline void edgec_dot_1x4_s8(
+static EDGEC_APART void edgec_dot_1x4_s8(
     const int8_t *row, const int8_t *columns, int32_t stride, int32_t size, int32_t sums[4]) {
     /* two pointers and the stride reach four columns: registers are scarce */
     const int8_t *pair = columns + 2 * stride;
@@ -105,22 +108,32 @@ static inline void edgec_dot_1x4_s8(
     int32_t s3 = sums[3];
     int32_t left = size;
 #if defined(EDGEC_SMLAD)
-    for (; left >= 4; left -= 4) {
+    /* each word is loaded while the one before it is multiplied */
+    const int8_t *const whole = row + (size & ~3);
+    while (row != whole) {
+        uint32_t c = edgec_load4(columns + stride);
         const uint32_t r = edgec_load4(row);
+        uint32_t next = edgec_load4(columns);
         const int32_t even = edgec_even(r);
         const int32_t odd = edgec_odd(r);
-        uint32_t c = edgec_load4(columns + stride);
-        s1 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s1));
-        c = edgec_load4(columns);
-        s0 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s0));
+        EDGEC_KEEP_ORDER();
+        s1 = __smlad(even, edgec_even(c), s1);
+        s1 = __smlad(odd, edgec_odd(c), s1);
         c = edgec_load4(pair + stride);
-        s3 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s3));
-        c = edgec_load4(pair);
-        s2 = __smlad(odd, edgec_odd(c), __smlad(even, edgec_even(c), s2));
+        EDGEC_KEEP_ORDER();
+        s0 = __smlad(even, edgec_even(next), s0);
+        s0 = __smlad(odd, edgec_odd(next), s0);
+        next = edgec_load4(pair);
+        EDGEC_KEEP_ORDER();
+        s3 = __smlad(even, edgec_even(c), s3);
+        s3 = __smlad(odd, edgec_odd(c), s3);
+        s2 = __smlad(even, edgec_even(next), s2);
+        s2 = __smlad(odd, edgec_odd(next), s2);
         row += 4;
         columns += 4;
         pair += 4;
     }
+    left = size & 3;
 #endif
     for (; left > 0; --left) {
         s0 += *row * *columns;

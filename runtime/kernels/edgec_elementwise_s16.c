@@ -1,14 +1,10 @@
 /* Element by element on int16. */
-#include "edgec_fixed_point.h"
 #include "edgec_interpolate_s16.h"
 #include "edgec_kernels_s16.h"
 
-typedef enum { ADD, SUBTRACT, MULTIPLY, MAXIMUM, MINIMUM } operation;
+typedef int16_t edgec_element;
 
-/* The scales of the operands, where the operation needs them, and of the result. */
-typedef struct {
-    edgec_multiplier a, b, out;
-} scaling;
+#include "edgec_binary.h"
 
 static EDGEC_INLINE int32_t combined(operation op, const scaling *s, int32_t a, int32_t b) {
     switch (op) {
@@ -80,29 +76,6 @@ static EDGEC_INLINE void line(
         b += b_stride;
     }
 #endif
-}
-
-/* The operation is known at every call below, so that compilers make a loop of its own for it. */
-static EDGEC_INLINE void run(
-    const edgec_binary_s8_params *given, const int16_t *a, const int16_t *b, int16_t *out,
-    operation op) {
-    /* a copy: stores to `out` could change `given`, as far as the compiler knows */
-    const edgec_binary_s8_params copy = *given;
-    const edgec_binary_s8_params *const p = &copy;
-    scaling s;
-    s.a = edgec_multiplier_of(p->a_mantissa, p->a_exponent, p->shift);
-    s.b = edgec_multiplier_of(p->b_mantissa, p->b_exponent, p->shift);
-    s.out = edgec_multiplier_of(p->out_mantissa, p->out_exponent, 0);
-    for (int32_t i = 0; i < p->shape[0]; ++i) {
-        for (int32_t j = 0; j < p->shape[1]; ++j) {
-            for (int32_t k = 0; k < p->shape[2]; ++k) {
-                const int16_t *x = a + i * p->a_stride[0] + j * p->a_stride[1] + k * p->a_stride[2];
-                const int16_t *y = b + i * p->b_stride[0] + j * p->b_stride[1] + k * p->b_stride[2];
-                line(op, p, &s, x, y, out);
-                out += p->shape[3];
-            }
-        }
-    }
 }
 
 void edgec_add_s16(

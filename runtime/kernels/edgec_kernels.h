@@ -19,18 +19,26 @@ typedef struct {
     const int8_t *exponent;
 } edgec_scales;
 
+/* How a row is multiplied where sums or scales exceed what the fast requantization takes. Parameters
+ * point to the function, so that only networks that need it link it. */
+struct edgec_rows_s8;
+typedef void (*edgec_row_s8)(const struct edgec_rows_s8 *p, const int8_t *row, int8_t *out);
+void edgec_wide_row_s8(const struct edgec_rows_s8 *p, const int8_t *row, int8_t *out);
+
 /* Convolution with weights [out_c][k_h][k_w][in_c / groups].
  *
- * The bias holds the input's zero point already: bias[o] - in_zero * sum of weights[o].
+ * The bias holds the input's zero point already: bias[o] - in_zero * sum of weights[o]. Its elements
+ * are int16_t where `bias_width` is 2, and int32_t where it is 4.
  */
 typedef struct {
     int32_t batch, in_h, in_w, in_c;
     int32_t out_h, out_w, out_c;
-    int32_t k_h, k_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
-    int32_t in_zero, out_zero, low, high;
-    int32_t wide; /* sums may exceed 2^30, or exponents are not negative */
+    int16_t groups, bias_width;
+    int16_t k_h, k_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
+    int16_t in_zero, out_zero, low, high;
+    edgec_row_s8 wide; /* where sums may exceed 2^30, or exponents are not negative */
     const int8_t *weights;
-    const int32_t *bias;
+    const void *bias;
     edgec_scales scales;
 #ifdef EDGEC_CMSIS_NN
     const int32_t *plain_bias; /* without the zero point; a null pointer: not for CMSIS-NN */
@@ -41,27 +49,30 @@ typedef struct {
 /* Scratch: 5 bytes for each of the k_h * k_w * in_c / groups elements of a window, one for each of a
  * window of more than EDGEC_MOST_PAIRED. */
 void edgec_conv_s8(const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
-/* Weights [k_h][k_w][out_c]; output channel c reads input channel c / (out_c / in_c). Scratch: in_c
- * bytes. */
+/* Weights [k_h][k_w][out_c]; output channel c reads input channel c / (out_c / in_c). Biases of 4
+ * bytes. Scratch: in_c bytes. */
 void edgec_depthwise_s8(
     const edgec_conv_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
 
-/* out[row][o] = in[row] . weights[o]; the bias holds the input's zero point, as above. */
+/* out[row][o] = in[row] . weights[o]; the bias holds the input's zero point, as above. Exponents are
+ * at most -2 but for the last of these kernels. */
 typedef struct {
     int32_t rows, in_size, out_size;
-    int32_t weight_zero, out_zero, low, high;
-    int32_t wide;        /* exponents above -2 */
-    int32_t scales_each; /* an entry of `scales` per output, or 0: one for all */
+    int16_t scales_each; /* an entry of `scales` per output, or 0: one for all */
+    int16_t weight_zero, out_zero, low, high, bias_width;
     const int8_t *weights;
-    const int32_t *bias;
+    const void *bias;
     edgec_scales scales;
 } edgec_fully_connected_s8_params;
 
-/* Scratch: 5 bytes for each element of a row, one for each of a row of more than EDGEC_MOST_PAIRED;
- * none (a null pointer) for a single row. */
+/* Scratch: 5 bytes for each element of a row, one for each of a row of more than EDGEC_MOST_PAIRED. */
 void edgec_fully_connected_s8(
     const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch);
-void edgec_fully_connected_asymmetric_s8(
+/* Of a single row. */
+void edgec_fully_connected_row_s8(
+    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out);
+/* Of any scales, and of weights with a zero point. */
+void edgec_fully_connected_any_s8(
     const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out);
 
 /* out[b] = a[b] (rows x inner) . b[b]; strides, in elements, tell where the operands' lie. */
@@ -81,9 +92,10 @@ void edgec_matmul_s8(
 /* Two operands of up to four dimensions, broadcast by strides of 0. */
 typedef struct {
     int32_t shape[4], a_stride[4], b_stride[4];
-    int32_t a_zero, b_zero, out_zero, low, high;
-    int32_t a_mantissa, a_exponent, b_mantissa, b_exponent, out_mantissa, out_exponent;
-    int32_t shift; /* of both operands, to the left */
+    int32_t a_mantissa, b_mantissa, out_mantissa;
+    int16_t a_exponent, b_exponent, out_exponent;
+    int16_t shift; /* of both operands, to the left */
+    int16_t a_zero, b_zero, out_zero, low, high;
 } edgec_binary_s8_params;
 
 void edgec_add_s8(const edgec_binary_s8_params *p, const int8_t *a, const int8_t *b, int8_t *out);

@@ -84,6 +84,18 @@ typedef struct {
 
 void edgec_rescale_s16(const edgec_rescale_s16_params *p, const int16_t *in, int16_t *out);
 
+/* From int8 and to int8; `zero` is the zero point of the int8. */
+typedef struct {
+    int32_t count;
+    int32_t mantissa;
+    int16_t exponent, zero;
+} edgec_convert_s16_params;
+
+/* The output may lie count - 1 bytes under the input, or further. */
+void edgec_widen_s16(const edgec_convert_s16_params *p, const int8_t *in, int16_t *out);
+/* May work in place. */
+void edgec_narrow_s16(const edgec_convert_s16_params *p, const int16_t *in, int8_t *out);
+
 /* Any function of one int16: 513 values, straight lines between them. May work in place. */
 typedef struct {
     int32_t count;

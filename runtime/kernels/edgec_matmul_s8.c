@@ -3,21 +3,33 @@
 
 #include "edgec_rows_s8.h"
 
-void edgec_fully_connected_s8(
-    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
-    edgec_rows_s8 rows = {0};
+static edgec_rows_s8 rows_of(const edgec_fully_connected_s8_params *p) {
+    edgec_rows_s8 rows;
     rows.size = p->in_size;
     rows.columns = p->out_size;
     rows.out_stride = p->out_size;
     rows.out_zero = p->out_zero;
     rows.low = p->low;
     rows.high = p->high;
-    rows.wide = p->wide;
+    rows.wide = 0;
     rows.each = p->scales_each != 0 ? -1 : 0;
     rows.weights = p->weights;
     rows.bias = p->bias;
+    rows.bias_width = p->bias_width;
     rows.mantissa = p->scales.mantissa;
     rows.exponent = p->scales.exponent;
+    return rows;
+}
+
+void edgec_fully_connected_row_s8(
+    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out) {
+    const edgec_rows_s8 rows = rows_of(p);
+    edgec_one_row_s8(&rows, in, out, EDGEC_ONCE);
+}
+
+void edgec_fully_connected_s8(
+    const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+    const edgec_rows_s8 rows = rows_of(p);
     int32_t row = 0;
     for (; row + 2 <= p->rows && edgec_in_pairs(&rows); row += 2) {
         for (int32_t i = 0; i < 2; ++i) {
@@ -29,25 +41,22 @@ void edgec_fully_connected_s8(
         out += 2 * p->out_size;
     }
     for (; row < p->rows; ++row) {
-        const int8_t *one = in;
-        if (p->rows > 1) {
-            edgec_copy_s8(scratch, in, p->in_size);
-            one = scratch;
-        }
-        edgec_one_row_s8(&rows, one, out, EDGEC_ONCE);
+        /* a copy: outputs may overlap the rest of the row */
+        edgec_copy_s8(scratch, in, p->in_size);
+        edgec_fully_connected_row_s8(p, scratch, out);
         in += p->in_size;
         out += p->out_size;
     }
 }
 
-/* Weights with a zero point of their own, which files of old converters have. */
-void edgec_fully_connected_asymmetric_s8(
+/* Files of old converters have weights with a zero point. */
+void edgec_fully_connected_any_s8(
     const edgec_fully_connected_s8_params *p, const int8_t *in, int8_t *out) {
     for (int32_t row = 0; row < p->rows; ++row) {
         const int8_t *weights = p->weights;
         for (int32_t o = 0; o < p->out_size; ++o) {
             const int32_t scale = p->scales_each != 0 ? o : 0;
-            int32_t sum = p->bias[o];
+            int32_t sum = edgec_bias(p->bias, p->bias_width, o);
             for (int32_t i = 0; i < p->in_size; ++i) {
                 sum += in[i] * (weights[i] - p->weight_zero);
             }

@@ -1,48 +1,14 @@
-/* Norms of rows on int8: integer sums, integer roots. */
-#include "edgec_fixed_point.h"
+/* Norms of rows on int8. */
 #include "edgec_kernels.h"
-#include "edgec_root.h"
 
-enum { ELEMENT_BITS = 20 };
+typedef int8_t edgec_element;
+enum { EDGEC_LOWEST = INT8_MIN, EDGEC_HIGHEST = INT8_MAX };
+typedef int32_t edgec_sum;
+
+#include "edgec_layer_norm.h"
 
 void edgec_layer_norm_s8(const edgec_layer_norm_s8_params *p, const int8_t *in, int8_t *out) {
-    const int64_t epsilon = (int64_t)(((uint64_t)p->epsilon_high << 32) | p->epsilon_low);
-    const int32_t last = ELEMENT_BITS + p->gain_bits;
-    for (int32_t o = 0; o < p->outer; ++o) {
-        for (int32_t i = 0; i < p->inner; ++i) {
-            int32_t sum = 0;
-            int32_t squares = 0;
-            for (int32_t n = 0; n < p->count; ++n) {
-                const int32_t x = in[n * p->inner + i];
-                sum += x;
-                squares += x * x;
-            }
-            const int64_t spread = (int64_t)p->count * squares - (int64_t)sum * sum;
-            int32_t inverse = 0;
-            int32_t right = 1;
-            if (spread > 0) {
-                int32_t pairs;
-                inverse = edgec_inverse_root(
-                    (uint64_t)(spread * ((int64_t)1 << p->spread_bits) + epsilon), &pairs);
-                right = 61 - ELEMENT_BITS - p->spread_bits / 2 - pairs;
-            }
-            const int64_t half = (int64_t)1 << (right - 1);
-            int32_t channel = i;
-            for (int32_t n = 0; n < p->count; ++n) {
-                const int32_t centred = p->count * in[n * p->inner + i] - sum;
-                const int32_t t = (int32_t)(((int64_t)centred * inverse + half) >> right);
-                const int64_t shifted = p->offset[channel] * ((int64_t)1 << ELEMENT_BITS);
-                const int64_t wide =
-                    (int64_t)t * p->gain[channel] + shifted + ((int64_t)1 << (last - 1));
-                const int64_t y = wide >> last;
-                out[n * p->inner + i] = (int8_t)(y < -128 ? -128 : (y > 127 ? 127 : y));
-                channel += p->inner;
-                channel = channel < p->period ? channel : channel - p->period;
-            }
-        }
-        in += p->count * p->inner;
-        out += p->count * p->inner;
-    }
+    edgec_layer_norm(p, in, out);
 }
 
 /* The upper half of 2*a*b in 3 integer bits, doubled as often as `left` says, saturated. */

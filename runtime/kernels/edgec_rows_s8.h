@@ -11,50 +11,43 @@
 #include "edgec_fixed_point.h"
 #include "edgec_kernels.h"
 
-typedef struct {
+typedef struct edgec_rows_s8 {
     int32_t size;       /* elements of a row */
     int32_t columns;    /* outputs */
     int32_t out_stride; /* from the outputs of the first row to those of the second */
     int32_t out_zero, low, high;
-    int32_t wide;          /* sums or scales that need the slow requantization */
-    int32_t each;          /* -1: a scale per column, 0: one for all */
+    int32_t bias_width;    /* bytes: 2 or 4 */
+    edgec_row_s8 wide;     /* instead of these functions; a null pointer where they do */
+    int32_t each;          /* where rounded once: -1: a scale per column, 0: one for all */
     const int8_t *weights; /* [columns][size] */
-    const int32_t *bias;
+    const void *bias;
     const int32_t *mantissa;
     const int8_t *exponent;
 } edgec_rows_s8;
 
-/* Whether rows are taken in pairs; scratch is enough for it. */
-static inline int edgec_in_pairs(const edgec_rows_s8 *p) {
-    return p->wide == 0 && p->size <= EDGEC_MOST_PAIRED;
+static inline int32_t edgec_bias(const void *bias, int32_t width, int32_t n) {
+    return width == 2 ? ((const int16_t *)bias)[n] : ((const int32_t *)bias)[n];
 }
 
-/* How sums are rounded, known where a kernel is compiled. */
+/* Whether rows are taken in pairs; scratch is enough for it. */
+static inline int edgec_in_pairs(const edgec_rows_s8 *p) {
+    return !p->wide && p->size <= EDGEC_MOST_PAIRED;
+}
+
+/* How sums are rounded, known where a kernel is compiled: twice with a scale per column in
+ * convolutions, once in linear layers. */
 typedef enum { EDGEC_TWICE, EDGEC_ONCE } edgec_rounding;
 
 static EDGEC_INLINE int8_t edgec_finish_s8(
     const edgec_rows_s8 *p, int32_t sum, int32_t column, edgec_rounding rounding,
     edgec_range range) {
-    const int32_t mantissa = p->mantissa[column & p->each];
-    const int32_t exponent = p->exponent[column & p->each];
+    const int32_t entry = rounding == EDGEC_ONCE ? column & p->each : column;
+    const int32_t mantissa = p->mantissa[entry];
+    const int32_t exponent = p->exponent[entry];
     const int32_t scaled = rounding == EDGEC_ONCE
                                ? edgec_scale_down_once(sum, mantissa, exponent)
                                : edgec_scale_down(sum, mantissa, exponent);
     return edgec_clamp_s8(scaled + p->out_zero, p->low, p->high, range);
-}
-
-/* A row where sums or scales need the slow requantization. */
-static EDGEC_APART void edgec_wide_row_s8(
-    const edgec_rows_s8 *p, const int8_t *row, int8_t *out, edgec_rounding rounding) {
-    for (int32_t column = 0; column < p->columns; ++column) {
-        const int8_t *weights = p->weights + column * p->size;
-        const int32_t sum = edgec_dot_s8(row, weights, p->size, p->bias[column]);
-        const int32_t mantissa = p->mantissa[column & p->each];
-        const int32_t exponent = p->exponent[column & p->each];
-        const int32_t scaled = rounding == EDGEC_ONCE ? edgec_scale_once(sum, mantissa, exponent)
-                                                      : edgec_scale_wide(sum, mantissa, exponent);
-        out[column] = (int8_t)edgec_clamp(scaled + p->out_zero, p->low, p->high);
-    }
 }
 
 #if defined(EDGEC_HELIUM)
@@ -63,10 +56,12 @@ typedef struct {
     int32x4_t bias, mantissa, exponent;
 } edgec_columns_4;
 
-static inline edgec_columns_4 edgec_columns_from(const edgec_rows_s8 *p, int32_t column) {
+static EDGEC_INLINE edgec_columns_4 edgec_columns_from(
+    const edgec_rows_s8 *p, int32_t column, edgec_rounding rounding, int32_t bias_width) {
     edgec_columns_4 four;
-    four.bias = vldrwq_s32(p->bias + column);
-    if (p->each != 0) {
+    four.bias = bias_width == 2 ? vldrhq_s32((const int16_t *)p->bias + column)
+                                : vldrwq_s32((const int32_t *)p->bias + column);
+    if (rounding == EDGEC_TWICE || p->each != 0) {
         four.mantissa = vldrwq_s32(p->mantissa + column);
         four.exponent = vldrbq_s32(p->exponent + column);
     } else {
@@ -87,71 +82,100 @@ static inline void edgec_finish_4_s8(
 }
 #endif
 
-static inline void edgec_one_row_s8(
-    const edgec_rows_s8 *given, const int8_t *row, int8_t *out, edgec_rounding rounding) {
-    if (given->wide != 0) {
-        edgec_wide_row_s8(given, row, out, rounding);
-        return;
-    }
+#if defined(EDGEC_HELIUM)
+/* Rows, one after the other; `bias_width` is known where this is compiled. */
+static EDGEC_INLINE void edgec_some_rows_s8(
+    const edgec_rows_s8 *given, const int8_t *rows, int32_t count, int8_t *out,
+    edgec_rounding rounding, int32_t bias_width) {
     /* a copy: stores to `out` could change `given`, as far as the compiler knows */
     const edgec_rows_s8 copy = *given;
     const edgec_rows_s8 *const p = &copy;
     const int8_t *weights = p->weights;
     int32_t column = 0;
     for (; column + 4 <= p->columns; column += 4) {
-#if defined(EDGEC_HELIUM)
-        const edgec_columns_4 four = edgec_columns_from(p, column);
-        const int32x4_t sums = edgec_dot_4_s8(row, weights, p->size, p->size);
-        edgec_finish_4_s8(p, &four, sums, out + column, rounding);
-#else
-        int32_t sums[4] = {
-            p->bias[column], p->bias[column + 1], p->bias[column + 2], p->bias[column + 3]};
-        edgec_dot_1x4_s8(row, weights, p->size, p->size, sums);
-        for (int32_t i = 0; i < 4; ++i) {
-            out[column + i] = edgec_finish_s8(p, sums[i], column + i, rounding, EDGEC_LIMITS);
+        const edgec_columns_4 four = edgec_columns_from(p, column, rounding, bias_width);
+        const int32x4_t first = edgec_dot_4_s8(rows, weights, p->size, p->size);
+        edgec_finish_4_s8(p, &four, first, out + column, rounding);
+        if (count == 2) {
+            const int32x4_t second = edgec_dot_4_s8(rows + p->size, weights, p->size, p->size);
+            edgec_finish_4_s8(p, &four, second, out + p->out_stride + column, rounding);
         }
-#endif
         weights += 4 * p->size;
     }
     for (; column < p->columns; ++column) {
-        const int32_t sum = edgec_dot_s8(row, weights, p->size, p->bias[column]);
-        out[column] = edgec_finish_s8(p, sum, column, rounding, EDGEC_LIMITS);
+        const int32_t bias = edgec_bias(p->bias, bias_width, column);
+        for (int32_t row = 0; row < count; ++row) {
+            const int32_t sum = edgec_dot_s8(rows + row * p->size, weights, p->size, bias);
+            out[row * p->out_stride + column] =
+                edgec_finish_s8(p, sum, column, rounding, EDGEC_LIMITS);
+        }
         weights += p->size;
     }
 }
+#endif
 
-/* Two rows made ready (edgec_pair_ready); `wide` is not set. */
+/* `wide` is a null pointer. */
+static EDGEC_INLINE void edgec_one_row_s8(
+    const edgec_rows_s8 *given, const int8_t *row, int8_t *out, edgec_rounding rounding) {
+#if defined(EDGEC_HELIUM)
+    if (given->bias_width == 2) {
+        edgec_some_rows_s8(given, row, 1, out, rounding, 2);
+    } else {
+        edgec_some_rows_s8(given, row, 1, out, rounding, 4);
+    }
+#else
+    /* a copy: stores to `out` could change `given`, as far as the compiler knows */
+    const edgec_rows_s8 copy = *given;
+    const edgec_rows_s8 *const p = &copy;
+    const int8_t *weights = p->weights;
+    int32_t column = 0;
+    while (column < p->columns) {
+        /* the last three and fewer are taken one by one: the same loop, with equal columns */
+        const int32_t next = p->columns - column >= 4 ? 1 : 0;
+        int32_t sums[4];
+        for (int32_t i = 0; i < 4; ++i) {
+            sums[i] = edgec_bias(p->bias, p->bias_width, column + i * next);
+        }
+        edgec_dot_1x4_s8(row, weights, next * p->size, p->size, sums);
+        const int32_t last = column + 3 * next;
+        for (int32_t i = 0; column <= last; ++i) {
+            out[column] = edgec_finish_s8(p, sums[i], column, rounding, EDGEC_LIMITS);
+            weights += p->size;
+            ++column;
+        }
+    }
+#endif
+}
+
+/* Two rows made ready (edgec_pair_ready); `wide` is a null pointer. */
 static EDGEC_INLINE void edgec_two_rows_s8(
     const edgec_rows_s8 *given, const int8_t *rows, int8_t *out, edgec_rounding rounding,
     edgec_range range) {
+#if defined(EDGEC_HELIUM)
+    (void)range;
+    if (given->bias_width == 2) {
+        edgec_some_rows_s8(given, rows, 2, out, rounding, 2);
+    } else {
+        edgec_some_rows_s8(given, rows, 2, out, rounding, 4);
+    }
+#else
     const edgec_rows_s8 copy = *given;
     const edgec_rows_s8 *const p = &copy;
     const int8_t *weights = p->weights;
     int8_t *second = out + p->out_stride;
     int32_t column = 0;
-#if defined(EDGEC_HELIUM)
-    for (; column + 4 <= p->columns; column += 4) {
-        const edgec_columns_4 four = edgec_columns_from(p, column);
-        const int32x4_t first_sums = edgec_dot_4_s8(rows, weights, p->size, p->size);
-        edgec_finish_4_s8(p, &four, first_sums, out + column, rounding);
-        const int32x4_t second_sums = edgec_dot_4_s8(rows + p->size, weights, p->size, p->size);
-        edgec_finish_4_s8(p, &four, second_sums, second + column, rounding);
-        weights += 4 * p->size;
-    }
-    for (; column < p->columns; ++column) {
-        const int32_t bias = p->bias[column];
-        out[column] = edgec_finish_s8(
-            p, edgec_dot_s8(rows, weights, p->size, bias), column, rounding, range);
-        second[column] = edgec_finish_s8(
-            p, edgec_dot_s8(rows + p->size, weights, p->size, bias), column, rounding, range);
-        weights += p->size;
-    }
-#else
     for (; column < p->columns; column += 2) {
         /* the last of an odd number is computed twice */
         const int32_t next = column + 1 < p->columns ? column + 1 : column;
-        const int32_t bias0 = p->bias[column];
-        const int32_t bias1 = p->bias[next];
+        int32_t bias0;
+        int32_t bias1;
+        if (p->bias_width == 2) {
+            bias0 = ((const int16_t *)p->bias)[column];
+            bias1 = ((const int16_t *)p->bias)[next];
+        } else {
+            bias0 = ((const int32_t *)p->bias)[column];
+            bias1 = ((const int32_t *)p->bias)[next];
+        }
         int32_t sums[2][2] = {{bias0, bias1}, {bias0, bias1}};
         edgec_dot_2x2_s8(rows, weights, (next - column) * p->size, p->size, sums);
         out[column] = edgec_finish_s8(p, sums[0][0], column, rounding, range);

@@ -165,16 +165,15 @@ def count_instructions(
         argv += ["-icount", "shift=0,align=off,sleep=off"]
         done = _run(argv)
     text = done.stdout + done.stderr
-    calibration = re.search(r"edgec-count calibration (\d+) (\d+)", text)
-    stack = re.search(r"edgec-count stack (\d+)", text)
-    ticks = [int(t) for t in re.findall(r"edgec-count step \d+ (\d+)", text)]
-    if calibration is None or stack is None or len(ticks) != steps:
+    found = re.search(r"edgec-count((?: [0-9a-f]+){3,})", text)
+    known, known_ticks, stack, *ticks = [int(n, 16) for n in found[1].split()] if found else [0] * 3
+    if not known_ticks or len(ticks) != steps:
         raise InternalError(
             "EC148",
             f"the program on {board.machine} did not end as it should",
             why=(text.strip().splitlines() or [f"status {done.returncode}"])[-1][:300],
         )
-    per_tick = int(calibration[1]) / int(calibration[2])
+    per_tick = known / known_ticks
     counts = tuple(round(t * per_tick / max(samples, 1)) for t in ticks)
     return Count(
         board=board.machine,
@@ -184,7 +183,7 @@ def count_instructions(
         steps=counts,
         flash_bytes=sizes["text"],
         ram_bytes=sizes["data"] + sizes["bss"],
-        stack_bytes=int(stack[1]),
+        stack_bytes=stack,
         compiler=_first_line([COMPILER, "--version"]),
         simulator=_first_line([SIMULATOR, "--version"]),
         flags=flags,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,13 @@ class Word:
     value: int
 
 
+@dataclass(frozen=True)
+class Function:
+    """A function of ``runtime/kernels`` that a parameter struct points to."""
+
+    name: str
+
+
 @dataclass(frozen=True, eq=False)
 class Fields:
     """The parameters of another kernel, as a field of that struct."""
@@ -39,7 +46,7 @@ class Fields:
     fields: Mapping[str, Parameter]
 
 
-Parameter = int | float | Word | tuple[int, ...] | Table | Scales | Fields
+Parameter = int | float | Word | Function | tuple[int, ...] | Table | Scales | Fields
 
 
 @dataclass(frozen=True)
@@ -80,15 +87,28 @@ class Call:
     name: str = field(default="", compare=False)
 
     @property
+    def functions(self) -> frozenset[str]:
+        """What its parameters point to."""
+        return frozenset(_functions(self.parameters))
+
+    @property
     def reads(self) -> tuple[int, ...]:
         """Tensors that are read, each once."""
         return tuple(dict.fromkeys(i for i in self.inputs if isinstance(i, int)))
 
 
+def _functions(parameters: Mapping[str, Parameter]) -> Iterator[str]:
+    for parameter in parameters.values():
+        if isinstance(parameter, Function):
+            yield parameter.name
+        elif isinstance(parameter, Fields):
+            yield from _functions(parameter.fields)
+
+
 FILES: Mapping[str, str] = {
     "edgec_conv_s8.c": "conv",
     "edgec_depthwise_s8.c": "depthwise",
-    "edgec_matmul_s8.c": "fully_connected fully_connected_asymmetric matmul",
+    "edgec_matmul_s8.c": "fully_connected fully_connected_row fully_connected_any matmul",
     "edgec_elementwise_s8.c": "add sub mul squared_difference maximum minimum lookup",
     "edgec_reduce_s8.c": "average_pool max_pool mean sum reduce_max reduce_min softmax",
     "edgec_move_s8.c": "strided_copy pad concat gather",
@@ -101,6 +121,7 @@ FILES: Mapping[str, str] = {
     "edgec_reduce_s16.c": "average_pool max_pool mean sum reduce_max reduce_min softmax",
     "edgec_norm_s16.c": "layer_norm l2_norm",
     "edgec_resize_s16.c": "resize_bilinear",
+    "edgec_convert_s16.c": "widen narrow",
     "edgec_convert_f32.c": "quantize dequantize quantize_s16 dequantize_s16",
     "edgec_conv_f32.c": "conv depthwise",
     "edgec_matmul_f32.c": "fully_connected matmul",
@@ -119,6 +140,9 @@ SOURCES: Mapping[str, str] = {
     for kernel in kernels.split()
 }
 """The file that holds each kernel."""
+
+FUNCTIONS: Mapping[str, str] = {"edgec_wide_row_s8": "edgec_wide_s8.c"}
+"""The file of each function that kernels call by their parameters."""
 
 CALLED: Mapping[str, tuple[str, ...]] = {
     "edgec_stream_s8.c": ("edgec_conv_s8.c", "edgec_depthwise_s8.c", "edgec_elementwise_s8.c"),
@@ -142,7 +166,7 @@ WITH_SCRATCH = frozenset(
 
 _SHARED: Mapping[str, str] = {
     "conv_s8": "depthwise_s8",
-    "fully_connected_s8": "fully_connected_asymmetric_s8",
+    "fully_connected_s8": "fully_connected_row_s8 fully_connected_any_s8",
     "binary_s8": "add_s8 sub_s8 mul_s8 squared_difference_s8 maximum_s8 minimum_s8 "
     "add_s16 sub_s16 mul_s16 maximum_s16 minimum_s16",
     "mean_s8": "sum_s8 mean_s16 sum_s16",
@@ -152,6 +176,7 @@ _SHARED: Mapping[str, str] = {
     "l2_norm_s8": "l2_norm_s16",
     "resize_bilinear_s8": "resize_bilinear_s16",
     "conv_s16": "depthwise_s16",
+    "convert_s16": "widen_s16 narrow_s16",
     "quantize_f32": "dequantize_f32 quantize_s16_f32 dequantize_s16_f32",
     "conv_f32": "depthwise_f32",
     "binary_f32": "add_f32 sub_f32 mul_f32 div_f32 pow_f32 maximum_f32 minimum_f32 "
@@ -181,6 +206,8 @@ def on_floats(kernel: str) -> bool:
 
 
 _CONVERSIONS: Mapping[str, tuple[str | None, str | None]] = {
+    "edgec_widen_s16": (None, "int16_t"),
+    "edgec_narrow_s16": ("int16_t", None),
     "edgec_quantize_f32": ("float", None),
     "edgec_dequantize_f32": (None, "float"),
     "edgec_quantize_s16_f32": ("float", "int16_t"),
@@ -190,9 +217,8 @@ _CONVERSIONS: Mapping[str, tuple[str | None, str | None]] = {
 
 def elements(kernel: str) -> tuple[str | None, str | None]:
     """C types that a kernel reads and writes; None for int8 and for bytes."""
+    if kernel in _CONVERSIONS:
+        return _CONVERSIONS[kernel]
     if kernel.endswith("_s16"):
         return "int16_t", "int16_t"
-    if not on_floats(kernel):
-        return None, None
-    reads, writes = _CONVERSIONS.get(kernel, ("float", "float"))
-    return reads, writes
+    return ("float", "float") if on_floats(kernel) else (None, None)

@@ -28,7 +28,7 @@ from edgec.export.emit.c.products import (
 )
 from edgec.export.tflite.model import Operator
 from edgec.export.tflite.reference import softmax_int16
-from edgec.export.tflite.reference.fixed_point import Multiplier, scale_of
+from edgec.export.tflite.reference.fixed_point import Multiplier, scale_of, zero_of
 from edgec.profiles.memory import overlap
 
 WIDTH: Final = 2
@@ -126,6 +126,8 @@ def _product_scale(frame: Frame) -> Multiplier:
 def rescale(frame: Frame, op: Operator) -> list[Call]:
     """QUANTIZE to another scale, RELU and RELU6."""
     x, y = frame.tensor(0), frame.output
+    if y.dtype == "INT8" and op.code == "QUANTIZE":
+        return converted(frame, op)
     if y.dtype != "INT16":
         raise unsupported(frame, op, f"it writes {y.dtype}")
     if op.code == "QUANTIZE":
@@ -143,6 +145,32 @@ def rescale(frame: Frame, op: Operator) -> list[Call]:
             exponent=int(scale.exponent),
             low=low,
             high=high,
+        )
+    ]
+
+
+def converted(frame: Frame, op: Operator) -> list[Call]:
+    """QUANTIZE between int8 and int16: a border of the parts that compute in either."""
+    x, y = frame.tensor(0), frame.output
+    if {x.dtype, y.dtype} != {"INT8", "INT16"}:
+        raise unsupported(frame, op, f"it reads {x.dtype} and writes {y.dtype}")
+    widens = x.dtype == "INT8"
+    scale = Multiplier.of(float(scale_of(x)) / float(scale_of(y)))
+    # what is shifted to the left has to stay below 2**30
+    if scale.exponent > (21 if widens else 13):
+        raise unsupported(frame, op, "its output is too fine for its input")
+    return [
+        Call(
+            "edgec_widen_s16" if widens else "edgec_narrow_s16",
+            {
+                "count": y.elements,
+                "mantissa": int(scale.mantissa),
+                "exponent": int(scale.exponent),
+                "zero": zero_of(x if widens else y),
+            },
+            (frame.index(0),),
+            frame.output_index,
+            (Share(0, overlap.rows(width(x), width(y), y.elements, "row")),),
         )
     ]
 

@@ -99,6 +99,16 @@ def _rescale(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     out[:] = np.clip(multiplier(p)(inputs[0].astype(np.int64)), p["low"], p["high"])
 
 
+def _widen(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+    scaled = multiplier(p)(inputs[0].astype(np.int64) - p["zero"])
+    out.view("<i2")[:] = np.clip(scaled, _LOW, _HIGH)
+
+
+def _narrow(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+    scaled = multiplier(p)(inputs[0].view("<i2").astype(np.int64))
+    out[:] = np.clip(scaled + p["zero"], -128, 127)
+
+
 def _interpolate(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
     out[:] = look_up(p["table"], inputs[0])
 
@@ -147,5 +157,9 @@ KERNELS: Final[dict[str, Kernel]] = {
         "l2_norm": _l2_norm,
         "resize_bilinear": resize_bilinear,
     }.items()
-} | {"edgec_matmul_s16": _matmul}
+} | {
+    "edgec_matmul_s16": _matmul,
+    "edgec_widen_s16": _widen,
+    "edgec_narrow_s16": _narrow,
+}
 """All kernels on int16."""

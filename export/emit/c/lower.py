@@ -39,6 +39,7 @@ LOWERINGS: Final[Mapping[str, Callable[[Frame, Operator], list[Call]]]] = {
     "MAXIMUM": pointwise.binary,
     "MINIMUM": pointwise.binary,
     "L2_NORMALIZATION": norm.l2_norm,
+    "QUANTIZE": int16.converted,
     "DEQUANTIZE": floats.conversion,
     **dict.fromkeys(sorted(NORMS), norm.norm),
     **moves.LOWERINGS,
@@ -84,6 +85,7 @@ def lower(model: Model, *, name: str = "model") -> Lowered:
         UnsupportedError: an operator, a type or a form of it that no kernel computes.
     """
     graph = without_constant_channels(with_folded_pads(fuse(model).main))
+    _check_ends(graph)
     roots = _roots(graph)
     consumers: dict[int, list[int]] = {}
     for position, op in enumerate(graph.operators):
@@ -131,6 +133,17 @@ def _lower(frame: Frame, op: Operator) -> list[Call]:
     if other is not None:
         raise unsupported(frame, op, f"{other.name!r} is {other.dtype}, not {computed[0].dtype}")
     return found[code](frame, op)
+
+
+def _check_ends(graph: Subgraph) -> None:
+    """The header's helpers quantize to one type of integers."""
+    ends = {graph.tensors[index].dtype for index in (*graph.inputs, *graph.outputs)}
+    if ends >= {"INT8", "INT16"}:
+        raise UnsupportedError(
+            "EC330",
+            "some inputs and outputs of the network are int8, others int16",
+            fix="end with a QUANTIZE to one of them",
+        )
 
 
 def _roots(graph: Subgraph) -> dict[int, int]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c.call import Call, Scales, Share, Table
+from edgec.export.emit.c.call import Call, Function, Scales, Share, Table
 from edgec.export.emit.c.frame import (
     Frame,
     broadcast_loops,
@@ -32,6 +32,11 @@ PAIR: Final = 5
 MOST_PAIRED: Final = 640
 """Elements of rows that the kernels take in pairs (``EDGEC_MOST_PAIRED``); longer ones come one by
 one: scratch is a part of the arena."""
+SHORT: Final = (
+    "groups", "k_h", "k_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_h", "pad_w",
+)  # fmt: skip
+MOST_SHORT: Final = 32_767
+"""Parameters of 16 bits, and the most that they hold."""
 
 
 def geometry(frame: Frame, op: Operator) -> tuple[dict[str, int], overlap.Window]:
@@ -93,6 +98,9 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
     weights = frame.constant(1)
     depthwise = op.code == "DEPTHWISE_CONV_2D"
     sizes, window = geometry(frame, op)
+    long = next((name for name in SHORT if sizes[name] > MOST_SHORT), None)
+    if long is not None:
+        raise unsupported(frame, op, f"{long} is {sizes[long]:,}, above {MOST_SHORT:,}")
     low, high = range_of(y, op.options["fused_activation_function"])
     gathers = sizes["groups"] == 1 and not depthwise
     axis = -1 if depthwise else 0
@@ -105,6 +113,7 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
     )
     weights = np.moveaxis(layer.weights, 0, axis)
     taps = taps_of(frame)
+    wide = (_exceeds(layer) | (layer.scales.exponent >= 0)).any()
     return [
         Call(
             "edgec_depthwise_s8" if depthwise else "edgec_conv_s8",
@@ -114,9 +123,9 @@ def conv_2d(frame: Frame, op: Operator) -> list[Call]:
                 "out_zero": zero_of(y),
                 "low": low,
                 "high": high,
-                "wide": int((_exceeds(layer) | (layer.scales.exponent >= 0)).any()),
+                "wide": Function("edgec_wide_row_s8") if wide else 0,
                 "weights": Table(weights),
-                "bias": Table(layer.bias),
+                **_biases(layer.bias, narrow=not depthwise),
                 "scales": layer.scales,
             },
             (frame.index(0),),
@@ -143,14 +152,17 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
     if weight.quantization is not None and not weight.quantization.per_channel:
         zero = zero_of(weight)
     low, high = range_of(y, op.options["fused_activation_function"])
-    copies = rows > 1 and not zero
     scales = scales_of(frame, out_size)
     each = weight.quantization is not None and weight.quantization.per_channel
     if not each:
         scales = Scales(scales.mantissa[:1], scales.exponent[:1])
+    kernel = "edgec_fully_connected_s8" if rows > 1 else "edgec_fully_connected_row_s8"
+    if zero or scales.exponent.max() > -2:
+        kernel = "edgec_fully_connected_any_s8"
+    copies = kernel == "edgec_fully_connected_s8"
     return [
         Call(
-            "edgec_fully_connected_asymmetric_s8" if zero else "edgec_fully_connected_s8",
+            kernel,
             {
                 "rows": rows,
                 "in_size": in_size,
@@ -159,10 +171,9 @@ def fully_connected(frame: Frame, op: Operator) -> list[Call]:
                 "out_zero": zero_of(y),
                 "low": low,
                 "high": high,
-                "wide": int(scales.exponent.max() > -2),
                 "scales_each": int(each),
                 "weights": Table(weights),
-                "bias": Table(folded_bias(frame, weights.astype(np.int64) - zero)),
+                **_biases(folded_bias(frame, weights.astype(np.int64) - zero)),
                 "scales": scales,
             },
             (frame.index(0),),
@@ -225,6 +236,14 @@ def batch_matmul(frame: Frame, op: Operator) -> list[Call]:
             4 * inner,
         )
     ]
+
+
+def _biases(folded: NDArray[np.int32], narrow: bool = True) -> dict[str, int | Table]:
+    """Parameters of biases: in 16 bits where all of them fit, and `narrow` allows it."""
+    limits = np.iinfo(np.int16)
+    narrow &= bool((folded >= limits.min).all() and (folded <= limits.max).all())
+    kept = folded.astype(np.int16 if narrow else np.int32)
+    return {"bias_width": kept.itemsize, "bias": Table(kept)}
 
 
 def _row_scratch(size: int) -> int:

@@ -15,6 +15,7 @@ from edgec.export.emit.c import cmsis_nn
 from edgec.export.emit.c.arenas import Arena, arenas_of
 from edgec.export.emit.c.call import (
     CALLED,
+    FUNCTIONS,
     SOURCES,
     WITH_SCRATCH,
     Table,
@@ -46,6 +47,10 @@ HEADERS = (
     "edgec_cmsis_nn.h",
     "edgec_root.h",
     "edgec_window.h",
+    "edgec_binary.h",
+    "edgec_reduce.h",
+    "edgec_resize.h",
+    "edgec_layer_norm.h",
 )
 WIDE_HEADERS = ("edgec_kernels_s16.h", "edgec_rows_s16.h", "edgec_interpolate_s16.h")
 FLOAT_HEADERS = ("edgec_kernels_f32.h", "edgec_math_f32.h")
@@ -185,6 +190,7 @@ def write_sources(
         autoescape=False,  # noqa: S701 the templates print C, every name comes from `identifier`
     )
     called = {SOURCES[call.kernel] for call in lowered.calls}
+    called |= {FUNCTIONS[name] for call in lowered.calls for name in call.functions}
     kernels = sorted(called.union(*(CALLED.get(file, ()) for file in called)))
     facts: dict[str, Any] = {
         "prefix": prefix,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.export.emit.c.call import Fields, Parameter, Scales, Table, Word
+from edgec.export.emit.c.call import Fields, Function, Parameter, Scales, Table, Word
 
 C_TYPES: Mapping[str, str] = {
     "int8": "int8_t",
@@ -114,6 +114,8 @@ def value(parameter: Parameter, hint: str, constants: Constants) -> str:
             return "{ " + ", ".join(inner) + " }"
         case Word(value=number):
             return _literal(number, "uint32_t")
+        case Function(name=name):
+            return name
         case float():
             return float_literal(parameter)
         case tuple():

@@ -27,10 +27,11 @@ def assert_exact(
     inputs = [i for i in operator.inputs if i >= 0 and tensors[i].data is None]
     model = Model([Subgraph(list(tensors), inputs, list(operator.outputs), [operator], "main")])
     rng = np.random.default_rng(seed)
-    feeds = {
-        tensors[i].name: rng.integers(-32768, 32768, tensors[i].shape).astype(np.int16)
-        for i in inputs
-    }
+    feeds = {}
+    for tensor in (tensors[i] for i in inputs):
+        limits = np.iinfo(tensor.numpy_dtype)
+        data = rng.integers(limits.min, limits.max + 1, tensor.shape)
+        feeds[tensor.name] = data.astype(tensor.numpy_dtype)
     want = litert.LiteRTRunner(model, kernels=kernels).run(feeds)
     got = run(model, feeds)
     for name, value in want.items():
@@ -110,6 +111,19 @@ def test_pairs(seed: int, a: float, b: float, out: float, code: str) -> None:
 @settings(max_examples=30, deadline=None)
 def test_changes_of_scale(seed: int, scale: float, out: float) -> None:
     tensors = [act("x", 4000, scale=scale), act("y", 4000, scale=max(out, scale * 0.1))]
+    assert_exact(Operator("QUANTIZE", [0], [1], {}), tensors, seed)
+
+
+@given(SEED, SCALE, st.floats(1e-3, 0.1), st.integers(-128, 127), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_between_int8_and_int16(
+    seed: int, wide: float, narrow: float, zero: int, widens: bool
+) -> None:
+    ends = [
+        Tensor("n", (4000,), "INT8", None, Quantization.per_tensor(narrow, zero)),
+        act("w", 4000, scale=wide),
+    ]
+    tensors = ends if widens else ends[::-1]
     assert_exact(Operator("QUANTIZE", [0], [1], {}), tensors, seed)
 
 

@@ -29,6 +29,10 @@ def act(name: str, *shape: int, scale: float = 2e-4) -> Tensor:
     return Tensor(name, shape, "INT16", None, Quantization.per_tensor(scale))
 
 
+def narrow(name: str, *shape: int, scale: float = 0.05, zero: int = -7) -> Tensor:
+    return Tensor(name, shape, "INT8", None, Quantization.per_tensor(scale, zero))
+
+
 def const(name: str, *shape: int, scale: float = 2e-4) -> Tensor:
     data = RNG.integers(-32767, 32768, shape).astype(np.int16)
     return replace(act(name, *shape, scale=scale), data=data)
@@ -331,6 +335,32 @@ CASES: dict[str, Model] = {
         act("y", 2, 4, 3),
         act("z", 2, 4, 3),
     ),
+    "int8 to int16 and back": net(
+        Operator("QUANTIZE", [0], [2]),
+        Operator("QUANTIZE", [1], [3]),
+        Operator("ADD", [2, 3], [4], {"pot_scale_int16": False}),
+        Operator("QUANTIZE", [4], [5]),
+        tensors=[
+            narrow("a", 1, 7, 5, 9),
+            narrow("b", 1, 7, 5, 9, scale=0.02, zero=127),
+            act("wide a", 1, 7, 5, 9),
+            act("wide b", 1, 7, 5, 9, scale=1e-4),
+            act("sum", 1, 7, 5, 9, scale=4e-4),
+            narrow("y", 1, 7, 5, 9, scale=0.07, zero=11),
+        ],
+    ),
+    "int8 to coarse int16 and back": net(
+        Operator("QUANTIZE", [0], [1]),
+        Operator("REDUCE_MAX", [1, 4], [2], {"keep_dims": False}),
+        Operator("QUANTIZE", [2], [3]),
+        tensors=[
+            narrow("x", 1, 40, 9),
+            act("wide", 1, 40, 9, scale=0.08),
+            act("most", 1, 9, scale=0.08),
+            narrow("y", 1, 9, scale=1e-3, zero=-100),
+            ints("axis", 1),
+        ],
+    ),
     "gather": one(
         Operator("GATHER", [0, 1], [2], {"axis": 1}),
         act("x", 2, 5, 3),
@@ -343,6 +373,12 @@ CASES: dict[str, Model] = {
 @pytest.mark.parametrize("name", CASES)
 def test_kernel(name: str, self_test: Callable[..., str]) -> None:
     assert self_test(CASES[name]) == AGREE
+
+
+def test_ends_of_a_network_are_of_one_type() -> None:
+    model = one(Operator("QUANTIZE", [0], [1]), narrow("x", 4), act("y", 4))
+    with pytest.raises(UnsupportedError, match="others int16"):
+        lower(model)
 
 
 @pytest.mark.parametrize("name", ["conv 3x3, groups", "linear", "batch matmul", "softmax", "SiLU"])

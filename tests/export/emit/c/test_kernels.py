@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgec.export.emit.c.call import Function, Table
 from edgec.export.emit.c.lower import lower
+from edgec.export.emit.c.source import Sources
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.export.tflite.reference.executor import run
@@ -33,8 +36,8 @@ def channels(name: str, *shape: int, axis: int = 0) -> Tensor:
     return Tensor(name, shape, "INT8", data, Quantization(scale, np.zeros(count, np.int64), axis))
 
 
-def bias(count: int) -> Tensor:
-    return Tensor("bias", (count,), "INT32", RNG.integers(-4000, 4000, count).astype(np.int32))
+def bias(count: int, most: int = 4000) -> Tensor:
+    return Tensor("bias", (count,), "INT32", RNG.integers(-most, most, count).astype(np.int32))
 
 
 def ints(name: str, *values: int, shape: tuple[int, ...] | None = None) -> Tensor:
@@ -61,6 +64,7 @@ def conv(
     depthwise: bool = False,
     activation: str = "NONE",
     with_bias: bool = True,
+    most: int = 4000,
 ) -> Model:
     def out(length: int, taps: int) -> int:
         reach = (taps - 1) * dilation + 1
@@ -86,7 +90,19 @@ def conv(
     inputs = [0, 1, 2] if with_bias else [0, 1, -1]
     y = act("y", *shape, scale=0.08, zero=3)
     return net(
-        Operator(code, inputs, [3], options), act("x", 1, *size, in_c), weight, bias(out_c), y
+        Operator(code, inputs, [3], options), act("x", 1, *size, in_c), weight, bias(out_c, most), y
+    )
+
+
+def linear(
+    rows: int, in_size: int, out_size: int, *, scale: float = 0.9, most: int = 4000
+) -> Model:
+    return net(
+        Operator("FULLY_CONNECTED", [0, 1, 2], [3]),
+        act("x", rows, in_size),
+        const("w", out_size, in_size),
+        bias(out_size, most),
+        act("y", rows, out_size, scale=scale),
     )
 
 
@@ -99,17 +115,20 @@ CASES: dict[str, Model] = {
     "conv 1x1": conv((6, 5), 13, 10, (1, 1), activation="RELU"),
     "conv 1x1, more channels out": conv((6, 5), 4, 17, (1, 1)),
     "conv 1x1, stride 2": conv((6, 5), 4, 9, (1, 1), 2),
+    "conv 3x3, long biases": conv((7, 9), 5, 6, (3, 3), most=60_000),
+    "conv 3x3, groups, long biases": conv((6, 6), 8, 12, (3, 3), groups=4, most=60_000),
+    "conv of long windows, long biases": conv((4, 5), 90, 5, (3, 3), most=90_000),
     "depthwise 3x3": conv((7, 9), 6, 6, (3, 3), depthwise=True),
     "depthwise 5x5, stride 2": conv((12, 11), 4, 4, (5, 5), 2, depthwise=True),
     "depthwise, two of each": conv((6, 7), 5, 10, (3, 3), depthwise=True),
     "depthwise, dilated": conv((12, 9), 5, 5, (3, 3), dilation=3, depthwise=True),
-    "fully connected": net(
-        Operator("FULLY_CONNECTED", [0, 1, 2], [3]),
-        act("x", 5, 33),
-        const("w", 11, 33),
-        bias(11),
-        act("y", 5, 11, scale=0.9),
-    ),
+    "fully connected": linear(5, 33, 11),
+    "fully connected, long biases": linear(5, 33, 11, most=60_000),
+    "fully connected, long rows": linear(3, 700, 7, scale=2.0),
+    "fully connected, one row": linear(1, 33, 11),
+    "fully connected, one row, long biases": linear(1, 34, 10, most=60_000),
+    "fully connected, one row, two outputs": linear(1, 33, 2),
+    "fully connected of large scales": linear(3, 33, 11, scale=4e-3),
     "fully connected, per channel, ReLU": net(
         Operator("FULLY_CONNECTED", [0, 1, -1], [2], {"fused_activation_function": "RELU"}),
         act("x", 3, 20),
@@ -432,8 +451,46 @@ def test_biases_near_the_end_of_32_bits(depthwise: bool, self_test: Callable[...
     weight.quantization.scale[2] = 1.76e-7
     added.data[2] = 1_095_454_545
     (call,) = lower(model).calls
-    assert call.parameters["wide"] == 1
+    assert call.parameters["wide"] == Function("edgec_wide_row_s8")
     assert self_test(model) == AGREE
+
+
+def test_biases_take_as_few_bytes_as_hold_them() -> None:
+    def width(case: str) -> int:
+        (call,) = lower(CASES[case]).calls
+        found = call.parameters["bias"]
+        assert isinstance(found, Table)
+        assert found.data is not None
+        assert found.data.itemsize == call.parameters["bias_width"]
+        return found.data.itemsize
+
+    assert width("conv 3x3, long biases") == width("fully connected, one row, long biases") == 4
+    assert width("depthwise 3x3") == 4, "its kernel reads no others"
+    assert width("conv 3x3") == width("fully connected") == width("fully connected, one row") == 2
+
+
+def test_kernels_of_linear_layers() -> None:
+    def kernel(case: str) -> str:
+        (call,) = lower(CASES[case]).calls
+        return call.kernel
+
+    assert kernel("fully connected, long rows") == "edgec_fully_connected_s8"
+    assert kernel("fully connected, one row") == "edgec_fully_connected_row_s8"
+    assert kernel("fully connected of large scales") == "edgec_fully_connected_any_s8"
+
+
+def test_the_slow_row_is_there_where_it_is_needed(
+    write_c: Callable[..., tuple[Path, Sources]],
+) -> None:
+    _, usual = write_c(CASES["conv 3x3"])
+    assert "kernels/edgec_wide_s8.c" not in usual.files
+    _, large = write_c(CASES["conv of large scales"])
+    assert "kernels/edgec_wide_s8.c" in large.files
+
+
+def test_windows_of_more_than_16_bits_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="above 32,767"):
+        lower(conv((1, 2), 1, 1, (1, 1), stride=40_000))
 
 
 def test_l2_norm_of_short_and_zero_rows(self_test: Callable[..., str]) -> None:

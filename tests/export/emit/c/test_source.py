@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.export.emit.c.call import SOURCES
+from edgec.export.emit.c.call import FUNCTIONS, SOURCES
 from edgec.export.emit.c.lower import lower
 from edgec.export.emit.c.text import array, comment, identifier
 from edgec.export.tflite import Model, Operator, Quantization, Signature, Subgraph, Tensor
@@ -153,7 +153,7 @@ def test_every_kernel_compiles_with_clang(tmp_path: Path) -> None:
     if shutil.which("clang") is None:
         pytest.skip("needs a second compiler: apt install clang")
     kernels = resources.files("edgec.runtime").joinpath("kernels")
-    for name in sorted(set(SOURCES.values())):
+    for name in sorted({*SOURCES.values(), *FUNCTIONS.values()}):
         with resources.as_file(kernels.joinpath(name)) as path:
             argv = ["clang", *STRICT, "-c", path, "-o", tmp_path / "k.o"]
             subprocess.run(argv, check=True)
@@ -181,7 +181,7 @@ def test_kernels_on_integers_need_no_c_library_and_no_arm(tmp_path: Path) -> Non
     )
     kernels = resources.files("edgec.runtime").joinpath("kernels")
     machine = ["-march=rv32imac", "-mabi=ilp32", "-ffreestanding", f"-I{tmp_path}"]
-    for name in sorted(set(SOURCES.values())):
+    for name in sorted({*SOURCES.values(), *FUNCTIONS.values()}):
         if name.endswith(("_s8.c", "_s16.c")):
             with resources.as_file(kernels.joinpath(name)) as path:
                 argv = [compiler, *STRICT, *machine, "-c", path, "-o", tmp_path / "k.o"]
