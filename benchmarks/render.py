@@ -119,9 +119,9 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "tflite_accuracy": (
         "TFLite files on CIFAR-10",
-        "Top-1 of networks trained on CIFAR-10 on 1,000 images that they were not trained on, in "
-        "ONNX Runtime (float) and in LiteRT with XNNPACK; agreement of the best class with the "
-        "float graph, and with the Q/DQ graph that the file was made from.",
+        "Top-1 of networks trained on CIFAR-10 on images that they were not trained on, in ONNX "
+        "Runtime (float) and in LiteRT with XNNPACK; agreement of the best class with the float "
+        "graph, and with the Q/DQ graph that the file was made from.",
         (),
     ),
     "tflite_mixes": (

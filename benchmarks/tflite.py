@@ -336,12 +336,15 @@ def accuracy(name: str, limit: int, images: int) -> list[dict[str, Any]]:
         contents[variant] = file.content
         emulated = OnnxRunner(serialize(made, ""), emulate=True)
         references[variant] = np.array([_best(emulated.run(f)) for f in feeds])
-    rows = [{"model": f"{name}_cifar10", "variant": "onnx fp32", "top1": _percent(base == labels)}]
+    head = {"model": f"{name}_cifar10", "images": len(feeds)}
+    rows: list[dict[str, Any]] = [
+        {**head, "variant": "onnx fp32", "top1": _percent(base == labels)}
+    ]
     for variant, content in contents.items():
         runner = TfliteArtifactRunner(content)
         best = np.array([_best(runner.run(feed)) for feed in feeds])
         row = {
-            "model": f"{name}_cifar10",
+            **head,
             "variant": variant,
             "top1": _percent(best == labels),
             "agreement": _percent(best == base),
