@@ -108,6 +108,13 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "and parameters, timed in the same rounds.",
         (),
     ),
+    "tflite_layout": (
+        "Transposes of TFLite files",
+        "Every registered network as a float32 file. between spatial: transposes with nothing but "
+        "element-wise operators between two operators that work on images. beside tokens: further "
+        "ones there whose element-wise neighbours are read by matrix products as well.",
+        ("model", "operators", "total", "between_spatial", "beside_tokens"),
+    ),
     "tflite_arm64": (
         "Instructions on Arm cores",
         "Instructions of one inference by the Arm builds of LiteRT (with XNNPACK) and ONNX Runtime "
