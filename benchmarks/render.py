@@ -79,6 +79,18 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
          "compared", "graph_operator_steps", "builtin_steps", "xnnpack_steps",
          "tflite_runtime_steps", "graph_steps", "macs", "macs_left", "removal_differing"),
     ),
+    "tflite_int16": (
+        "int16x8 files read",
+        "Networks trained on CIFAR-10 (ai-edge-quantizer: with random parameters) on images that "
+        "they were not trained on, against LiteRT's reference kernels. reference differing: of all numbers that the operators compute, those "
+        "of the numpy reference. written again differing: outputs of the file that is written from "
+        "the one that was read. graph steps: the Q/DQ graph in ONNX Runtime from end to end, "
+        "operator steps on LiteRT's own inputs, in steps of int16; operators above 1 are those "
+        "whose kernel in LiteRT is an approximation.",
+        ("model", "variant", "operators", "bytes", "round_trip_same", "reference_differing",
+         "compared", "no_reference", "written_again_differing", "graph_steps", "operator_steps",
+         "operators_above_1"),
+    ),
     "tflite_fuzz": (
         "Changed TFLite files",
         "Every file changed thousands of times, mostly where its structure is. Each case is "
@@ -203,7 +215,12 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 
-SCRIPTS = {"latency": "latency/validate", "trt_placements": "trt_proxy"}
+SCRIPTS = {
+    "latency": "latency/validate",
+    "trt_placements": "trt_proxy",
+    "tflite_accuracy": "tflite",
+    "tflite_mixes": "tflite",
+}
 """Scripts that are not named like their results."""
 
 
