@@ -82,11 +82,11 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tflite_int16": (
         "int16x8 files read",
         "Networks trained on CIFAR-10 (ai-edge-quantizer: with random parameters) on images that "
-        "they were not trained on, against LiteRT's reference kernels. reference differing: of all numbers that the operators compute, those "
-        "of the numpy reference. written again differing: outputs of the file that is written from "
-        "the one that was read. graph steps: the Q/DQ graph in ONNX Runtime from end to end, "
-        "operator steps on LiteRT's own inputs, in steps of int16; operators above 1 are those "
-        "whose kernel in LiteRT is an approximation.",
+        "they were not trained on, against LiteRT's reference kernels. reference differing: of all "
+        "numbers that the operators compute, those of the numpy reference. written again "
+        "differing: outputs of the file that is written from the one that was read. graph steps: "
+        "the Q/DQ graph in ONNX Runtime from end to end, operator steps on LiteRT's own inputs, in "
+        "steps of int16; operators above 1 are those whose kernel in LiteRT is an approximation.",
         ("model", "variant", "operators", "bytes", "round_trip_same", "reference_differing",
          "compared", "no_reference", "written_again_differing", "graph_steps", "operator_steps",
          "operators_above_1"),
@@ -140,7 +140,8 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "TFLite files on CIFAR-10",
         "Top-1 of networks trained on CIFAR-10 on images that they were not trained on, in ONNX "
         "Runtime (float) and in LiteRT with XNNPACK; agreement of the best class with the float "
-        "graph, and with the Q/DQ graph that the file was made from.",
+        "graph, and with the Q/DQ graph that the file was made from. Rows that do not say how many "
+        "images are of 1,000.",
         (),
     ),
     "tflite_mixes": (

@@ -4,10 +4,10 @@
         --json benchmarks/results/tflite_int16.json
 
 The networks trained on CIFAR-10, calibrated on their images; ai-edge-quantizer's have random
-parameters. For each file: numbers of all tensors that the numpy reference computes differently from
-LiteRT; outputs that differ once the file was read and written again; and for the Q/DQ graph in ONNX
-Runtime the largest difference of one operator on LiteRT's own inputs, in steps of its output, and of
-the outputs from end to end. EDGEC_LITERT_TORCH (see `tflite.py`) adds the files of
+parameters. For each file: numbers of all tensors that the numpy reference computes differently
+from LiteRT; outputs that differ once the file was read and written again; and for the Q/DQ graph
+in ONNX Runtime the largest difference of one operator on LiteRT's own inputs, in steps of its
+output, and of the outputs from end to end. EDGEC_LITERT_TORCH (see `tflite.py`) adds the files of
 ai-edge-quantizer. A file of results keeps the rows of what is not measured again.
 """
 
