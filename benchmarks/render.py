@@ -83,13 +83,13 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "int16x8 files read",
         "Networks trained on CIFAR-10 (ai-edge-quantizer: with random parameters) on images that "
         "they were not trained on, against LiteRT's reference kernels. reference differing: of all "
-        "numbers that the operators compute, those of the numpy reference. written again "
+        "integers that the operators compute, those of the numpy reference. written again "
         "differing: outputs of the file that is written from the one that was read. graph steps: "
         "the Q/DQ graph in ONNX Runtime from end to end, operator steps on LiteRT's own inputs, in "
         "steps of int16; operators above 1 are those whose kernel in LiteRT is an approximation.",
         ("model", "variant", "operators", "bytes", "round_trip_same", "reference_differing",
-         "compared", "no_reference", "written_again_differing", "graph_steps", "operator_steps",
-         "operators_above_1"),
+         "compared", "floats_differing", "no_reference", "written_again_differing",
+         "graph_steps", "operator_steps", "operators_above_1"),
     ),
     "tflite_fuzz": (
         "Changed TFLite files",

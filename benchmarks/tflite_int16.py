@@ -4,7 +4,7 @@
         --json benchmarks/results/tflite_int16.json
 
 The networks trained on CIFAR-10, calibrated on their images; ai-edge-quantizer's have random
-parameters. For each file: numbers of all tensors that the numpy reference computes differently
+parameters. For each file: integers of all tensors that the numpy reference computes differently
 from LiteRT; outputs that differ once the file was read and written again; and for the Q/DQ graph
 in ONNX Runtime the largest difference of one operator on LiteRT's own inputs, in steps of its
 output, and of the outputs from end to end. EDGEC_LITERT_TORCH (see `tflite.py`) adds the files of
