@@ -122,7 +122,7 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "tflite_layout": (
         "Transposes of TFLite files",
-        "Every registered network as a float32 file. between spatial: transposes with nothing but "
+        "Registered networks as float32 files. between spatial: transposes with nothing but "
         "element-wise operators between two operators that work on images. beside tokens: further "
         "ones there whose element-wise neighbours are read by matrix products as well.",
         ("model", "operators", "total", "between_spatial", "beside_tokens"),
