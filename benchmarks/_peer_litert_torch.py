@@ -2,7 +2,7 @@
 
     PYTHONPATH=.src python _peer_litert_torch.py NETWORK VARIANT OUT.tflite FEEDS.npz
 
-`FEEDS.npz` holds one array ``x``, samples on the first axis, to calibrate int8 on. Prints JSON:
+`FEEDS.npz` holds one array ``x``, samples on the first axis, to calibrate integers on. Prints JSON:
 seconds of CPU and MiB above what the process held with the network and after a first conversion of
 something tiny, which imports what is imported late.
 """
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-VARIANTS = ("fp32", "fp16", "dyn8", "int8")
+VARIANTS = ("fp32", "fp16", "dyn8", "int8", "int16x8")
 
 
 def main() -> None:
@@ -62,7 +62,9 @@ def main() -> None:
             elif variant == "dyn8":
                 made.load_quantization_recipe(recipe.dynamic_wi8_afp32())
             else:
-                made.load_quantization_recipe(recipe.static_wi8_ai8())
+                wide = variant == "int16x8"
+                static = recipe.static_wi8_ai16() if wide else recipe.static_wi8_ai8()
+                made.load_quantization_recipe(static)
                 with np.load(feeds) as arrays:
                     samples = [{"args_0": x[None]} for x in arrays["x"]]
                 results = made.calibrate({"serving_default": samples})

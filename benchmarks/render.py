@@ -79,6 +79,18 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
          "compared", "graph_operator_steps", "builtin_steps", "xnnpack_steps",
          "tflite_runtime_steps", "graph_steps", "macs", "macs_left", "removal_differing"),
     ),
+    "tflite_int16": (
+        "int16x8 files read",
+        "Networks trained on CIFAR-10 (ai-edge-quantizer: with random parameters) on images that "
+        "they were not trained on, against LiteRT's reference kernels. reference differing: of all "
+        "integers that the operators compute, those of the numpy reference. written again "
+        "differing: outputs of the file that is written from the one that was read. graph steps: "
+        "the Q/DQ graph in ONNX Runtime from end to end, operator steps on LiteRT's own inputs, in "
+        "steps of int16; operators above 1 are those whose kernel in LiteRT is an approximation.",
+        ("model", "variant", "operators", "bytes", "round_trip_same", "reference_differing",
+         "compared", "floats_differing", "no_reference", "written_again_differing",
+         "graph_steps", "operator_steps", "operators_above_1"),
+    ),
     "tflite_fuzz": (
         "Changed TFLite files",
         "Every file changed thousands of times, mostly where its structure is. Each case is "
@@ -108,6 +120,13 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "and parameters, timed in the same rounds.",
         (),
     ),
+    "tflite_layout": (
+        "Transposes of TFLite files",
+        "Registered networks as float32 files. between spatial: transposes with nothing but "
+        "element-wise operators between two operators that work on images. beside tokens: further "
+        "ones there whose element-wise neighbours are read by matrix products as well.",
+        ("model", "operators", "total", "between_spatial", "beside_tokens"),
+    ),
     "tflite_arm64": (
         "Instructions on Arm cores",
         "Instructions of one inference by the Arm builds of LiteRT (with XNNPACK) and ONNX Runtime "
@@ -119,9 +138,10 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "tflite_accuracy": (
         "TFLite files on CIFAR-10",
-        "Top-1 of networks trained on CIFAR-10 on 1,000 images that they were not trained on, in "
-        "ONNX Runtime (float) and in LiteRT with XNNPACK; agreement of the best class with the "
-        "float graph, and with the Q/DQ graph that the file was made from.",
+        "Top-1 of networks trained on CIFAR-10 on images that they were not trained on, in ONNX "
+        "Runtime (float) and in LiteRT with XNNPACK; agreement of the best class with the float "
+        "graph, and with the Q/DQ graph that the file was made from. Rows that do not say how many "
+        "images are of 1,000.",
         (),
     ),
     "tflite_mixes": (
@@ -198,7 +218,12 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 
-SCRIPTS = {"latency": "latency/validate", "trt_placements": "trt_proxy"}
+SCRIPTS = {
+    "latency": "latency/validate",
+    "trt_placements": "trt_proxy",
+    "tflite_accuracy": "tflite",
+    "tflite_mixes": "tflite",
+}
 """Scripts that are not named like their results."""
 
 

@@ -4,13 +4,15 @@
     EDGEC_BENCH_DATA=/data ... benchmarks/tflite.py --part accuracy --limit 1000 \\
         --json benchmarks/results/tflite_accuracy.json
     ... benchmarks/tflite.py --part mixes --json benchmarks/results/tflite_mixes.json
+    ... benchmarks/tflite.py --part routes --json benchmarks/results/tflite.json
 
 A file of results that is there keeps the rows of what is not measured again.
 
 EDGEC_LITERT_TORCH names a Python that has litert-torch 0.10.0, ai-edge-quantizer 0.10.0 and what
 edgec needs: then their files of the same networks (same parameters, same calibration noise) stand
 beside ours, timed in the same rounds. `route` is the whole way from the PyTorch module to the file,
-in a process that has converted something tiny before.
+in a process that has converted something tiny before; `--part routes` measures that again for our
+rows that are there.
 
 Latency is measured in LiteRT with XNNPACK, all precisions of a network interleaved in one process;
 the ratio is the median over rounds of a precision's time over that of float32 in the same round.
@@ -71,15 +73,16 @@ TITLES = {
     "accuracy": "TFLite files on CIFAR-10",
     "mixes": "Precision mixes of TFLite files",
 }
+PARTS = (*TITLES, "routes")
 Feed = dict[str, NDArray[np.float32]]
 
 
-def network(name: str) -> ir.Model:
+def network(name: str, *, verify: bool = True) -> ir.Model:
     """The rewritten float graph of a zoo network with random parameters."""
     module = models.create_model(name).eval()
     randomize(module, 0)
     graph = from_torch(module, tuple(models.get_spec(name).input_shape))
-    run_stages(graph, target_opset=20)
+    run_stages(graph, target_opset=20, verify=verify)
     return graph
 
 
@@ -224,6 +227,14 @@ def installed_mb() -> dict[str, int]:
     return found
 
 
+def _known_mb(path: Path) -> dict[str, int]:
+    """What a file of results says of the other tool, where that is not installed now."""
+    if os.environ.get(PEER_VARIABLE) or not path.exists():
+        return {}
+    known = json.loads(path.read_text())["facts"].get("installed MB beyond torch", {})
+    return {PEER: known[PEER]} if PEER in known else {}
+
+
 def _memory(field: str) -> float:
     """MiB of this process: ``VmRSS`` now, ``VmHWM`` at most."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -336,12 +347,15 @@ def accuracy(name: str, limit: int, images: int) -> list[dict[str, Any]]:
         contents[variant] = file.content
         emulated = OnnxRunner(serialize(made, ""), emulate=True)
         references[variant] = np.array([_best(emulated.run(f)) for f in feeds])
-    rows = [{"model": f"{name}_cifar10", "variant": "onnx fp32", "top1": _percent(base == labels)}]
+    head = {"model": f"{name}_cifar10", "images": len(feeds)}
+    rows: list[dict[str, Any]] = [
+        {**head, "variant": "onnx fp32", "top1": _percent(base == labels)}
+    ]
     for variant, content in contents.items():
         runner = TfliteArtifactRunner(content)
         best = np.array([_best(runner.run(feed)) for feed in feeds])
         row = {
-            "model": f"{name}_cifar10",
+            **head,
             "variant": variant,
             "top1": _percent(best == labels),
             "agreement": _percent(best == base),
@@ -353,6 +367,17 @@ def accuracy(name: str, limit: int, images: int) -> list[dict[str, Any]]:
             row["agreement_qdq"] = _percent(best == references[variant])
         rows.append(row)
     return rows
+
+
+def routes(name: str, path: Path) -> list[dict[str, Any]]:
+    """Our rows of a network in a file of results, with the whole way measured again."""
+    known = [row for row in json.loads(path.read_text())["rows"] if row["model"] == name]
+    with tempfile.TemporaryDirectory() as folder:
+        return [
+            row | routed(name, row["variant"], Path(folder) / "out.tflite")
+            for row in known
+            if not row["variant"].endswith(PEER)
+        ]
 
 
 def mixes(name: str, threads: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -419,7 +444,7 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--part", choices=("structure", "accuracy", "mixes"), default="structure")
+    parser.add_argument("--part", choices=PARTS, default="structure")
     parser.add_argument(
         "--networks", help="comma-separated; by default five of the zoo or of CIFAR"
     )
@@ -448,16 +473,19 @@ def main() -> int:
     for name in names.split(","):
         if arguments.part == "mixes":
             rows += mixes(name, tuple(int(t) for t in arguments.threads.split(",")))
+        elif arguments.part == "routes":
+            rows += routes(name, arguments.json)
         elif arguments.part == "structure":
             threads = tuple(int(t) for t in arguments.threads.split(","))
             rows += structure(name, threads, arguments.rounds)
         else:
             rows += accuracy(name, arguments.limit, arguments.calibration_images)
         if arguments.json is not None:
-            facts = {"part": arguments.part, **machine()}
-            if arguments.part == "structure":
-                facts["installed MB beyond torch"] = installed_mb()
-            save(TITLES[arguments.part], merged(rows, arguments.json), facts, arguments.json)
+            part = "structure" if arguments.part == "routes" else arguments.part
+            facts = {"part": part, **machine()}
+            if part == "structure":
+                facts["installed MB beyond torch"] = installed_mb() | _known_mb(arguments.json)
+            save(TITLES[part], merged(rows, arguments.json), facts, arguments.json)
     table(rows)
     return 0
 

@@ -13,42 +13,52 @@ from typing import Any
 
 from edgec.export.capture.onnx_checks import read_proto
 from edgec.export.errors import EdgecError, UsageError
-from edgec.export.options import Resolved
+from edgec.export.options import INT16X8, Resolved
 from edgec.export.tflite import load
 from edgec.export.tflite.model import Tensor
 
-SCHEME = "int8 (as in the file)"
-"""What manifests call the scheme of such networks."""
+AS_IN_FILE = "as in the file"
 
 
-def is_quantized_file(model: Any) -> bool:
-    """Whether `model` is the path of a .tflite or .onnx file whose activations are integers.
+def scheme_of(precision: str) -> str:
+    """What manifests call the scheme of such a network, e.g. ``int8 (as in the file)``."""
+    return f"{precision} ({AS_IN_FILE})"
+
+
+def quantized_as(model: Any) -> str | None:
+    """The precision of a .tflite or .onnx file whose activations are integers.
 
     Quantized weights alone do not count: they are read as float constants. A file that cannot be
     read is no such file; capture says what is wrong with it.
+
+    Returns:
+        ``int8``, ``int16x8`` where any activation has 16 bits, or None.
     """
     if not isinstance(model, str):
-        return False
+        return None
     path = Path(model)
     try:
         if path.suffix == ".tflite":
-            return any(map(_is_quantized_activation, load(path).main.tensors))
-        if path.suffix == ".onnx":
-            return any(node.op_type == "QuantizeLinear" for node in read_proto(path).graph.node)
+            types = {t.dtype for t in load(path).main.tensors if _is_quantized_activation(t)}
+            return None if not types else INT16X8 if "INT16" in types else "int8"
+        if path.suffix == ".onnx" and any(
+            node.op_type == "QuantizeLinear" for node in read_proto(path).graph.node
+        ):
+            return "int8"
     except EdgecError:
-        return False
-    return False
+        return None
+    return None
 
 
-def as_in_file(resolved: Resolved) -> Resolved:
-    """The options of an export of such a network: int8, whatever the target's default.
+def as_in_file(resolved: Resolved, precision: str) -> Resolved:
+    """The options of an export of such a network: its precision, whatever the target's default.
 
     Raises:
         UsageError: EC231, another precision, calibration or a recipe was asked for.
     """
     options = resolved.options
     default = resolved.origin["precision"].startswith("target")
-    asked = [f"--precision {options.precision}"] if options.precision != "int8" else []
+    asked = [f"--precision {options.precision}"] if options.precision != precision else []
     asked = [] if default else asked
     asked += ["--calib"] if options.calib is not None else []
     asked += ["--recipe"] if options.recipe is not None else []
@@ -63,7 +73,7 @@ def as_in_file(resolved: Resolved) -> Resolved:
     origin = resolved.origin | {"precision": "the quantized network"} if default else None
     return replace(
         resolved,
-        options=replace(options, precision="int8"),
+        options=replace(options, precision=precision),
         origin=resolved.origin if origin is None else origin,
     )
 

@@ -134,7 +134,7 @@ def _model(graph: ir.Model, *, integers: bool) -> Model:
 
 def _scheme(source: Source, precision: str) -> str | None:
     if source.job.quantized:
-        return as_in_file.SCHEME
+        return as_in_file.scheme_of(precision)
     return None if precision == "fp32" else f"{precision} ({_scheme_for(source).name})"
 
 

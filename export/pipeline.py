@@ -371,7 +371,7 @@ def _build(
     graph, kept = master, 0
     pinned: tuple[str, ...] = ()
     typed = is_strongly_typed(job.target)
-    scheme = as_in_file.SCHEME if job.quantized else None
+    scheme = as_in_file.scheme_of(precision) if job.quantized else None
     if precision == "fp16":
         graph = to_float16(master, calibration=calibration)
         kept = len(float32_islands(graph))

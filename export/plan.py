@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgec.export.as_in_file import as_in_file, is_quantized_file
+from edgec.export.as_in_file import as_in_file, quantized_as
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.files import refuse_existing
 from edgec.export.options import (
@@ -38,8 +38,8 @@ class Job:
         precisions: what will be built, fp32 master first.
         stages: what ``--features`` asks for, as far as it is known without loading the network.
         out: the bundle's folder.
-        quantized: the network comes quantized, so int8 is its only precision and its graph the
-            master.
+        quantized: the network comes quantized, so int8 or int16x8 is its only precision and its
+            graph the master.
     """
 
     model: Any
@@ -70,9 +70,10 @@ def prepare(
     """
     found = get_target(target)
     resolved = resolve(flags, found, config=config)
-    quantized = is_quantized_file(model)
-    if quantized:
-        resolved = as_in_file(resolved)
+    stored = quantized_as(model)
+    quantized = stored is not None
+    if stored is not None:
+        resolved = as_in_file(resolved, stored)
     options = resolved.options
     name = describe(model)[1] if isinstance(model, str) else type(model).__name__
     stages = wanted_stages(model, options)
@@ -81,7 +82,8 @@ def prepare(
     assert options.precision is not None
     assert options.formats is not None
     wanted = "int8" if options.precision in (MIXED, INT16X8) else options.precision
-    if options.precision == INT16X8 and not {"tflite", "c"} & set(options.formats):
+    wide = options.precision == INT16X8
+    if wide and not quantized and not {"tflite", "c"} & set(options.formats):
         raise UsageError(
             "EC284",
             "int16x8 is a precision of .tflite files and of C only",
@@ -167,7 +169,7 @@ def prepare(
             )
     if options.recipe is not None:
         get_recipe(options.recipe)  # a wrong name is told now, not after the capture
-    precisions = ["int8" if quantized else "fp32"]
+    precisions = [stored or "fp32"]
     if "fp16" in found.precisions and options.precision != "fp32" and not quantized:
         precisions.append("fp16")
     if options.calib is not None:
@@ -220,7 +222,11 @@ def dry_run(job: Job) -> dict[str, Any]:
     if "tensorrt" in (options.formats or ()):
         files += ["tensorrt/recipe.json", "tensorrt/build_engine.py", "tensorrt/run_bench.py"]
     if "tflite" in (options.formats or ()):
-        kinds = (*float_tflite(job), *(("int8",) if "int8" in job.precisions else ()))
+        integer = options.precision == INT16X8 or "int8" in job.precisions
+        kinds = (
+            *float_tflite(job),
+            *((INT16X8 if options.precision == INT16X8 else "int8",) if integer else ()),
+        )
         files += [f"tflite/model_{kind}.tflite" for kind in kinds]
     if "c" in (options.formats or ()):
         steps.append("emit: C kernels on one arena, planned for the target's memories")

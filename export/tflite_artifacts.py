@@ -196,15 +196,19 @@ def _judged_float(artifact: Artifact, file: TfliteFile, source: Source) -> Artif
 
 def _as_in_file(source: Source) -> tuple[Artifact, bytes]:
     """The one file of a network that came quantized, with the integers it came with."""
+    wide = source.job.options.precision == INT16X8
+    scheme = TFLITE_INT16X8 if wide else scheme_for(source.job)
+    precision: Literal["int8", "int16x8"] = "int16x8" if wide else "int8"
     file = convert(
         source.master,
-        precision="int8",
+        precision=precision,
         ends=_ends(source.job),
-        flavour=flavour_for(scheme_for(source.job).name, source.job.target.runtime.name),
+        flavour=flavour_for(scheme.name, source.job.target.runtime.name),
         table=_table(source.job),
         metadata=_metadata(source),
     )
-    artifact = _artifact("int8", file, source.job.target, as_in_file.SCHEME)
+    named = as_in_file.scheme_of(precision)
+    artifact = _artifact(precision, file, source.job.target, named)
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN), file.content

@@ -187,7 +187,7 @@ def saturating_weight(context: Context) -> Iterator[Hit]:
             continue
         for user, index in readers(node.outputs[0]):
             axis = _channel_axis(user, index, stored.ndim)
-            if axis is None or is_depthwise(user, stored.shape):
+            if axis is None or is_depthwise(user, stored.shape) or _reads_16_bits(user):
                 continue
             if not is_pair_safe(per_channel(stored, axis)):
                 yield Hit(
@@ -195,6 +195,14 @@ def saturating_weight(context: Context) -> Iterator[Hit]:
                     "pairs of its 8-bit weights saturate on x86 without VNNI",
                     "quantize the float network for this target, or run it as .tflite",
                 )
+
+
+def _reads_16_bits(user: ir.Node) -> bool:
+    """Whether an operand comes from integers of 16 bits, whose products are computed in float."""
+    producers = [value.producer() for value in user.inputs if value is not None]
+    stored = [p.inputs[0] for p in producers if p is not None and p.op_type == DEQUANTIZE]
+    wide = (ir.DataType.INT16, ir.DataType.UINT16)
+    return any(value is not None and value.dtype in wide for value in stored)
 
 
 def _channel_axis(user: ir.Node, index: int, rank: int) -> int | None:

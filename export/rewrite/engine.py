@@ -18,7 +18,7 @@ from edgec.export.rewrite.base import Options, RewritePass
 from edgec.export.rewrite.check import Checker, PassRecord
 from edgec.export.rewrite.graph import shape_of
 from edgec.export.rewrite.inference import infer_shapes
-from edgec.export.rewrite.legalise.opset import MASTER
+from edgec.export.rewrite.legalise.opset import MASTER, WIDE_MASTER
 from edgec.export.rewrite.snapshot import hold_weights, weights_apart
 from edgec.export.rewrite.stages import STAGES, all_passes
 
@@ -85,8 +85,8 @@ def run_stages(
     """Rewrite `model` in place.
 
     Args:
-        model: captured graph, static shapes, opset 20.
-        target_opset: opset of the result, 13 to 21.
+        model: captured graph, static shapes, opset 20, or 21 if it has 16-bit quantizers.
+        target_opset: opset of the result, 13 to 21; with 16-bit quantizers 21 in any case.
         verify: execute the graph after every pass that changed it and compare with the captured
             graph on seeded inputs (see `Checker`).
         skip: names of passes to leave out.
@@ -109,12 +109,14 @@ def run_stages(
     started = time.perf_counter()
     _check_options(target_opset, skip)
     version = model.opset_imports.get("")
-    if version not in (MASTER, None):
+    if version not in (MASTER, WIDE_MASTER, None):
         raise UsageError(
             "EC244",
-            f"the stage rewrites graphs at opset {MASTER}, not {version}",
+            f"the stage rewrites graphs at opset {MASTER} or {WIDE_MASTER}, not {version}",
             fix="Read the model with edgec.export.capture.from_onnx.",
         )
+    if version == WIDE_MASTER:
+        target_opset = max(target_opset, WIDE_MASTER)
     options = Options(target_opset, max_rank, frozenset(lacking), matrices)
     report = RewriteReport(target_opset=target_opset, nodes_before=count_nodes(model))
     hold_weights(model)

@@ -242,6 +242,8 @@ def session_options(*, optimize: bool = False) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    # an arena grows in powers of two for runs to come; a check has one or two of them
+    options.enable_cpu_mem_arena = optimize
     return options
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from edgec.export import as_in_file
-from edgec.export.as_in_file import is_quantized_file
+from edgec.export.as_in_file import quantized_as
 from edgec.export.bundle import Bundle
-from edgec.export.errors import UsageError
+from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.pipeline import compile_model
 from edgec.export.tflite import decode
+from edgec.runtime.litert_runner import LiteRTRunner
 
 
 @pytest.fixture(scope="session")
@@ -35,16 +36,16 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> dict[str
 
 
 def test_only_quantized_activations_count(files: dict[str, Path], tmp_path: Path) -> None:
-    assert {name: is_quantized_file(str(path)) for name, path in files.items()} == {
-        "float.onnx": False,
-        "float.tflite": False,
-        "int8.onnx": True,
-        "int8.tflite": True,
+    assert {name: quantized_as(str(path)) for name, path in files.items()} == {
+        "float.onnx": None,
+        "float.tflite": None,
+        "int8.onnx": "int8",
+        "int8.tflite": "int8",
     }
     broken = tmp_path / "broken.tflite"
     broken.write_bytes(b"TFL3")
-    assert not is_quantized_file(str(broken))
-    assert not is_quantized_file("emov2_5m")
+    assert quantized_as(str(broken)) is None
+    assert quantized_as("emov2_5m") is None
 
 
 @pytest.mark.parametrize("name", ["int8.onnx", "int8.tflite"])
@@ -57,14 +58,58 @@ def test_every_format_keeps_the_integers(files: dict[str, Path], name: str, tmp_
     )
     built = {a.format: a for a in bundle.manifest.artifacts}
     assert {kind: a.scheme for kind, a in built.items()} == {
-        "onnx": as_in_file.SCHEME,
-        "tflite": as_in_file.SCHEME,
-        "c": as_in_file.SCHEME,
+        "onnx": as_in_file.scheme_of("int8"),
+        "tflite": as_in_file.scheme_of("int8"),
+        "c": as_in_file.scheme_of("int8"),
     }
     assert built["onnx"].checks["vs_source"]["max_abs"] == 0.0
     assert bundle.artifact().path == "onnx/model_int8.onnx"
     written = decode((bundle.path / "tflite" / "model_int8.tflite").read_bytes())
     assert _constants(written.main) == _constants(decode(files["int8.tflite"].read_bytes()).main)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> Path:
+    """The small network with int16 activations, as a file that we wrote."""
+    bundle = compile_model(
+        str(tiny_onnx),
+        target="raspberry-pi-5",
+        precision="int16x8",
+        calib="random",
+        formats="tflite",
+        out=str(tmp_path_factory.mktemp("wide") / "bundle"),
+    )
+    return bundle.path / "tflite" / "model_int16x8.tflite"
+
+
+def test_int16_activations_stay_int16_in_every_format(wide: Path, tmp_path: Path) -> None:
+    assert quantized_as(str(wide)) == "int16x8"
+    bundle = compile_model(
+        str(wide), target="raspberry-pi-5", formats="tflite,c", out=str(tmp_path / "bundle")
+    )
+    built = {a.format: (a.precision, a.scheme) for a in bundle.manifest.artifacts}
+    assert built == dict.fromkeys(("onnx", "tflite", "c"), ("int16x8", "int16x8 (as in the file)"))
+    again = (bundle.path / "tflite" / "model_int16x8.tflite").read_bytes()
+    assert _constants(decode(again).main) == _constants(decode(wide.read_bytes()).main)
+    runners = [LiteRTRunner(data, kernels="reference") for data in (wide.read_bytes(), again)]
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        ((shape, _),) = runners[0].inputs.values()
+        feed = {next(iter(runners[0].inputs)): rng.standard_normal(shape).astype(np.float32)}
+        one, two = (next(iter(runner.run(feed).values())) for runner in runners)
+        np.testing.assert_array_equal(one, two)
+
+
+def test_products_of_int16_do_not_saturate(wide: Path, tmp_path: Path) -> None:
+    bundle = compile_model(str(wide), target="x86", out=str(tmp_path / "bundle"))
+    assert bundle.manifest.artifacts[0].checks["lint"]["warnings"] == 0
+
+
+def test_int16_activations_are_refused_where_nothing_runs_them(wide: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="EC387"):
+        compile_model(str(wide), target="jetson", out=str(tmp_path / "bundle"))
+    with pytest.raises(UsageError, match="EC231"):
+        compile_model(str(wide), target="x86", precision="int8", out=str(tmp_path / "bundle"))
 
 
 def _constants(graph: object) -> list[bytes]:

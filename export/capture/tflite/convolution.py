@@ -98,7 +98,10 @@ def bias(ctx: Context, index: int, x: int, w: int) -> ir.Value:
         raise ctx.unsupported("the bias holds integers, but input and weights do not")
     step = scales(ctx.tensor(x)).scale.astype(np.float64) * scales(ctx.tensor(w)).scale
     if data.dtype == np.int64:  # with int16 activations; ONNX has no such DequantizeLinear
-        return ctx.initializer((data * step).astype(np.float32), base)
+        limits = np.iinfo(np.int32)
+        if data.size and (data.min() < limits.min or data.max() > limits.max):
+            return ctx.initializer((data * step).astype(np.float32), base)
+        data = data.astype(np.int32)
     stored = ctx.initializer(data, base)
     per_channel = step.size > 1
     scale = (step if per_channel else step.reshape(())).astype(np.float32)

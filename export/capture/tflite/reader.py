@@ -22,13 +22,11 @@ from edgec.export.capture.tflite.elementwise import onnx_type
 from edgec.export.capture.tflite.operators import KEEPING, ONE_SCALE, OPERATORS, SPATIAL
 from edgec.export.errors import InputError, UnsupportedError
 from edgec.export.rewrite.graph import shape_of
+from edgec.export.rewrite.legalise.opset import WIDE_MASTER
 from edgec.export.rewrite.stages import tidy
 from edgec.export.tflite import ABSENT, Model, Operator, load
 from edgec.export.tflite.check import check
 from edgec.export.tflite.names import input_names, output_names
-
-INT16_OPSET = 21
-"""The first opset whose QuantizeLinear knows 16-bit integers."""
 
 MAX_ELEMENTS = 1 << 31
 
@@ -92,7 +90,7 @@ def from_tflite(
         outputs,
         nodes=ctx.nodes,
         initializers=tuple(ctx.initializers.values()),
-        opset_imports={"": INT16_OPSET if wide else OPSET},
+        opset_imports={"": WIDE_MASTER if wide else OPSET},
         name=model.main.name or "main",
     )
     found = ir.Model(graph, ir_version=10, producer_name="edgec")
@@ -169,10 +167,11 @@ def _images(model: Model) -> set[int]:
     source = {index: index for index in model.main.inputs}
     found = set()
     for operator in model.main.operators:
-        begin = source.get(operator.inputs[0]) if operator.inputs else None
+        place = 2 if operator.code == "TRANSPOSE_CONV" else 0  # behind its shape and weights
+        begin = source.get(operator.inputs[place]) if len(operator.inputs) > place else None
         if begin is None or len(model.main.tensors[begin].shape) != 4:
             continue
-        if operator.code in SPATIAL:
+        if operator.code in SPATIAL or operator.code == "TRANSPOSE_CONV":
             found.add(begin)
         elif operator.code in KEEPING:
             source[operator.outputs[0]] = begin

@@ -6,7 +6,7 @@ shape-like operands (pads, axes, …) are attributes. Shapes and axes are still 
 each value is stored is the layout's business.
 
 Operators that ONNX has not: ``Linear`` (x · Wᵀ + b over the last axis, or the last but one with
-`attrs["axis"]` = -2), ``View`` (`attrs["view"]`), ``Quantize`` and ``Dequantize``.
+`attrs["axis"]` = -2), ``View`` (`attrs["view"]`), ``Rsqrt``, ``Quantize`` and ``Dequantize``.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ def normalise(graph: Graph, max_rank: int = 6) -> Graph:
     for node in graph.nodes:
         nodes.extend(_canonical(node))
     graph.nodes = nodes
+    _reciprocal_roots(graph)
     _merge_views(graph, max_rank)
     _drop_dead(graph)
     return graph
@@ -243,6 +244,31 @@ def _reduction(node: Node) -> None:
         "axes": tuple(sorted(int(a) % rank for a in np.ravel(list(axes)))),
         "keepdims": keep,
     }
+
+
+def _reciprocal_roots(graph: Graph) -> None:
+    """1 / √x as one ``Rsqrt``, where nothing else reads the root.
+
+    LiteRT's kernel computes ``1.f / std::sqrt(x)``, the same two roundings.
+    """
+    readers = graph.readers()
+    roots = {node.outputs[0]: node for node in graph.nodes if node.op == "Sqrt"}
+    gone: set[Node] = set()
+    for node in graph.nodes:
+        below = node.operands[-1] if node.operands else None
+        if not _is_reciprocal(node) or below not in roots or below in graph.outputs:
+            continue
+        if len(readers[below]) == 1 and below.shape == node.outputs[0].shape:
+            gone.add(roots[below])
+            node.op, node.inputs, node.attrs = "Rsqrt", list(roots[below].inputs), {}
+    graph.nodes = [node for node in graph.nodes if node not in gone]
+
+
+def _is_reciprocal(node: Node) -> bool:
+    if node.op == "Div" and node.activation == "NONE" and not node.integer:
+        above = node.operands[0].const
+        return above is not None and above.size == 1 and float(above.reshape(-1)[0]) == 1.0
+    return node.op == "Reciprocal"
 
 
 # --- views -----------------------------------------------------------------------------------

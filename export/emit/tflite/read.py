@@ -302,7 +302,8 @@ class _Reader:
         floats = [v for v in operands if v is not None and v.dtype == ir.DataType.FLOAT]
         if op in self.flavour.composites:  # their scales and offsets stay float
             floats = [v for v in floats if constant(v) is None]
-        if op in ("Conv", "ConvTranspose"):  # a float bias is rounded to the kernel's grid
+        if op in ("Conv", "ConvTranspose", "Gemm") or weighted:
+            # a float bias is rounded to the kernel's grid
             floats = [*floats[:2], *(v for v in floats[2:] if constant(v) is None)]
         if any(v not in self.twins for v in floats):
             return None

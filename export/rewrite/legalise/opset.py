@@ -13,6 +13,9 @@ from edgec.export.rewrite.legalise.decompose import DECOMPOSITIONS
 
 MASTER = 20
 
+WIDE_MASTER = 21
+"""Opset of captured graphs with 16-bit quantizers, which ONNX has from here on."""
+
 
 class ConvertOpset(RewritePass):
     """Decompose or adapt every operator whose definition differs at the target opset.

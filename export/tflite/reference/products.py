@@ -111,10 +111,11 @@ def _requantized(call: Call, sums: Floats) -> NDArray[Any]:
     x, weight, y = call.tensor(0), call.tensor(1), call.output
     product = np.float64(scale_of(x)) * np.asarray(scale_of(weight), np.float64)
     multiplier = Multiplier.of(product / np.float64(scale_of(y)))
+    wide = x.dtype == "INT16" and not (call.has(2) and call.array(2).dtype == np.int32)
     if call.code == "FULLY_CONNECTED":
         scaled = multiplier.once(accumulator)
-    else:
-        scaled = (multiplier.short.once if x.dtype == "INT16" else multiplier)(accumulator)
+    else:  # with biases of 32 bits the accumulator has as many, and the mantissa all of its bits
+        scaled = (multiplier.short.once if wide else multiplier)(accumulator)
     return finish(scaled, y, activation)
 
 

@@ -1,4 +1,7 @@
-"""int8 functions of one input as tables of 256 entries, filled in single precision."""
+"""int8 functions of one input as tables of 256 entries, filled in single precision.
+
+LOGISTIC and TANH of int16 are those of `sigmoid_int16`.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ from numpy.typing import NDArray
 
 from edgec.export.tflite.reference.call import Call
 from edgec.export.tflite.reference.fixed_point import limits, rounded, scale_of, zero_of
+from edgec.export.tflite.reference.sigmoid_int16 import logistic_int16, tanh_int16
 
+Kernel = Callable[[Call], NDArray[Any]]
 Floats = NDArray[np.float32]
 
 
-def table(function: Callable[[Call, Floats], Floats]) -> Callable[..., NDArray[Any]]:
+def table(function: Callable[[Call, Floats], Floats]) -> Kernel:
     """A kernel that looks up what `function` gives for each of the 256 inputs."""
 
     def kernel(call: Call) -> NDArray[Any]:
@@ -56,6 +61,16 @@ def _gelu(call: Call, x: Floats) -> Floats:
     return np.float32(0.5) * x * (np.float32(1) + part)
 
 
-logistic = table(_logistic)
-tanh = table(_tanh)
+def wide(narrow: Kernel, on_int16: Kernel) -> Kernel:
+    """One kernel for int16 between int16, another one for the rest."""
+
+    def kernel(call: Call) -> NDArray[Any]:
+        both = call.tensor(0).dtype == call.output.dtype == "INT16"
+        return (on_int16 if both else narrow)(call)
+
+    return kernel
+
+
+logistic = wide(table(_logistic), logistic_int16)
+tanh = wide(table(_tanh), tanh_int16)
 gelu = table(_gelu)

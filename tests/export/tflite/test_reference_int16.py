@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgec.export.emit.tflite.versions import version
+from edgec.export.errors import UnsupportedError
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.export.tflite.reference.executor import run
 
@@ -161,6 +162,54 @@ def test_pools(code: str) -> None:
 def test_softmax(seed: int, count: int, scale: float) -> None:
     tensors = [act("x", 3, count, scale=scale), act("y", 3, count, scale=2.0**-15)]
     assert_exact(Operator("SOFTMAX", [0], [1], {"beta": 1.0}), tensors, seed)
+
+
+@given(st.one_of(st.floats(1e-5, 1e-2), st.integers(-16, -7).map(lambda n: 2.0**n)))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("code", ["LOGISTIC", "TANH"])
+def test_curves_on_every_input(code: str, scale: float) -> None:
+    pytest.importorskip("ai_edge_litert")
+    from edgec.runtime.litert_runner import LiteRTRunner
+
+    tensors = [act("x", 1 << 16, scale=scale), act("y", 1 << 16, scale=2.0**-15)]
+    operator = Operator(code, [0], [1], {}, 3)
+    model = Model([Subgraph(tensors, [0], [1], [operator], "main")])
+    feeds = {"x": np.arange(-(1 << 15), 1 << 15).astype(np.int16)}
+    want = LiteRTRunner(model, kernels="reference").run(feeds)["y"]
+    np.testing.assert_array_equal(run(model, feeds)["y"], want)
+
+
+@given(SEED, SCALE, SCALE, st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_biases_of_32_bits(seed: int, scale: float, out: float, linear: bool) -> None:
+    """The option that announces them also makes the accumulator one of 32 bits."""
+    pytest.importorskip("ai_edge_litert")
+    from edgec.runtime.litert_runner import LiteRTRunner
+
+    rng = np.random.default_rng(seed)
+    x = act("x", *((3, 40) if linear else (1, 5, 6, 4)), scale=scale)
+    y = act("y", *((3, 7) if linear else (1, 5, 6, 7)), scale=9 * out)
+    weight = weights(rng, *((7, 40) if linear else (7, 3, 3, 4)))
+    assert x.quantization is not None
+    assert weight.quantization is not None
+    grid = Quantization(x.quantization.scale * weight.quantization.scale, np.zeros(7, np.int64), 0)
+    data = rng.integers(-(1 << 26), 1 << 26, 7).astype(np.int32)
+    options: dict[str, Any] = {"quantized_bias_type": "INT32"}
+    options |= {} if linear else {"padding": "SAME", "stride_w": 1, "stride_h": 1}
+    code = "FULLY_CONNECTED" if linear else "CONV_2D"
+    operator = Operator(code, [0, 1, 2], [3], options, 13 if linear else 8)
+    tensors = [x, weight, Tensor("bias", (7,), "INT32", data, grid), y]
+    model = Model([Subgraph(tensors, [0], [3], [operator], "main")])
+    feeds = {"x": rng.integers(-32768, 32768, x.shape).astype(np.int16)}
+    want = LiteRTRunner(model, kernels="reference").run(feeds)["y"]
+    np.testing.assert_array_equal(run(model, feeds)["y"], want)
+
+
+def test_roots_have_no_kernel_here() -> None:
+    tensors = [act("x", 4, scale=1e-3), act("y", 4, scale=1e-3)]
+    model = Model([Subgraph(tensors, [0], [1], [Operator("RSQRT", [0], [1], {}, 2)], "main")])
+    with pytest.raises(UnsupportedError, match="EC306"):
+        run(model, {"x": np.ones(4, np.int16)})
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(0, 2))

@@ -82,7 +82,8 @@ def channel_grid(weight: Value, axis: int) -> Quantization | None:
 
 
 def bias_tensor(emitter: Emitter, node: Node, channels: int) -> int:
-    """The bias, zeros if there is none: float, or int32 on the grid s_x·s_w."""
+    """The bias, zeros if there is none: float, or int32 (with int16 activations int64) on the grid
+    s_x·s_w."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     weight, x = node.inputs[1], node.operands[0]
     assert weight is not None
@@ -100,14 +101,19 @@ def bias_tensor(emitter: Emitter, node: Node, channels: int) -> int:
     dtype = np.int64 if wide else np.int32
     if bias is None:
         array = np.zeros(channels, dtype)
-    elif bias.dtype == dtype and bias.const is not None:
-        array = bias.const.reshape(-1)
+    elif bias.quantization is not None and bias.const is not None and _on(bias.quantization, grid):
+        array = bias.const.reshape(-1).astype(dtype)
     else:
         info = np.iinfo(dtype)
         levels = np.rint(bias.real().reshape(-1).astype(np.float64) / scale)
         array = np.clip(levels, info.min, info.max).astype(dtype)
     name = f"{node.name}/zero_bias" if bias is None else bias.name
     return emitter.constant(array, name, grid)
+
+
+def _on(own: Quantization, grid: Quantization) -> bool:
+    """Whether a bias counts in the steps of the kernel's accumulator, up to their rounding."""
+    return not own.zero_point.any() and np.allclose(own.scale, grid.scale, rtol=1e-6, atol=0)
 
 
 def transpose_conv_obstacle(node: Node) -> str:

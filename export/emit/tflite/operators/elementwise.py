@@ -17,6 +17,7 @@ UNARY = {
     "Exp": "EXP",
     "Log": "LOG",
     "Sqrt": "SQRT",
+    "Rsqrt": "RSQRT",
     "Abs": "ABS",
     "Neg": "NEG",
     "Sin": "SIN",

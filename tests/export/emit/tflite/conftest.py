@@ -19,22 +19,9 @@ from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.rewrite.inference import infer_shapes
-from edgec.export.tflite.model import Model
 from edgec.runtime.onnx_runner import OnnxRunner
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-
-SPATIAL = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
-SPATIAL |= {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
-MIXING = {
-    "FULLY_CONNECTED",
-    "BATCH_MATMUL",
-    "RESHAPE",
-    "SOFTMAX",
-    "MEAN",
-    "SUM",
-    "L2_NORMALIZATION",
-}
 
 
 def _graph(text: str, weights: Mapping[str, np.ndarray] | None = None, opset: int = 20) -> ir.Model:
@@ -62,54 +49,10 @@ def _feeds(model: ir.Model, seed: int = 0) -> Arrays:
     }
 
 
-def _spatial_transposes(model: Model) -> int:
-    """TRANSPOSE operators with nothing but element-wise operators between two spatial ones.
-
-    Where an element-wise result is read as tokens as well, its order serves those.
-    """
-    operators = model.main.operators
-    producer = {o: op for op in operators for o in op.outputs}
-    readers: dict[int, list[Any]] = {}
-    for op in operators:
-        for i in op.inputs:
-            readers.setdefault(i, []).append(op)
-
-    def reaches(starts: list[Any], onward: Callable[[Any], list[Any]]) -> bool:
-        waiting, seen = list(starts), set()
-        while waiting:
-            op = waiting.pop()
-            if id(op) in seen or op.code in MIXING:
-                continue
-            users = {user.code for o in op.outputs for user in readers.get(o, [])}
-            if op.code not in SPATIAL and users & {"RESHAPE", "BATCH_MATMUL"}:
-                continue
-            seen.add(id(op))
-            if op.code in SPATIAL:
-                return True
-            waiting += onward(op)
-        return False
-
-    def before(op: Any) -> list[Any]:
-        return [producer[i] for i in op.inputs if i in producer]
-
-    def behind(op: Any) -> list[Any]:
-        return [user for o in op.outputs for user in readers.get(o, [])]
-
-    return sum(
-        op.code == "TRANSPOSE" and reaches(before(op), before) and reaches(behind(op), behind)
-        for op in operators
-    )
-
-
 @pytest.fixture(scope="session")
 def graph() -> Callable[..., ir.Model]:
     """graph(text, weights, opset) -> ir.Model; `weights` name inputs that become initializers."""
     return _graph
-
-
-@pytest.fixture(scope="session")
-def spatial_transposes() -> Callable[[Model], int]:
-    return _spatial_transposes
 
 
 def _as_predicted(file: TfliteFile, runner: Any) -> None:

@@ -21,6 +21,7 @@ from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import TFLITE, TFLITE_FULL
 from edgec.export.rewrite.engine import run_stages
 from edgec.export.tflite import decode, encode
+from edgec.export.tflite.layout_copies import layout_copies
 from edgec.models import create_model, get_spec
 from edgec.models.edgenext import EdgeNeXt
 from edgec.models.efficientformer import EfficientFormer
@@ -104,13 +105,11 @@ def feeds(model: ir.Model, count: int) -> list[dict[str, np.ndarray[Any, Any]]]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_float(
-    name: str, same: Callable[..., Any], spatial_transposes: Callable[[Any], int]
-) -> None:
+def test_float(name: str, same: Callable[..., Any]) -> None:
     model = rewritten(name)
     file = same(model, feeds=feeds(model, 1)[0])
     assert file.lowered.operators.get("TRANSPOSE", 0) <= SMALL[name][2]
-    assert spatial_transposes(file.lowered.model) == 0
+    assert layout_copies(file.lowered.model).between_spatial == 0
 
 
 @pytest.mark.parametrize("scheme", ["tflite", "tflite-full"])
@@ -118,7 +117,6 @@ def test_float(
 def test_int8(
     name: str,
     scheme: str,
-    spatial_transposes: Callable[[Any], int],
     as_predicted: Callable[[Any, Any], None],
 ) -> None:
     pytest.importorskip("ai_edge_litert")
@@ -129,7 +127,7 @@ def test_int8(
     full = scheme == "tflite-full"
     made = quantize(model, calibrate(model, data), TFLITE_FULL if full else TFLITE)
     file = convert(made, precision="int8", flavour=INTEGER if full else LITERT)
-    assert spatial_transposes(file.lowered.model) == 0
+    assert layout_copies(file.lowered.model).between_spatial == 0
     floats = OnnxRunner(serialize(model, ""))
     emulated = OnnxRunner(serialize(made, ""), emulate=True)
     for kernels in ("xnnpack", "builtin"):
@@ -190,9 +188,7 @@ def test_equal_graphs_give_equal_bytes() -> None:
         "mobilevitv2_050",
     ],
 )
-def test_whole_network(
-    name: str, same: Callable[..., Any], spatial_transposes: Callable[[Any], int]
-) -> None:
+def test_whole_network(name: str, same: Callable[..., Any]) -> None:
     network = create_model(name).eval()
     randomize(network, 0)
     model = from_torch(network, tuple(get_spec(name).input_shape))
@@ -200,4 +196,4 @@ def test_whole_network(
     # with random weights the mobile-former turns a change of 1e-6 of its input into 1e-3
     tolerance = 2e-3 if name.startswith("mobile_former") else 1e-4
     file = same(model, feeds=feeds(model, 1)[0], tolerance=tolerance)
-    assert spatial_transposes(file.lowered.model) == 0
+    assert layout_copies(file.lowered.model).between_spatial == 0

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from edgec.export.emit.tflite.write import convert
+
 RNG = np.random.default_rng(5)
 X = "a (float[1,6,7,9] x) => (y)"
 
@@ -104,6 +106,24 @@ def test_unary(op: str, graph: Callable[..., Any], same: Callable[..., Any]) -> 
 @pytest.mark.parametrize("name", FORMS)
 def test_form(name: str, graph: Callable[..., Any], same: Callable[..., Any]) -> None:
     same(graph(f"{X} {{ {FORMS[name]} }}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "root"),
+    [
+        ("r = Sqrt(a)  y = Reciprocal(r)", False),
+        ("r = Sqrt(a)  o = Constant<value_float=1.0>()  y = Div(o, r)", False),
+        ("r = Sqrt(a)  o = Constant<value_float=2.0>()  y = Div(o, r)", True),
+        ("r = Sqrt(a)  i = Reciprocal(r)  y = Add(i, r)", True),
+    ],
+)
+def test_reciprocal_roots(
+    text: str, root: bool, graph: Callable[..., Any], same: Callable[..., Any]
+) -> None:
+    model = graph(f"{X} {{ a = Exp(x)  {text} }}")
+    same(model)
+    codes = convert(model).lowered.operators
+    assert ("SQRT" in codes, "RSQRT" in codes) == (root, not root)
 
 
 def test_views_of_blocks(graph: Callable[..., Any], same: Callable[..., Any]) -> None:
