@@ -8,8 +8,8 @@
 - ``efficientnet_lite0`` has its published ImageNet weights; imagenet_sample_dev.zip holds labelled
   images in folders named by class index. Two halves, each scored with a network that was calibrated
   on the other one. Input (x − 127) / 128, centre crop 224.
-- ``ppocr_rec``: PP-OCRv6_rec_small from the wheel of rapidocr, its last Softmax cut off (the best
-  class does not need it), on rendered lines; correct is a line read without any error.
+- ``ppocr_rec``: PP-OCRv6_rec_small from the wheel of rapidocr, on rendered lines; correct is a line
+  read without any error.
 - ``ppocr_cls``: its angle classifier on the same lines, half of them upside down.
 Calibration lines and scored lines come from different seeds.
 """
@@ -166,10 +166,6 @@ def _recogniser(limit: int, calibration: int) -> Network:
     model = from_onnx(_rapidocr(RECOGNISER), shapes={"x": (1, 3, HEIGHT, WIDTH)})
     characters = [c for c in model.metadata_props["character"].split("\n") if c]
     run_stages(model, target_opset=20)
-    last = model.graph.outputs[0].producer()
-    if last is not None and last.op_type == "Softmax" and last.inputs[0] is not None:
-        model.graph.outputs[0] = last.inputs[0]
-        model.graph.remove(last, safe=True)
     key, fonts = str(model.graph.inputs[0].name), _fonts()
     lines = render_lines(limit, 1, fonts)
 

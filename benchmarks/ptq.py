@@ -40,6 +40,7 @@ from _ptq_peers import elsewhere, onnxruntime_static
 from _timing import interleaved, median_ratio
 from numpy.typing import NDArray
 
+from edgec.export.quantize.placement import placed
 from edgec.export.quantize.recipes.choose import choose_recipe
 from edgec.export.quantize.recipes.recipe import builtin_recipes
 from edgec.export.quantize.scheme import ORT_X86, ORT_X86_U8, ORT_X86_VNNI, TENSORRT, QuantScheme
@@ -49,11 +50,12 @@ SCHEMES: dict[str, QuantScheme] = {
     "x86": ORT_X86,
     "x86, u8 weights": ORT_X86_U8,
     "TensorRT": TENSORRT,
+    "TensorRT, fused arms": placed(TENSORRT, "fused-arms"),
     "per-tensor": PER_TENSOR,
     "W6A6": ORT_X86_VNNI.with_bits(6, 6),
     "W4A8": ORT_X86_VNNI.with_bits(4, 8),
 }
-EMULATED = ("TensorRT", "per-tensor")
+EMULATED = ("TensorRT", "TensorRT, fused arms", "per-tensor")
 
 
 def variants(network: Network, recipes: list[str], arguments: argparse.Namespace) -> list[Variant]:
