@@ -67,6 +67,13 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("model", "name", "metric", "drop", "standard_error", "agreement", "calibration",
          "samples"),
     ),
+    "ptq_seconds": (
+        "Time to quantize",
+        "CPU seconds of the steps of a recipe, capture and rewriting left out, on random "
+        "parameters and noise: the time depends on the graph and on the number of samples.",
+        ("model", "parameters_m", "scheme", "recipe", "samples", "transforms", "calibration",
+         "search_and_rest", "seconds"),
+    ),
     "tflite_reader": (
         "TFLite files read",
         "int8 files of MLPerf Tiny and a small ViT on random inputs, against LiteRT's reference "
