@@ -71,6 +71,7 @@ class Network:
         samples: inputs; every one is in exactly one fold's `scored`.
         correct: (sample number, output) → right or wrong.
         folds: calibration and samples.
+        data: what the samples were made with, where that differs between machines.
     """
 
     name: str
@@ -79,6 +80,12 @@ class Network:
     samples: Sequence[Feed]
     correct: Callable[[int, NDArray[np.float32]], bool]
     folds: tuple[Fold, ...]
+    data: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name for tables: rows of different data must not be taken for one set."""
+        return f"{self.name}, {self.data}" if self.data else self.name
 
 
 def load(name: str, *, limit: int | None = None, calibration: int | None = None) -> Network:
@@ -176,7 +183,7 @@ def _recogniser(limit: int, calibration: int) -> Network:
     seen = [{key: line.tensor} for line in render_lines(calibration, 2, fonts)]
     samples = [{key: line.tensor} for line in lines]
     fold = Fold(seen, np.arange(len(samples)))
-    return Network("ppocr_rec", "whole lines", model, samples, correct, (fold,))
+    return Network("ppocr_rec", "whole lines", model, samples, correct, (fold,), _made_with(fonts))
 
 
 def _classifier(limit: int, calibration: int) -> Network:
@@ -197,7 +204,7 @@ def _classifier(limit: int, calibration: int) -> Network:
     samples = turned(limit, 1)
     labels = np.arange(len(samples)) % 2
     fold = Fold(turned(calibration, 2), np.arange(len(samples)))
-    return Network("ppocr_cls", "angle", model, samples, _top1(labels), (fold,))
+    return Network("ppocr_cls", "angle", model, samples, _top1(labels), (fold,), _made_with(fonts))
 
 
 def _top1(labels: NDArray[np.int64]) -> Callable[[int, NDArray[np.float32]], bool]:
@@ -217,6 +224,15 @@ def _rapidocr(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingError("rapidocr 3.10.0 is not installed")
     return Path(spec.submodule_search_locations[0]) / "models" / name
+
+
+def _made_with(fonts: Sequence[Path]) -> str:
+    return f"{len(fonts)} fonts"
+
+
+def table_order(label: str) -> int:
+    """Position of a `Network.label` in tables."""
+    return NETWORKS.index(label.split(",")[0])
 
 
 def _fonts() -> list[Path]:

@@ -35,7 +35,7 @@ from _ptq import (
     serialize,
     timed,
 )
-from _ptq_networks import NETWORKS, MissingError, Network, load
+from _ptq_networks import NETWORKS, MissingError, Network, load, table_order
 from _ptq_peers import elsewhere, onnxruntime_static
 from _timing import interleaved, median_ratio
 from numpy.typing import NDArray
@@ -175,12 +175,12 @@ def keep(network: Network, rows: list[Row], failed: dict[str, str], path: Path |
     old = json.loads(path.read_text("utf-8")) if path.exists() else {"facts": {}, "rows": []}
     records = {(r["model"], r["name"]): r for r in old["rows"]}
     for measured in rows:
-        records[network.name, measured.name] = {"model": network.name, **asdict(measured)}
+        records[network.label, measured.name] = {"model": network.label, **asdict(measured)}
     facts = {**old["facts"], **machine()}
     broken = {**facts.get("did not run", {})}
-    broken |= {f"{network.name}: {name}": why for name, why in failed.items()}
+    broken |= {f"{network.label}: {name}": why for name, why in failed.items()}
     facts["did not run"] = {k: v for k, v in broken.items() if tuple(k.split(": ")) not in records}
-    ordered = sorted(records.values(), key=lambda r: NETWORKS.index(r["model"]))
+    ordered = sorted(records.values(), key=lambda r: table_order(r["model"]))
     save("Post-training quantization", ordered, facts, path)
 
 
