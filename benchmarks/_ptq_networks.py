@@ -8,8 +8,8 @@
 - ``efficientnet_lite0`` has its published ImageNet weights; imagenet_sample_dev.zip holds labelled
   images in folders named by class index. Two halves, each scored with a network that was calibrated
   on the other one. Input (x − 127) / 128, centre crop 224.
-- ``ppocr_rec``: PP-OCRv6_rec_small from the wheel of rapidocr, its last Softmax cut off (the best
-  class does not need it), on rendered lines; correct is a line read without any error.
+- ``ppocr_rec``: PP-OCRv6_rec_small from the wheel of rapidocr, on rendered lines; correct is a line
+  read without any error.
 - ``ppocr_cls``: its angle classifier on the same lines, half of them upside down.
 Calibration lines and scored lines come from different seeds.
 """
@@ -71,6 +71,7 @@ class Network:
         samples: inputs; every one is in exactly one fold's `scored`.
         correct: (sample number, output) → right or wrong.
         folds: calibration and samples.
+        data: what the samples were made with, where that differs between machines.
     """
 
     name: str
@@ -79,6 +80,12 @@ class Network:
     samples: Sequence[Feed]
     correct: Callable[[int, NDArray[np.float32]], bool]
     folds: tuple[Fold, ...]
+    data: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name for tables: rows of different data must not be taken for one set."""
+        return f"{self.name}, {self.data}" if self.data else self.name
 
 
 def load(name: str, *, limit: int | None = None, calibration: int | None = None) -> Network:
@@ -166,10 +173,6 @@ def _recogniser(limit: int, calibration: int) -> Network:
     model = from_onnx(_rapidocr(RECOGNISER), shapes={"x": (1, 3, HEIGHT, WIDTH)})
     characters = [c for c in model.metadata_props["character"].split("\n") if c]
     run_stages(model, target_opset=20)
-    last = model.graph.outputs[0].producer()
-    if last is not None and last.op_type == "Softmax" and last.inputs[0] is not None:
-        model.graph.outputs[0] = last.inputs[0]
-        model.graph.remove(last, safe=True)
     key, fonts = str(model.graph.inputs[0].name), _fonts()
     lines = render_lines(limit, 1, fonts)
 
@@ -180,7 +183,7 @@ def _recogniser(limit: int, calibration: int) -> Network:
     seen = [{key: line.tensor} for line in render_lines(calibration, 2, fonts)]
     samples = [{key: line.tensor} for line in lines]
     fold = Fold(seen, np.arange(len(samples)))
-    return Network("ppocr_rec", "whole lines", model, samples, correct, (fold,))
+    return Network("ppocr_rec", "whole lines", model, samples, correct, (fold,), _made_with(fonts))
 
 
 def _classifier(limit: int, calibration: int) -> Network:
@@ -201,7 +204,7 @@ def _classifier(limit: int, calibration: int) -> Network:
     samples = turned(limit, 1)
     labels = np.arange(len(samples)) % 2
     fold = Fold(turned(calibration, 2), np.arange(len(samples)))
-    return Network("ppocr_cls", "angle", model, samples, _top1(labels), (fold,))
+    return Network("ppocr_cls", "angle", model, samples, _top1(labels), (fold,), _made_with(fonts))
 
 
 def _top1(labels: NDArray[np.int64]) -> Callable[[int, NDArray[np.float32]], bool]:
@@ -221,6 +224,15 @@ def _rapidocr(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingError("rapidocr 3.10.0 is not installed")
     return Path(spec.submodule_search_locations[0]) / "models" / name
+
+
+def _made_with(fonts: Sequence[Path]) -> str:
+    return f"{len(fonts)} fonts"
+
+
+def table_order(label: str) -> int:
+    """Position of a `Network.label` in tables."""
+    return NETWORKS.index(label.split(",")[0])
 
 
 def _fonts() -> list[Path]:

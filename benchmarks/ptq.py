@@ -35,11 +35,12 @@ from _ptq import (
     serialize,
     timed,
 )
-from _ptq_networks import NETWORKS, MissingError, Network, load
+from _ptq_networks import NETWORKS, MissingError, Network, load, table_order
 from _ptq_peers import elsewhere, onnxruntime_static
 from _timing import interleaved, median_ratio
 from numpy.typing import NDArray
 
+from edgec.export.quantize.placement import placed
 from edgec.export.quantize.recipes.choose import choose_recipe
 from edgec.export.quantize.recipes.recipe import builtin_recipes
 from edgec.export.quantize.scheme import ORT_X86, ORT_X86_U8, ORT_X86_VNNI, TENSORRT, QuantScheme
@@ -49,11 +50,12 @@ SCHEMES: dict[str, QuantScheme] = {
     "x86": ORT_X86,
     "x86, u8 weights": ORT_X86_U8,
     "TensorRT": TENSORRT,
+    "TensorRT, fused arms": placed(TENSORRT, "fused-arms"),
     "per-tensor": PER_TENSOR,
     "W6A6": ORT_X86_VNNI.with_bits(6, 6),
     "W4A8": ORT_X86_VNNI.with_bits(4, 8),
 }
-EMULATED = ("TensorRT", "per-tensor")
+EMULATED = ("TensorRT", "TensorRT, fused arms", "per-tensor")
 
 
 def variants(network: Network, recipes: list[str], arguments: argparse.Namespace) -> list[Variant]:
@@ -173,12 +175,12 @@ def keep(network: Network, rows: list[Row], failed: dict[str, str], path: Path |
     old = json.loads(path.read_text("utf-8")) if path.exists() else {"facts": {}, "rows": []}
     records = {(r["model"], r["name"]): r for r in old["rows"]}
     for measured in rows:
-        records[network.name, measured.name] = {"model": network.name, **asdict(measured)}
+        records[network.label, measured.name] = {"model": network.label, **asdict(measured)}
     facts = {**old["facts"], **machine()}
     broken = {**facts.get("did not run", {})}
-    broken |= {f"{network.name}: {name}": why for name, why in failed.items()}
+    broken |= {f"{network.label}: {name}": why for name, why in failed.items()}
     facts["did not run"] = {k: v for k, v in broken.items() if tuple(k.split(": ")) not in records}
-    ordered = sorted(records.values(), key=lambda r: NETWORKS.index(r["model"]))
+    ordered = sorted(records.values(), key=lambda r: table_order(r["model"]))
     save("Post-training quantization", ordered, facts, path)
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from _ptq import Feed, Row, heading, line, machine, row, runner, save, serialize, timed
-from _ptq_networks import NETWORKS, MissingError, Network, load
+from _ptq_networks import MissingError, Network, load, table_order
 from numpy.typing import NDArray
 from ptq import SCHEMES
 
@@ -211,7 +211,7 @@ def keep(network: str, found: Sequence[Row], path: Path | None) -> None:
     records = {(r["model"], r["name"]): r for r in old["rows"]}
     for measured in found:
         records[network, measured.name] = {"model": network, **asdict(measured)}
-    ordered = sorted(records.values(), key=lambda r: NETWORKS.index(r["model"]))
+    ordered = sorted(records.values(), key=lambda r: table_order(r["model"]))
     save("Where the accuracy of int8 goes", ordered, {**old["facts"], **machine()}, path)
 
 
@@ -236,7 +236,7 @@ def main() -> int:
         ).rows():
             line(found)
             rows.append(found)
-            keep(name, rows, arguments.json)
+            keep(network.label, rows, arguments.json)
     return 0
 
 

@@ -54,7 +54,10 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "optimization, latency is the ratio to float32 in it, seconds are CPU time. Schemes for "
         "other processors and fewer bits run as written, without latency. `tuned-100` is recipe "
         "`tuned` with 100 steps, `tuned-60` with 60. The rows come from "
-        "several runs: compare drops where the number of samples is the same.",
+        "several runs: compare drops where the number of samples is the same. Lines are drawn with "
+        "the fonts of the machine: rows of `ppocr_rec` with a number of fonts and rows without are "
+        "of two sets of lines. `tuned-100` of `ppocr_rec` was trained on an objective that took "
+        "probabilities for logits, which has been corrected since.",
         ("model", "name", "metric", "drop", "standard_error", "agreement", "latency_ratio",
          "megabytes", "integer_convs", "convs", "seconds", "calibration", "samples"),
     ),
@@ -66,6 +69,13 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "decide. Columns as above.",
         ("model", "name", "metric", "drop", "standard_error", "agreement", "calibration",
          "samples"),
+    ),
+    "ptq_seconds": (
+        "Time to quantize",
+        "CPU seconds of the steps of a recipe, capture and rewriting left out, on random "
+        "parameters and noise: the time depends on the graph and on the number of samples.",
+        ("model", "parameters_m", "scheme", "recipe", "samples", "transforms", "calibration",
+         "search_and_rest", "seconds"),
     ),
     "tflite_reader": (
         "TFLite files read",

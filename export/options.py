@@ -25,8 +25,8 @@ INT16X8 = "int16x8"
 """int16 activations and int8 weights, in .tflite files only; no device's own precision."""
 AUTO_PLACEMENT = "auto"
 PLACEMENT_NAMES = (
-    "default", "attention", "skip-arms", "no-arms", "convolutions", "wide", "wide-attention",
-    "linear",
+    "default", "attention", "skip-arms", "fused-arms", "no-arms", "convolutions", "wide",
+    "wide-attention", "linear",
 )  # fmt: skip
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 

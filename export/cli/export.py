@@ -100,8 +100,8 @@ def export(
         str | None,
         typer.Option(
             help="Where int8 goes in a TensorRT graph: auto, default, attention, skip-arms, "
-            "no-arms, convolutions, wide, wide-attention, linear. [default: auto, the fewest "
-            "kernels of NVIDIA's compiler where the extra trt-check is installed]"
+            "fused-arms, no-arms, convolutions, wide, wide-attention, linear. [default: auto, the "
+            "fewest kernels of NVIDIA's compiler where the extra trt-check is installed]"
         ),
     ] = None,
     preprocess: Annotated[

@@ -31,7 +31,11 @@ from edgec.export.quantize.replay.graph import Replay
 from edgec.export.quantize.stream import activation_names, no_samples
 
 MIN_CLASSES = 3
-"""Outputs of rank 2 or 3 whose last axis is at least this long are read as logits over it."""
+"""Outputs of rank 2 or 3 whose last axis is at least this long are read as class scores over it."""
+LEAST_PROBABILITY = 1e-7
+"""Where logarithms of probabilities end."""
+SUM_TOLERANCE = 1e-3
+"""How far the sum of probabilities may be from one."""
 
 
 def fisher_calibrate(
@@ -111,11 +115,25 @@ def _squared_gradients(
 def fisher_loss(output: Tensor, generator: torch.Generator) -> Tensor:
     """A scalar whose squared gradients average to the diagonal of the Fisher information.
 
-    Logits: minus the log-probability of classes drawn from the prediction. Anything else: the
-    projection on a random direction, the Fisher information of a Gaussian of unit variance.
+    Logits and probabilities: minus the log-probability of classes drawn from the prediction.
+    Anything else: the projection on a random direction, the Fisher information of a Gaussian of
+    unit variance.
     """
     if output.ndim in (2, 3) and output.shape[-1] >= MIN_CLASSES:
-        logits = output.reshape(-1, output.shape[-1])
+        logits = as_logits(output.reshape(-1, output.shape[-1]))
         classes = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)
         return F.cross_entropy(logits, classes[:, 0], reduction="sum")
     return (output * torch.randn(output.shape, generator=generator)).sum()
+
+
+def as_logits(scores: Tensor) -> Tensor:
+    """Class scores as logits: rows that are probabilities (a Softmax ends the network) in
+    logarithms, others as they are.
+
+    Args:
+        scores: (…, classes).
+    """
+    rows = scores.detach()
+    if bool((rows >= 0).all()) and bool((rows.sum(-1) - 1).abs().max() < SUM_TOLERANCE):
+        return scores.clamp(min=LEAST_PROBABILITY).log()
+    return scores

@@ -29,6 +29,10 @@ PLACEMENTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "convolutions, linear layers, the skip arm of residual additions",
         {"residual_arms": "skip"},
     ),
+    "fused-arms": (
+        "convolutions, linear layers, both arms of additions behind a convolution",
+        {"residual_arms": "fused"},
+    ),
     "no-arms": ("convolutions and linear layers", {"residual_arms": "none"}),
     "convolutions": (
         "convolutions only",

@@ -365,6 +365,9 @@ class _Planner:
             fusible = producer is not None and producer.op_type in WEIGHTED
             ranks.append(self.order[producer] if fusible and producer is not None else -1)
         if max(ranks) < 0:
+            # no kernel takes this Add in: integers would only cost accuracy
+            return [] if self.scheme.residual_arms == "fused" else arms
+        if self.scheme.residual_arms == "fused":
             return arms
         return [i for i in arms if i != ranks.index(max(ranks))]
 

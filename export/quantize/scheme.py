@@ -81,7 +81,8 @@ class QuantScheme:
             range; no quantizer comes between the two.
         residual_arms: what to quantize at an Add of two activations that is not in `kernels`:
             ``"both"`` arms, only the ``"skip"`` arm (the other one comes from a weighted
-            operator that can fuse with the Add), or ``"none"``.
+            operator that can fuse with the Add), both where there is such an operator
+            (``"fused"``), or ``"none"``.
         attention: quantize products of two activations (MatMul without a constant).
         constant_operands: quantize Add, Mul, … with a constant operand, whose constant then
             becomes an integer tensor as well. False computes them in float.
@@ -115,7 +116,7 @@ class QuantScheme:
     same_scale: frozenset[str] = DATA_MOVEMENT
     shared_concat: bool = False
     absorbed: frozenset[str] = frozenset()
-    residual_arms: Literal["both", "skip", "none"] = "none"
+    residual_arms: Literal["both", "skip", "fused", "none"] = "none"
     attention: bool = True
     constant_operands: bool = False
     largest_depthwise: int | None = None

@@ -87,16 +87,24 @@ class Link:
             if node.op_type not in _VIEWS:
                 return f"{node.op_type} does not commute with a shift"
         for consumer in self.consumers:
-            node = consumer.linear.node
-            if node.op_type == "Conv" and (
-                any(ints(node, "pads") or ()) or str_attr(node, "auto_pad", "NOTSET") != "NOTSET"
-            ):
-                return f"{node.name} pads with zeros"
-            if node.op_type == "MatMul" and consumer.linear.bias is None:
-                return f"{node.name} has no bias"
+            reason = offset_obstacle(consumer.linear)
+            if reason:
+                return reason
         if self.linear is not None and self.linear.bias is None and is_op(self.producer, "MatMul"):
             return f"{self.producer.name} has no bias"
         return ""
+
+
+def offset_obstacle(reader: Linear) -> str:
+    """Why the bias of a linear operator cannot make up for an offset of its input; or empty."""
+    node = reader.node
+    if node.op_type == "Conv" and (
+        any(ints(node, "pads") or ()) or str_attr(node, "auto_pad", "NOTSET") != "NOTSET"
+    ):
+        return f"{node.name} pads with zeros"
+    if node.op_type == "MatMul" and reader.bias is None:
+        return f"{node.name} has no bias"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -251,11 +259,20 @@ def shift_channels(link: Link, amount: Vector) -> None:
 
     Exact where everything between takes x − amount to f(x) − amount; the caller knows when.
     """
-    ones = np.ones(link.channels)
     for consumer in link.consumers:
-        _multiply_input(consumer.linear.node, ones, amount)
+        give_back(consumer.linear, amount)
     assert link.linear is not None
-    _divide_output(link.linear, ones, amount)
+    _divide_output(link.linear, np.ones(link.channels), amount)
+
+
+def give_back(reader: Linear, amount: Vector) -> None:
+    """Raise the bias of a linear operator by what it makes of `amount`, which its input lost.
+
+    Args:
+        reader: with an empty `offset_obstacle`.
+        amount: one number per input channel.
+    """
+    _multiply_input(reader.node, np.ones(len(amount)), amount)
 
 
 def input_weight(node: ir.Node) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.finetune.freedom import Freedom, own_biases
-from edgec.export.quantize.fisher import MIN_CLASSES
+from edgec.export.quantize.fisher import LEAST_PROBABILITY, MIN_CLASSES
 from edgec.export.quantize.graph import input_specs, prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import Learned
@@ -38,7 +38,8 @@ Stacks = dict[str, Tensor]
 """Value name → samples stacked on the first axis."""
 RATE, FEW_BITS_RATE = 3e-3, 1e-2
 """Learning rates by steps of the weights, at eight bits and below."""
-_LEAST_PROBABILITY = 1e-7
+_ROW_VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+"""Operators that leave the order of the elements as it is."""
 _KEPT_PER_ELEMENT = 3
 """Copies of an activation that a backward pass needs: the value, its rounded form, a gradient."""
 
@@ -271,7 +272,7 @@ class _Objective:
             return (found - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12)
         kind, dim = axis
         if kind == "probabilities":
-            found, wanted = (v.clamp(min=_LEAST_PROBABILITY).log() for v in (found, wanted))
+            found, wanted = (v.clamp(min=LEAST_PROBABILITY).log() for v in (found, wanted))
         # what all classes have in common does not matter
         centred = [v - v.mean(dim, keepdim=True) for v in (found, wanted)]
         error = (centred[0] - centred[1]).square().mean() / centred[1].square().mean()
@@ -289,11 +290,37 @@ def _class_axis(output: ir.Value) -> tuple[str, int] | None:
     if producer is not None and producer.op_type == "Softmax":
         axis = producer.attributes.get_int("axis", -1)
         return "probabilities", axis if axis < 0 else axis - rank
+    if _holds_rows_of_softmax(output):
+        return "probabilities", -1
     if rank in (2, 3) and shape is not None:
         classes = shape[-1]
         if isinstance(classes, int) and classes >= MIN_CLASSES:
             return "logits", -1
     return None
+
+
+def _holds_rows_of_softmax(value: ir.Value) -> bool:
+    """Whether a value is a Softmax over the last axis seen through views that keep its rows.
+
+    Exporters flatten the time steps of a text recogniser in front of the Softmax, and give the
+    shape back behind it.
+    """
+    classes = _last(value)
+    while (producer := value.producer()) is not None and producer.op_type in _ROW_VIEWS:
+        source = producer.inputs[0]
+        if source is None or classes is None or _last(source) != classes:
+            return False
+        value = source
+    if producer is None or producer.op_type != "Softmax" or value.shape is None:
+        return False
+    axis = producer.attributes.get_int("axis", -1)
+    return axis in (-1, len(value.shape) - 1)
+
+
+def _last(value: ir.Value) -> int | None:
+    """Length of the last axis, if it is known."""
+    size = value.shape[-1] if value.shape is not None and len(value.shape) else None
+    return size if isinstance(size, int) else None
 
 
 def _elements(value: ir.Value) -> int:

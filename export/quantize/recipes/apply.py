@@ -288,10 +288,17 @@ def _smooth(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
     return smooth(model, feeds(), scheme)
 
 
+def _shift(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+    from edgec.export.quantize.equivalent.shift import shift
+
+    return shift(model, feeds, scheme)
+
+
 _TRANSFORMS: Mapping[Transform, Callable[[ir.Model, Feeds, QuantScheme], Transformed]] = {
     "equalize": _equalize,
     "absorb": _absorb,
     "channelwise": _channelwise,
     "repq": _repq,
     "smooth": _smooth,
+    "shift": _shift,
 }

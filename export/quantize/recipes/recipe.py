@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from edgec.export.errors import InputError, UsageError
 from edgec.export.options import CALIBRATION_METHODS, CalibrationMethod
 
-Transform = Literal["equalize", "absorb", "channelwise", "repq", "smooth"]
+Transform = Literal["equalize", "absorb", "channelwise", "repq", "smooth", "shift"]
 Search = Literal["none", "qhyvit"]
 Rounding = Literal["nearest", "adaround", "flexround"]
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgec.export.quantize.fisher import MIN_CLASSES
+from edgec.export.quantize.fisher import MIN_CLASSES, as_logits
 from edgec.export.quantize.graph import constant_of, input_specs, prepared_copy
 from edgec.export.quantize.learned import WeightKey
 from edgec.export.quantize.plan import plan_quantization
@@ -167,9 +167,9 @@ def _products(
 
 
 def _self_loss(output: Tensor) -> Tensor:
-    """Cross-entropy to the own prediction for logits, half the squared error otherwise."""
+    """Cross-entropy to the own prediction for class scores, half the squared error otherwise."""
     if output.ndim in (2, 3) and output.shape[-1] >= MIN_CLASSES:
-        logits = output.reshape(-1, output.shape[-1])
+        logits = as_logits(output.reshape(-1, output.shape[-1]))
         return F.cross_entropy(logits, logits.detach().softmax(-1), reduction="sum")
     return 0.5 * ((output - output.detach()) ** 2).sum()
 

@@ -26,7 +26,7 @@ from edgec.export.quantize.scheme import TENSORRT
 
 @pytest.fixture
 def network() -> ir.Model:
-    """A convolution with a residual addition, a linear layer, and a product of activations."""
+    """A convolution with a residual addition, one without, a linear layer, a product of two."""
     model = onnx.parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 17]>
         hybrid (float[1,16,4,4] x) => (float[1,16,4] y) {
@@ -37,7 +37,8 @@ def network() -> ir.Model:
           k = Transpose<perm=[0,2,1]>(t)
           a = MatMul(t, k)
           p = Softmax<axis=-1>(a)
-          y = MatMul(p, v)
+          s = Add(p, t)
+          y = MatMul(s, v)
         }"""
     )
     rng = np.random.default_rng(0)
@@ -55,25 +56,26 @@ def test_the_options_know_all_placements() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "integer", "arms"),
+    ("name", "integer", "arms"),  # arms: of the addition behind the convolution, of the other
     [
-        ("default", {"Conv_0", "MatMul_7"}, 2),
-        ("attention", {"Conv_0", "MatMul_5", "MatMul_7"}, 2),
-        ("skip-arms", {"Conv_0", "MatMul_7"}, 1),
-        ("no-arms", {"Conv_0", "MatMul_7"}, 0),
-        ("convolutions", {"Conv_0"}, 0),
-        ("wide", {"Conv_0"}, 2),
-        ("wide-attention", {"Conv_0", "MatMul_5"}, 2),
-        ("linear", {"MatMul_7"}, 0),
+        ("default", {"Conv_0", "MatMul_8"}, (2, 2)),
+        ("attention", {"Conv_0", "MatMul_5", "MatMul_8"}, (2, 2)),
+        ("skip-arms", {"Conv_0", "MatMul_8"}, (1, 2)),
+        ("fused-arms", {"Conv_0", "MatMul_8"}, (2, 0)),
+        ("no-arms", {"Conv_0", "MatMul_8"}, (0, 0)),
+        ("convolutions", {"Conv_0"}, (0, 0)),
+        ("wide", {"Conv_0"}, (2, 2)),
+        ("wide-attention", {"Conv_0", "MatMul_5"}, (2, 2)),
+        ("linear", {"MatMul_8"}, (0, 0)),
     ],
 )
 def test_what_each_placement_quantizes(
-    network: ir.Model, name: str, integer: set[str], arms: int
+    network: ir.Model, name: str, integer: set[str], arms: tuple[int, int]
 ) -> None:
     plan = plan_quantization(network, placed(TENSORRT, name))
     assert set(plan.integer_nodes) == integer
     read = [reader for q in plan.quantizers for reader, _ in q.readers]
-    assert read.count("Add_1") == arms
+    assert (read.count("Add_1"), read.count("Add_7")) == arms
 
 
 def stand_in(kernels: dict[int, int], refused: int = -1) -> Any:

@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 
 import edgec
 from edgec.export.errors import InputError, UnsupportedError
 from edgec.export.quantize.calibrate import calibrate
-from edgec.export.quantize.fisher import fisher_calibrate
+from edgec.export.quantize.fisher import fisher_calibrate, fisher_loss
 from edgec.export.quantize.histogram import HALF_BINS, Histogram
 
 
@@ -52,6 +53,19 @@ def test_outliers_that_nothing_reads_do_not_widen_the_range() -> None:
     weighted = fisher_calibrate(model, feeds).range("h", symmetric=True, levels=255)
     assert plain.high > 30
     assert weighted.high < 5
+
+
+def test_probabilities_and_logits_have_one_loss() -> None:
+    """A Softmax at the end of a network changes neither the loss nor its gradients."""
+    logits = torch.linspace(-3, 4, 20).reshape(1, 4, 5)
+    losses, gradients = [], []
+    for last in (lambda v: v, lambda v: v.softmax(-1)):
+        leaf = logits.clone().requires_grad_()
+        loss = fisher_loss(last(leaf), torch.Generator().manual_seed(0))
+        losses.append(loss.item())
+        gradients.append(torch.autograd.grad(loss, leaf)[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_equal_seeds_give_equal_statistics() -> None:

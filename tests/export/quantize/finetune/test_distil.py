@@ -188,6 +188,40 @@ def test_layers_that_share_a_bias_get_their_own(build, node) -> None:
     assert made.kept
 
 
+def test_a_softmax_is_seen_through_views(build, node) -> None:
+    """Probabilities are compared as such also where an exporter reshapes them behind the Softmax:
+    taken for logits, they would all look alike, and there would be nothing to learn from."""
+    rng = np.random.default_rng(3)
+    constants = {
+        "w": 3 * rng.standard_normal((6, 5)).astype(np.float32),
+        "rows": np.array([4, 5]),
+        "back": np.array([1, 4, 5]),
+    }
+    head = node("MatMul", ["x", "w"], ["m"])
+    direct = build(
+        [head, node("Softmax", ["m"], ["y"], axis=-1)],
+        {"x": [1, 4, 6]},
+        {"y": [1, 4, 5]},
+        {"w": constants["w"]},
+    )
+    viewed = [
+        head,
+        node("Reshape", ["m", "rows"], ["r"]),
+        node("Softmax", ["r"], ["p"], axis=1),
+        node("Reshape", ["p", "back"], ["y"]),
+    ]
+    reshaped = build(viewed, {"x": [1, 4, 6]}, {"y": [1, 4, 5]}, constants)
+    logits = build([head], {"x": [1, 4, 6]}, {"m": [1, 4, 5]}, {"w": constants["w"]})
+    feeds = [{"x": rng.standard_normal((1, 4, 6)).astype(np.float32)} for _ in range(16)]
+    four, once = TENSORRT.with_bits(4, 8), replace(QUICK, iterations=1, squares=0.0)
+    found = [
+        finetune(model, model, calibrate(model, feeds), four, feeds, options=once).before
+        for model in (direct, reshaped, logits)
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert found[1] == pytest.approx(found[2], rel=1e-2)
+
+
 def test_progress_interruption_and_too_few_samples(hybrid, samples) -> None:
     calibration = calibrate(hybrid, samples[:4])
     seen = []
