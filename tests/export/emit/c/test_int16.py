@@ -417,7 +417,9 @@ def test_curves_are_near_the_real_functions(scale: float, out: float, code: str)
     width = 128 * scale
     # |f''| is at most 0.8 (TANH), and HardSwish has corners, where the slope changes by 0.5
     line = 0.5 * width / 4 if code == "HARD_SWISH" else 0.8 * width * width / 8
-    assert interpolate.worst_error(graph, graph.operators) <= line / out + 1.51
+    # half a step each for the value, its correction by the error in the middle of the line and the
+    # result, and half of what rounding adds to that error
+    assert interpolate.worst_error(graph, graph.operators) <= line / out + 2.01
 
 
 def test_a_gated_function_is_one_table() -> None:
@@ -469,13 +471,15 @@ def test_unit_rows_are_near_real_ones(count: int, seed: int) -> None:
 
 
 def test_what_has_no_kernel() -> None:
-    grid = Quantization.per_tensor(0.01)
-    narrow = Tensor("y", (4,), "INT8", None, grid)
     with pytest.raises(UnsupportedError, match="is INT8") as caught:
-        lower(one(Operator("RELU", [0], [1]), act("x", 4), narrow))
+        lower(
+            net(
+                Operator("RELU", [0], [1]),
+                Operator("QUANTIZE", [1], [2]),
+                tensors=[act("x", 4), narrow("middle", 4, scale=0.01), act("y", 4)],
+            )
+        )
     assert caught.value.code == "EC330"
-    with pytest.raises(UnsupportedError, match="writes INT8"):
-        lower(one(Operator("QUANTIZE", [0], [1]), act("x", 4), narrow))
     coarse = one(
         Operator("MUL", [0, 1], [2]), act("a", 4, scale=1), act("b", 4, scale=1), act("y", 4)
     )
