@@ -133,7 +133,15 @@ def as_logits(scores: Tensor) -> Tensor:
     Args:
         scores: (…, classes).
     """
-    rows = scores.detach()
-    if bool((rows >= 0).all()) and bool((rows.sum(-1) - 1).abs().max() < SUM_TOLERANCE):
+    if are_probabilities(scores.detach()):
         return scores.clamp(min=LEAST_PROBABILITY).log()
     return scores
+
+
+def are_probabilities(scores: Any) -> bool:
+    """Whether rows of class scores are probabilities, because a Softmax ends the network.
+
+    Args:
+        scores: (…, classes), a tensor or an array.
+    """
+    return bool((scores >= 0).all()) and bool(abs(scores.sum(-1) - 1).max() < SUM_TOLERANCE)

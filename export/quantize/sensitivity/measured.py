@@ -17,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgec.export.quantize.calibrate import Calibration
-from edgec.export.quantize.fisher import LEAST_PROBABILITY, MIN_CLASSES, SUM_TOLERANCE
+from edgec.export.quantize.fisher import LEAST_PROBABILITY, MIN_CLASSES, are_probabilities
 from edgec.export.quantize.graph import input_specs, prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.kernels import emulation_options
@@ -115,7 +115,7 @@ def damage(reference: Arrays, other: Arrays) -> Damage:
         if noise > 0:
             sqnr = min(sqnr, 10 * math.log10(max(float((x**2).sum()), 1e-300) / noise))
         if a.ndim in (2, 3) and a.shape[-1] >= MIN_CLASSES:
-            if _are_probabilities(x):
+            if are_probabilities(x):  # another Softmax would hide every difference
                 x, y = (np.log(np.maximum(v, LEAST_PROBABILITY)) for v in (x, y))
             p, q = _log_softmax(x), _log_softmax(y)
             divergence += float((np.exp(p) * (p - q)).sum(axis=-1).mean())
@@ -123,11 +123,6 @@ def damage(reference: Arrays, other: Arrays) -> Damage:
         elif noise > 0:
             divergence += 0.5 * noise / max(float(((x - x.mean()) ** 2).sum()), 1e-300)
     return Damage(divergence, sqnr, agreement)
-
-
-def _are_probabilities(x: NDArray[np.float64]) -> bool:
-    """Whether a Softmax ends the network: taking another one would hide every difference."""
-    return bool((x >= 0).all() and np.abs(x.sum(axis=-1) - 1).max() < SUM_TOLERANCE)
 
 
 def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -72,7 +72,7 @@ def _parse(node: ir.Node) -> _Equation | None:
     hidden = {r - len(t) + 3 for t, r in zip(terms, ranks, strict=True) if "..." in t}
     if len(hidden) > 1:
         return None
-    free = sorted(set(map(chr, range(0xE000, 0xE010))))  # letters that no equation has
+    free = [chr(0xE000 + number) for number in range(16)]  # letters that no equation has
     dots = "".join(free[: hidden.pop()]) if hidden else ""
     terms = [term.replace("...", dots) for term in terms]
     if not arrow:
