@@ -145,6 +145,9 @@ class _Lowering:
             layer = _window(layer, node)
         elif node.op_type in PRODUCTS:
             layer = _product(layer, node, computed)
+        elif node.op_type == "Concat" and node.attributes.get_int("axis", 0) in (1, -3):
+            maps = [shape for v in computed if len(shape := _shape(v)) == 4]
+            layer = replace(layer, in_ch=math.gcd(*(shape[1] for shape in maps)))
         self.layers.append(layer)
         self.results.append(out)
         self.nodes.append([node.name or node.op_type])

@@ -106,6 +106,9 @@ def _layer(graph: Subgraph, operator: Operator, index: int) -> Layer:
         return Layer(**facts, **_window(graph, operator, out))
     if operator.code in PRODUCTS:
         return Layer(**facts, **_product(graph, operator, out))
+    if operator.code == "CONCATENATION" and operator.options["axis"] in (3, -1):
+        maps = [t.shape for t in activations if len(t.shape) == 4]
+        facts["in_ch"] = math.gcd(*(shape[-1] for shape in maps))
     return Layer(**facts, kind=KIND.get(operator.code, "elementwise"))
 
 

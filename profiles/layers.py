@@ -49,7 +49,8 @@ class Layer:
         in_elems, out_elems: elements of the activations that it reads and writes.
         in_bytes, out_bytes: the same in bytes as they are stored.
         kernel, stride: larger side of a window; 0 where there is none.
-        in_ch, out_ch: channels, 0 where there are none.
+        in_ch, out_ch: channels, 0 where there are none. in_ch of channels put together: what those
+            of every input are a multiple of.
         out_hw: pixels (rows) of the output.
         groups: of a convolution.
         nodes: names of all nodes that it stands for.

@@ -24,6 +24,7 @@ from boards import fit_mixture
 from hierarchy import Array, Hierarchy
 from rows import (
     HUB_RUNTIME,
+    NEURAL_ART_RUNTIME,
     REFERENCE_MHZ,
     Board,
     Table,
@@ -31,6 +32,7 @@ from rows import (
     data_hash,
     hub_table,
     ncnn_table,
+    neural_art_table,
     x86_table,
 )
 
@@ -53,7 +55,7 @@ class Task:
         features, merge: work terms.
         shrink: weight of the prior covariance between boards, in boards.
         fewest: networks that a board must have run.
-        npu: what executed was one, so that other costs are assumed.
+        processor: what executed, one of `hierarchy.PRIORS`: which costs are assumed.
         threads: ``"one"`` or ``"several"`` of the runtime, ``"any"`` where the table does not tell.
     """
 
@@ -65,7 +67,7 @@ class Task:
     shrink: int = 10
     fewest: int = 14
     threads: str = "any"
-    npu: bool = False
+    processor: str = "cpu"
 
     def table(self) -> Table:
         """Its measurements, boards with too few networks left out."""
@@ -74,6 +76,7 @@ class Task:
             "X-CUBE-AI": cortex_m_table,
             "PyTorch (torch.compile)": x86_table,
             HUB_RUNTIME: lambda: hub_table(self.precision),
+            NEURAL_ART_RUNTIME: neural_art_table,
         }
         table = tables[self.runtime]()
         keep = [
@@ -89,6 +92,7 @@ class Task:
             table.layers,
             table.ms[keep],
             table.family,
+            table.alike,
         )
 
     def work(self, table: Table) -> Array:
@@ -149,7 +153,7 @@ TASKS = (
             f"hexagon-{precision}",
             HUB_RUNTIME,
             precision,
-            tuple(hierarchy.NPU_PRIOR),
+            tuple(hierarchy.HEXAGON_PRIOR),
             {
                 **dict.fromkeys(("winograd", "stem", "unpacked", "pointwise"), "conv"),
                 "linear": "weights",
@@ -158,9 +162,25 @@ TASKS = (
                 **IO_IN_MEMORY,
             },
             fewest=9,
-            npu=True,
+            processor="hexagon",
         )
         for precision in ("fp32", "int8")
+    ),
+    Task(
+        "neural-art-int8",
+        NEURAL_ART_RUNTIME,
+        "int8",
+        tuple(hierarchy.NEURAL_ART_PRIOR),
+        {
+            **dict.fromkeys(("winograd", "stem", "unpacked", "pointwise"), "conv"),
+            "linear": "weights",
+            "local_norm": "normalization",
+            "transcendental": "normalization",
+            "group_kernels": "",
+            **IO_IN_MEMORY,
+        },
+        shrink=3,
+        processor="neural-art",
     ),
 )
 
@@ -176,7 +196,9 @@ def fit_task(
 ) -> dict[str, Any]:
     """One entry of the file."""
     work = task.work(table)
-    found = hierarchy.fit(work, log_times(table), task.features, shrink=task.shrink, npu=task.npu)
+    found = hierarchy.fit(
+        work, log_times(table), task.features, shrink=task.shrink, processor=task.processor
+    )
     times = work * np.exp(found.mean)
     share = (times / times.sum(1, keepdims=True)).max(0)
     size = np.log(times.sum(1))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-PRIOR = {
+CPU_PRIOR = {
     "winograd": -0.7,
     "conv": 0.3,
     "stem": 0.7,
@@ -42,7 +42,7 @@ SPREAD = 0.45
 WIDE = {"transcendental": 1.0, "local_norm": 1.0, "normalization": 1.0, "kernels": 1.0}
 """Standard deviations of these guesses."""
 
-NPU_PRIOR = {
+HEXAGON_PRIOR = {
     "conv": 0.0,
     "depthwise": 2.3,
     "matmul": 1.1,
@@ -52,9 +52,31 @@ NPU_PRIOR = {
     "normalization": 5.0,
     "launch": 20.7,
 }
+"""The same for the NPU of a phone, in MACs of a convolution: some TMAC/s, tens of GB/s for weights,
+more on the chip, microseconds a kernel, half a millisecond a launch."""
+
+NEURAL_ART_PRIOR = {
+    "conv": 0.0,
+    "depthwise": 2.3,
+    "large_depthwise": 2.3,
+    "weights": 6.5,
+    "memory": 4.5,
+    "far": 4.0,
+    "kernels": 15.0,
+    "launch": 18.5,
+    "gates": 8.0,
+    "matmul": 6.0,
+    "transposed": 7.5,
+    "unaligned": 7.5,
+    "normalization": 8.5,
+}
+"""The same for the NPU of an STM32N6, which reads weights from serial flash. What it cannot execute
+falls to a Cortex-M55, some thousand times slower than its convolutions."""
+
 NPU_SPREAD = 1.0
-"""The same for an NPU, in MACs of a convolution, each up to a factor of e: some TMAC/s, tens of
-GB/s for weights, more on the chip, microseconds a kernel, half a millisecond a launch."""
+"""Standard deviation of the guesses for NPUs."""
+
+PRIORS = {"cpu": CPU_PRIOR, "hexagon": HEXAGON_PRIOR, "neural-art": NEURAL_ART_PRIOR}
 
 OFFSET = 3.0
 HUBER = 2.0
@@ -81,11 +103,16 @@ class Hierarchy:
     sigma: float
 
 
-def prior_of(features: Sequence[str], *, npu: bool = False) -> tuple[Array, Array]:
-    """Mean and standard deviation of the prior of μ, up to a common offset."""
-    if npu:
-        return np.array([NPU_PRIOR[name] for name in features]), np.full(len(features), NPU_SPREAD)
-    mean = np.array([PRIOR[name] for name in features])
+def prior_of(features: Sequence[str], processor: str = "cpu") -> tuple[Array, Array]:
+    """Mean and standard deviation of the prior of μ, up to a common offset.
+
+    Args:
+        features: names of the amounts.
+        processor: one of `PRIORS`.
+    """
+    mean = np.array([PRIORS[processor][name] for name in features])
+    if processor != "cpu":
+        return mean, np.full(len(features), NPU_SPREAD)
     return mean, np.array([WIDE.get(name, SPREAD) for name in features])
 
 
@@ -96,7 +123,7 @@ def fit(
     *,
     rounds: int = 12,
     shrink: int = 10,
-    npu: bool = False,
+    processor: str = "cpu",
 ) -> Hierarchy:
     """Fit boards that ran networks.
 
@@ -106,13 +133,13 @@ def fit(
         features: names of the K amounts.
         rounds: of alternating between boards and population.
         shrink: weight of the guess of S, in boards.
-        npu: the boards are NPUs, not CPUs: another guess of what work costs.
+        processor: what the boards executed with, one of `PRIORS`.
     """
     count, width = len(log_ms), work.shape[1]
     work = work + 1e-9
     seen = np.isfinite(log_ms).astype(float)
     data = np.where(seen > 0, log_ms, 0.0)
-    prior_mean, prior_sd = prior_of(features, npu=npu)
+    prior_mean, prior_sd = prior_of(features, processor)
     prior_precision = np.linalg.inv(np.diag(prior_sd**2) + OFFSET**2 * np.ones((width, width)))
     guess = np.eye(width) * 0.3**2
     covariance = guess + np.ones((width, width))

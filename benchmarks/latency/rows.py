@@ -21,6 +21,7 @@ from typing import Any
 import hub
 import networks
 import numpy as np
+import st_zoo
 from numpy.typing import NDArray
 
 from edgec.profiles.layers import Kind, Layer
@@ -65,13 +66,18 @@ class Board:
 
 @dataclass
 class Table:
-    """Milliseconds by board and network, NaN where nothing was published."""
+    """Milliseconds by board and network, NaN where nothing was published.
+
+    Networks of one `family` have an architecture in common; those that are `alike` differ in input
+    or classifier only. Networks that a mapping does not name are on their own.
+    """
 
     boards: list[Board]
     networks: list[str]
     layers: dict[str, list[Layer]]
     ms: NDArray[np.float64]
     family: dict[str, str] = field(default_factory=dict)
+    alike: dict[str, str] = field(default_factory=dict)
 
 
 def data_folder() -> Path:
@@ -86,17 +92,26 @@ def data_folder() -> Path:
     return folder
 
 
+def tables() -> list[Path]:
+    """``published_latencies.csv``, and a table of one's own that ``EDGEC_LATENCY_ROWS`` names."""
+    own = os.environ.get("EDGEC_LATENCY_ROWS")
+    return [data_folder() / "published_latencies.csv", *([Path(own)] if own else [])]
+
+
 def read_rows() -> list[dict[str, str]]:
-    """All rows of the table."""
-    with (data_folder() / "published_latencies.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """All rows of the tables."""
+    rows = []
+    for path in tables():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows += list(csv.DictReader(file))
+    return rows
 
 
 def data_hash() -> str:
     """sha256 over the tables that fits read."""
     digest = hashlib.sha256()
-    for name in ("published_latencies.csv", "ncnn_layers.json"):
-        digest.update((data_folder() / name).read_bytes())
+    for path in (*tables(), data_folder() / "ncnn_layers.json"):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -273,9 +288,47 @@ def hub_table(precision: str) -> Table:
     return table
 
 
+NEURAL_ART_RUNTIME = "ST Edge AI Core"
+NEURAL_ART_BOARD = "STM32N6570-DK"
+
+
+def neural_art_table() -> Table:
+    """Int8 rows of the STM32 model zoo on the NPU of an STM32N6.
+
+    Layers are those of `networks` or of ``st_layers.py``; empty where there are no rows.
+    """
+    facts = _counted("EDGEC_ST_LAYERS", "st_layers.json")
+    seen: dict[Board, dict[str, float]] = {}
+    layers: dict[str, list[Layer]] = {}
+    family, alike = {}, {}
+    board = Board(NEURAL_ART_BOARD, "STM32N6", "Neural-ART", REFERENCE_MHZ, 1)
+    for row in read_rows():
+        model = row["model"]
+        if "N6570" not in row["device"] or not row["latency_ms"]:
+            continue
+        classes = re.search(r"classes=(\d+)", row["notes"])
+        count = int(classes[1]) if classes else 1000
+        name = f"{model}@{row['input']}/{count}"
+        rows = networks.named(model, row["input"], count)
+        if rows is None and name not in facts:
+            continue
+        layers[name] = to_layers(rows) if rows else torch_to_layers(facts[name], apart=True)
+        alike[name] = st_zoo.alike(model)
+        family[name] = alike[name].split()[0]
+        times = seen.setdefault(board, {})
+        times[name] = min(float(row["latency_ms"]), times.get(name, math.inf))
+    table = _table(seen, layers)
+    table.family, table.alike = family, alike
+    return table
+
+
 def timm_layers() -> dict[str, Any]:
     """Layer facts that ``torch_layers.py`` counted, empty where there are none."""
-    path = Path(os.environ.get("EDGEC_TIMM_LAYERS", data_folder() / "timm_layers.json"))
+    return _counted("EDGEC_TIMM_LAYERS", "timm_layers.json")
+
+
+def _counted(variable: str, name: str) -> dict[str, Any]:
+    path = Path(os.environ.get(variable, data_folder() / name))
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
@@ -287,9 +340,21 @@ JOINED = frozenset(
 NORMS = frozenset("native_layer_norm native_group_norm var_mean linalg_vector_norm".split())
 
 
-def torch_to_layers(facts: Iterable[Mapping[str, Any]]) -> list[Layer]:
-    """Layers as a compiler fuses them: functions of single elements join what is before them."""
-    kept = [row for row in facts if row["layer"] not in JOINED]
+def torch_to_layers(facts: Iterable[Mapping[str, Any]], *, apart: bool = False) -> list[Layer]:
+    """Layers as a compiler fuses them: functions of single elements join what is before them.
+
+    Args:
+        facts: rows of ``torch_layers.py``.
+        apart: functions of two tensors do not join, and copies that transpose count.
+    """
+    kept = [
+        row
+        for row in facts
+        if row["layer"] not in JOINED
+        or (apart and row["layer"] in ("add", "add_", "mul") and row["in_elems"] > row["out_elems"])
+    ]
+    if apart:
+        kept = [{**row, "layer": "transpose"} if row["layer"] == "clone" else row for row in kept]
     return [
         replace(layer, kind="norm") if layer.operator in NORMS else layer
         for layer in to_layers(kept)

@@ -80,6 +80,8 @@ class LayerCounter(TorchDispatchMode):
                 in_ch=left.shape[-1],
                 out_ch=first.shape[-1],
             )
+        elif name == "cat" and args[1:] == (1,) and first.ndim == 4:
+            row.update(in_ch=math.gcd(*(t.shape[1] for t in inputs)))
         elif name.startswith("_scaled_dot_product"):
             query, key, value = args[:3]
             pairs = math.prod(query.shape[:-1]) * key.shape[-2]

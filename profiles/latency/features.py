@@ -34,6 +34,12 @@ Work = Literal[
     "normalization",
     "kernels",
     "launch",
+    "large_depthwise",
+    "group_kernels",
+    "gates",
+    "transposed",
+    "unaligned",
+    "far",
 ]
 WORK: tuple[Work, ...] = get_args(Work)
 """MACs: ``winograd`` 3x3 of stride 1, ``conv`` other windows, ``stem`` windows on few channels,
@@ -42,13 +48,33 @@ WORK: tuple[Work, ...] = get_args(Work)
 read and written by products, ``memory`` by everything else, ``transcendental`` results of softmax,
 ``local_norm`` of local response normalization, ``normalization`` of LayerNorm and alike.
 ``kernels`` counts launches, ``launch`` whole inferences: handing a network to an NPU and back costs
-as much as many of its layers."""
+as much as many of its layers. Told apart where an accelerator does: ``large_depthwise`` windows
+beyond 3x3, ``group_kernels`` launches for all groups of a convolution but one, ``gates`` elements
+moved to scale channels (squeeze and excitation), ``transposed`` ones moved by transposes,
+``unaligned`` ones moved to put channels together of which an input has no multiple of `LANES`,
+``far`` those of layers whose activations exceed `ON_CHIP`, on top of what they are counted as."""
+
+APART = {
+    "large_depthwise": "depthwise",
+    "group_kernels": "kernels",
+    "gates": "memory",
+    "transposed": "memory",
+    "unaligned": "memory",
+}
+"""Where these belong for a processor that does not tell them apart."""
 
 UNIT = 1e6
 """Amounts are in millions, ``kernels`` included, so that constants are of similar size."""
 
+LANES = 8
+"""Channels that such an NPU reads at once."""
+
 VECTOR = 4
 """Channels that the packed layouts of CPU libraries hold together."""
+
+ON_CHIP = 1 << 20
+"""Elements that a layer reads and writes from which on an NPU of a microcontroller leaves its
+fastest memory."""
 
 FEW_CHANNELS = 8
 TILE = 4
@@ -64,7 +90,8 @@ def layer_work(layer: Layer) -> dict[Work, float]:
     if layer.kind in WINDOWS:
         work |= _window(layer, moved)
     elif layer.kind == "depthwise":
-        work |= {"depthwise": layer.macs, "depthwise_io": moved}
+        large: Work = "large_depthwise" if layer.kernel > 3 else "depthwise"
+        work |= {large: layer.macs, "depthwise_io": moved}
     elif layer.kind == "linear":
         work["linear"] = layer.weights
     elif layer.kind == "matmul":
@@ -75,9 +102,21 @@ def layer_work(layer: Layer) -> dict[Work, float]:
         work["local_norm"] = layer.out_elems
     elif layer.kind == "norm":
         work["normalization"] = layer.out_elems
+    elif layer.operator.lower() == "transpose":
+        work["transposed"] = moved
+    elif layer.kind == "move" and layer.in_ch % LANES:
+        work["unaligned"] = moved
     else:
-        work["memory"] = moved
+        work["gates" if _scales_channels(layer) else "memory"] = moved
+    if moved > ON_CHIP:
+        work["far"] = moved
     return work
+
+
+def _scales_channels(layer: Layer) -> bool:
+    """Whether it multiplies a feature map by one number for each channel."""
+    few = layer.out_elems < layer.in_elems < 1.5 * layer.out_elems
+    return few and layer.operator.lower() == "mul"
 
 
 def _window(layer: Layer, moved: int) -> dict[Work, float]:
@@ -86,7 +125,11 @@ def _window(layer: Layer, moved: int) -> dict[Work, float]:
     inputs, outputs = layer.in_ch // groups, layer.out_ch // groups
     few = inputs < FEW_CHANNELS
     unpacked = outputs % VECTOR != 0 or (inputs % VECTOR != 0 and inputs > VECTOR)
-    work: dict[Work, float] = {"weights": layer.weights, "kernels": groups}
+    work: dict[Work, float] = {
+        "weights": layer.weights,
+        "kernels": 1,
+        "group_kernels": groups - 1,
+    }
     if layer.kernel <= 1:
         work["unpacked" if unpacked else "pointwise"] = layer.macs
         work["pointwise_io"] = moved
@@ -113,7 +156,8 @@ def matrix(
 
     Args:
         features: names of `WORK` that have a constant.
-        merge: where the work of other names goes; names in neither are not charged.
+        merge: where the work of other names goes, `APART` where it does not say; ``""`` for
+            nowhere. Names in neither are not charged.
     """
     column = {name: index for index, name in enumerate(features)}
     rows = []
@@ -125,7 +169,7 @@ def matrix(
         for name, amount in layer_work(layer).items():
             target: str | None = name
             while target is not None and target not in column:
-                target = merge.get(target)
+                target = merge.get(target, APART.get(target))
             if target is not None:
                 row[column[target]] += amount / UNIT
         rows.append(row)

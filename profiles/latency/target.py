@@ -20,8 +20,8 @@ from edgec.profiles.layers import Layer
 from edgec.targets.schema import Target
 
 FEWEST_ANCHORS, MOST_ANCHORS = 3, 10
-HEXAGON = "TFLite (QNN delegate)"
-"""Runtime of the constants of Qualcomm's NPUs."""
+NPUS = {r"Hexagon HTP v\d+": "TFLite (QNN delegate)", "Neural-ART": "ST Edge AI Core"}
+"""NPUs that constants are kept for by name, and the runtime that was measured on them."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,12 @@ def core_of(target: Target) -> tuple[str | None, float | None]:
     return (match[0] if match else None), (None if clock is None else float(clock))
 
 
-def npu_of(target: Target) -> str | None:
-    """The NPU that constants are kept for by name, e.g. ``"Hexagon HTP v75"``."""
-    match = re.search(r"Hexagon HTP v\d+", str(target.fact("npu") or ""))
-    return match[0] if match else None
-
-
-def _by_npu(target: Target) -> bool:
-    """Whether the NPU's constants are what is known of a target: none of its CPU's can be used."""
-    return npu_of(target) is not None and None in core_of(target)
+def npu_of(target: Target) -> tuple[str, str] | None:
+    """The NPU that constants are kept for by name, e.g. ``"Hexagon HTP v75"``, and its runtime."""
+    for pattern, runtime in NPUS.items():
+        if match := re.search(pattern, str(target.fact("npu") or "")):
+            return match[0], runtime
+    return None
 
 
 def fit_for(target: Target, stored: str, threads: int) -> Fit | None:
@@ -72,15 +69,22 @@ def fit_for(target: Target, stored: str, threads: int) -> Fit | None:
     precision = "int8" if stored == "int8" else "fp32"
     count = "one" if threads == 1 else "several"
     wanted = {"mcu": "X-CUBE-AI", "cpu": "ncnn"}.get(target.kind)
-    if _by_npu(target):
-        wanted = HEXAGON
-    elif target.kind == "cpu" and core_of(target)[0] is None:
+    npu = npu_of(target)
+    core, clock = core_of(target)
+    if npu is not None and (core is None or clock is None or not _ran_on(core)):
+        wanted = npu[1]
+    elif target.kind == "cpu" and core is None:
         wanted = "PyTorch (torch.compile)"
     for fit in shipped_fits():
         same = fit.runtime == wanted and fit.precision == precision
         if same and fit.threads in ("any", count):
             return fit
     return None
+
+
+def _ran_on(core: str) -> bool:
+    """Whether any constants are of this core."""
+    return any(entry.core == core for fit in shipped_fits() for entry in fit.classes)
 
 
 def predict_for(
@@ -105,7 +109,7 @@ def predict_for(
     fit = fit_for(target, stored, threads)
     if fit is None:
         return Prediction(f"{target.name}, {stored}", refused=_nothing_fitted(target, stored))
-    if fit.runtime == HEXAGON:
+    if fit.runtime in NPUS.values():
         return _on_npu(layers, target, fit)
     core, clock = core_of(target)
     basis = f"{fit.runtime} {fit.precision}, {_threads(threads)}"
@@ -125,18 +129,19 @@ def predict_for(
 
 
 def _on_npu(layers: Sequence[Layer], target: Target, fit: Fit) -> Prediction:
-    """Latency on the NPU of a phone; its clock is no fact that anyone publishes."""
-    npu = npu_of(target) or ""
+    """Latency on an NPU; its clock is no fact that anyone publishes."""
+    npu, _ = npu_of(target) or ("", "")
     known = fit.core_class(npu, 1)
     numbers = "8 bits" if fit.precision == "int8" else "float16"
     basis = f"{fit.runtime}, {numbers} on {npu}"
     if known is None:
         have = ", ".join(entry.core for entry in fit.classes)
         return Prediction(basis, refused=f"no {npu} was measured; there are {have}")
+    others = fit.provenance["boards"]
     basis += (
-        f"; constants of {known.boards} {'chips' if known.boards > 1 else 'chip'} with it, drawn "
-        f"to those of {fit.provenance['boards']} chips, {len(fit.networks)} networks; "
-        f"{target.runtime.name} on the CPU was not measured"
+        f"; constants of {known.boards} {'chips' if known.boards > 1 else 'chip'} with it"
+        f"{f', drawn to those of {others} chips' if others > 1 else ''}, {len(fit.networks)} "
+        f"networks{_unmeasured(target, fit, ' on the CPU')}"
     )
     return predict(fit, class_constants(known, known.clock_mhz), layers, basis)
 
@@ -153,12 +158,12 @@ def _calibrated(layers: Sequence[Layer], anchors: Anchors) -> Prediction:
     return predict(fit, constants, layers, basis, scale=fit.calibrated_scale)
 
 
-def _unmeasured(target: Target, fit: Fit) -> str:
+def _unmeasured(target: Target, fit: Fit, where: str = "") -> str:
     """What the target runs artifacts with, and nobody measured for the constants."""
     names = [target.runtime.name] if target.runtime.name not in ("edgec-c", fit.runtime) else []
     names += ["edgec's C"] if "c" in target.formats else []
     verb = "were" if len(names) > 1 else "was"
-    return f"; {' and '.join(names)} {verb} not measured" if names else ""
+    return f"; {' and '.join(names)}{where} {verb} not measured" if names else ""
 
 
 def transfer(anchors: Anchors) -> dict[str, Prediction]:

@@ -23,7 +23,7 @@ TRUTH = np.log(np.array([1.5, 1.0, 9.0, 20_000.0]))
 @pytest.fixture(scope="module")
 def scripts(root: Path) -> Iterator[dict[str, ModuleType]]:
     """The modules, imported as the scripts import each other."""
-    names = ("hub", "networks", "rows", "hierarchy", "boards", "fit", "validate")
+    names = ("hub", "networks", "st_zoo", "rows", "hierarchy", "boards", "fit", "validate")
     sys.path.insert(0, str(root / "benchmarks" / "latency"))
     try:
         yield {name: __import__(name) for name in names}
@@ -217,3 +217,27 @@ def test_chips_stay_in_one_fold(scripts) -> None:
     for fold in folds:
         others = {boards[i].chip for f in folds if f is not fold for i in f}
         assert not others & {boards[i].chip for i in fold}
+
+
+def test_names_of_the_stm32_model_zoo(scripts) -> None:
+    alike = scripts["st_zoo"].alike
+    same = ("mobilenet_v2_0.35", "mobilenet_v2_0.35_fft", "mobilenetv2_w035_pt")
+    assert {alike(name) for name in same} == {"mobilenetv2 0.35"}
+    assert alike("mobilenetb_a025_pt") == alike("mobilenet_v1_0.25_tfs") == "mobilenet 0.25"
+    assert alike("fdmobilenet_a050_pt") == "fdmobilenet 0.5"
+    assert alike("darknettiny_pt") == "darknettiny"
+    assert alike("efficientnet_v2B1_fft") == "efficientnet_v2 1"
+
+
+def test_rows_of_a_table_of_ones_own(scripts, tmp_path: Path, monkeypatch) -> None:
+    rows = scripts["rows"]
+    own = tmp_path / "own.csv"
+    for path, model in ((tmp_path / "published_latencies.csv", "a"), (own, "b")):
+        path.write_text(f"device,model\nboard,{model}\n", "utf-8")
+    (tmp_path / "ncnn_layers.json").write_text("{}", "utf-8")
+    monkeypatch.setenv("EDGEC_BENCH_DATA", str(tmp_path))
+    monkeypatch.delenv("EDGEC_LATENCY_ROWS", raising=False)
+    before = rows.data_hash()
+    monkeypatch.setenv("EDGEC_LATENCY_ROWS", str(own))
+    assert [row["model"] for row in rows.read_rows()] == ["a", "b"]
+    assert rows.data_hash() != before

@@ -120,6 +120,21 @@ def test_a_product_of_activations_and_one_of_rows() -> None:
     assert (layers["scores"].macs, layers["scores"].weights) == (6 * 6 * 8, 0)
 
 
+@pytest.mark.parametrize(("axis", "divisor"), [(1, 4), (2, 0)])
+def test_channels_put_together_tell_what_divides_them(axis: int, divisor: int) -> None:
+    shapes = ([1, 12, 4, 4], [1, 20, 4, 4]) if axis == 1 else ([1, 12, 4, 4], [1, 12, 2, 4])
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in zip("ab", shapes, strict=True)
+    ]
+    node = helper.make_node("Concat", ["a", "b"], ["y"], axis=axis)
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "join", inputs, [out])
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph))
+    (layer,) = profile_graph(ir.from_proto(model), "join").layers
+    assert (layer.kind, layer.in_ch) == ("move", divisor)
+
+
 def test_unknown_shapes_are_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"shape|MACs"):
         profile_graph(network(batch="n"), "net")

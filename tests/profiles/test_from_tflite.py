@@ -59,6 +59,15 @@ def test_operators_become_layers(file: Path) -> None:
     assert profile.peak_bytes == 512
 
 
+def test_channels_put_together_tell_what_divides_them(tmp_path: Path) -> None:
+    tensors = [tensor("a", 1, 4, 4, 12), tensor("b", 1, 4, 4, 20), tensor("c", 1, 4, 4, 32)]
+    join = Operator("CONCATENATION", [0, 1], [2], {"axis": 3})
+    path = tmp_path / "join.tflite"
+    path.write_bytes(encode(Model([Subgraph(tensors, [0, 1], [2], [join])])))
+    (layer,) = profile_tflite(path).layers
+    assert (layer.kind, layer.in_ch) == ("move", 4)
+
+
 def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "broken.tflite"
     path.write_bytes(b"not a model")

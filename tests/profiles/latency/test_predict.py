@@ -29,7 +29,33 @@ def test_work_of_convolutions_by_what_kernel_runs_them() -> None:
     assert "stem" in layer_work(replace(plain, in_ch=3))
     assert "unpacked" in layer_work(replace(plain, out_ch=18))
     grouped = replace(plain, kind="grouped", groups=4, kernel=1)
-    assert layer_work(grouped)["kernels"] == 4
+    work = layer_work(grouped)
+    assert work["kernels"] + work["group_kernels"] == 4
+
+
+def test_what_an_accelerator_tells_apart_belongs_elsewhere_for_others() -> None:
+    window = Layer("d", "Conv", "depthwise", macs=100, in_elems=8, out_elems=8, kernel=5)
+    gate = Layer("g", "Mul", "elementwise", in_elems=110, out_elems=100)
+    turn = Layer("t", "Transpose", "move", in_elems=50, out_elems=50)
+    join = Layer("c", "Concat", "move", in_elems=60, out_elems=60, in_ch=12)
+    even = replace(join, in_ch=16)
+    large = Layer("a", "Add", "elementwise", in_elems=2_000_000, out_elems=1_000_000)
+    names = ("large_depthwise", "gates", "transposed", "unaligned", "far")
+    layers = [window, gate, turn, join, even, large]
+    apart = matrix(layers, (*names, "memory"), {}) * 1e6
+    assert apart.tolist() == [
+        [100, 0, 0, 0, 0, 0],
+        [0, 210, 0, 0, 0, 0],
+        [0, 0, 100, 0, 0, 0],
+        [0, 0, 0, 120, 0, 0],
+        [0, 0, 0, 0, 0, 120],
+        [0, 0, 0, 0, 3_000_000, 3_000_000],
+    ]
+    together = matrix(layers, ("depthwise", "memory"), {}) * 1e6
+    assert together.sum(0).tolist() == pytest.approx([100, 210 + 100 + 120 + 120 + 3_000_000])
+    groups = Layer("g", "Conv", "grouped", macs=1, in_ch=32, out_ch=32, kernel=3, groups=4)
+    assert matrix([groups], ("kernels",), {}).sum() * 1e6 == pytest.approx(4)
+    assert matrix([groups], ("kernels",), {"group_kernels": ""}).sum() * 1e6 == pytest.approx(1)
 
 
 def test_work_without_a_constant_is_merged_or_dropped(layers: list[Layer]) -> None:

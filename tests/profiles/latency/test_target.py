@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgec.profiles.latency.constants import shipped_fits
-from edgec.profiles.latency.features import WORK, matrix
+from edgec.profiles.latency.features import APART, WORK, matrix
 from edgec.profiles.latency.predict import Anchor
 from edgec.profiles.latency.target import Anchors, core_of, fit_for, predict_for, transfer
 from edgec.profiles.layers import Layer
@@ -35,10 +35,10 @@ def network(scale: int = 1) -> list[Layer]:
 def test_shipped_constants_are_whole(fit) -> None:
     assert set(fit.features) <= set(WORK)
     # every kind of work is charged somewhere; streaming weights and launches may be free
-    for name in set(WORK) - {"weights", "kernels", "launch"}:
+    for name in set(WORK) - {"weights", "kernels", "group_kernels", "launch", "far"}:
         while name not in fit.features:
-            assert name in fit.merge, name
-            name = fit.merge[name]
+            assert name in fit.merge or name in APART, name
+            name = fit.merge.get(name, APART.get(name))
     for entry in (fit.population, *fit.classes):
         assert entry.mean.shape == (len(fit.features),)
         assert np.linalg.eigvalsh(entry.covariance).min() > 0
@@ -78,6 +78,29 @@ def test_a_phone_is_predicted_by_its_npu(stored: str, said: str) -> None:
     assert newer.low_ms is not None
     assert newer.low_ms < newer.latency_ms
     assert sum(newer.layer_ms) == pytest.approx(newer.latency_ms)
+
+
+def test_a_microcontroller_with_an_npu_is_predicted_by_it() -> None:
+    chip = get_target("stm32n6")
+    found = predict_for(network() * 2, "int8", chip)
+    assert found.latency_ms is not None
+    assert found.basis.startswith(
+        "ST Edge AI Core, 8 bits on Neural-ART; constants of 1 chip with it,"
+    )
+    assert "tflm and edgec's C on the CPU were not measured" in found.basis
+    scaled = replace(network()[0], operator="Mul", kind="elementwise", in_elems=25_088 + 128)
+    slower = predict_for([*network() * 2, scaled], "int8", chip)
+    assert slower.latency_ms is not None
+    # a gate of 128 channels falls to the CPU: as much as several convolutions
+    assert slower.latency_ms > 1.02 * found.latency_ms
+    assert predict_for(network(), "fp32", chip).refused is not None
+
+
+def test_an_npu_refuses_attention() -> None:
+    norm = Layer("n", "LayerNormalization", "norm", in_elems=50_000, out_elems=50_000)
+    found = predict_for([*network(), *[norm] * 8], "int8", get_target("stm32n6"))
+    assert found.refused is not None
+    assert "normalization work" in found.refused
 
 
 def test_an_npu_that_was_not_measured_and_a_network_that_is_all_launch() -> None:
