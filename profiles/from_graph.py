@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from edgec.export.errors import UnsupportedError
 from edgec.export.rewrite.graph import MODULE_KEY, constant, shape_of
-from edgec.profiles.layers import Kind, Layer, StaticProfile, window_kind
+from edgec.profiles.layers import EXPONENTIAL, Kind, Layer, StaticProfile, window_kind
 from edgec.profiles.macs import node_macs
 from edgec.profiles.memory.from_onnx import from_onnx
 from edgec.profiles.memory.onnx_access import POINTWISE
@@ -123,6 +123,8 @@ class _Lowering:
             return  # a view or quantizer of a network input
         self.owner.update(dict.fromkeys(node.outputs, owner))
         self.results[owner] = out
+        layer = self.layers[owner]
+        self.layers[owner] = replace(layer, functions=layer.functions + _functions(node))
         self.nodes[owner].append(node.name or node.op_type)
         if node.op_type not in QUANTIZERS:
             self.constants[owner] += self._constants(node)
@@ -140,6 +142,7 @@ class _Lowering:
             in_elems=in_elems,
             out_elems=sum(_elements(v) for v in node.outputs if v.name),
             in_bytes=sum(_elements(v) * _width(v) for v in computed),
+            functions=_functions(node),
         )
         if node.op_type in CONVOLUTIONS:
             layer = _window(layer, node)
@@ -176,6 +179,10 @@ class _Lowering:
         (owner,) = owners
         assert owner is not None
         return _elements(self.results[owner]) == _elements(out)
+
+
+def _functions(node: ir.Node) -> int:
+    return _elements(node.outputs[0]) if node.op_type.lower() in EXPONENTIAL else 0
 
 
 def _behind_quantizer(value: ir.Value) -> ir.Value:

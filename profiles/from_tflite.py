@@ -8,7 +8,7 @@ from typing import Any
 
 from edgec.export.tflite.decode import load
 from edgec.export.tflite.model import ABSENT, Operator, Subgraph, Tensor
-from edgec.profiles.layers import Kind, Layer, StaticProfile, window_kind
+from edgec.profiles.layers import EXPONENTIAL, Kind, Layer, StaticProfile, window_kind
 
 VIEWS = frozenset(["RESHAPE", "SQUEEZE", "EXPAND_DIMS"])
 CONVOLUTIONS = frozenset(["CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"])
@@ -109,6 +109,8 @@ def _layer(graph: Subgraph, operator: Operator, index: int) -> Layer:
     if operator.code == "CONCATENATION" and operator.options["axis"] in (3, -1):
         maps = [t.shape for t in activations if len(t.shape) == 4]
         facts["in_ch"] = math.gcd(*(shape[-1] for shape in maps))
+    if operator.code.lower() in EXPONENTIAL:
+        facts["functions"] = out.elements
     return Layer(**facts, kind=KIND.get(operator.code, "elementwise"))
 
 

@@ -33,6 +33,12 @@ constant weights, ``1x1`` also one of several rows, ``matmul`` a product of two 
 ``move`` what only copies (Concat, Transpose, Slice, Pad, Gather)."""
 
 
+EXPONENTIAL = frozenset(
+    "sigmoid logistic tanh gelu erf exp elu selu celu silu swish mish softplus".split()
+)
+"""Functions of single elements with exponentials, by operator in lower case."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One kernel.
@@ -53,6 +59,8 @@ class Layer:
             of every input are a multiple of.
         out_hw: pixels (rows) of the output.
         groups: of a convolution.
+        functions: elements of which it or what joined it computes a function with exponentials
+            (`EXPONENTIAL`).
         nodes: names of all nodes that it stands for.
     """
 
@@ -74,6 +82,7 @@ class Layer:
     out_ch: int = 0
     out_hw: int = 0
     groups: int = 1
+    functions: int = 0
     nodes: tuple[str, ...] = ()
 
     @property

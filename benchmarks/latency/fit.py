@@ -116,7 +116,8 @@ TASKS = (
             f"ncnn-{precision}-{threads}",
             "ncnn",
             precision,
-            (*CPU, *ATTENTION),
+            # in 8 bits functions are tables
+            (*CPU, *ATTENTION, *(("functions",) if precision == "fp32" else ())),
             IO_IN_MEMORY,
             fewest=fewest,
             threads=threads,
@@ -140,11 +141,13 @@ TASKS = (
         (
             *("conv", "pointwise", "depthwise", "linear", "weights", "memory", "kernels"),
             *ATTENTION,
+            # a thousand networks tell these apart
+            *("functions", "transposed", "window_io", "pointwise_io", "depthwise_io"),
+            *("group_kernels", "large_depthwise"),
         ),
         {
             **dict.fromkeys(("winograd", "stem", "unpacked"), "conv"),
             "local_norm": "normalization",
-            **IO_IN_MEMORY,
         },
         fewest=100,
     ),
@@ -233,7 +236,7 @@ def fit_task(
             n: [_round(v) for v in w] for n, w in zip(table.networks, work, strict=True) if named
         },
         "mixture": _mixture(table, scale[2]) if len(table.boards) > 20 else None,
-        "similar": None if named else _similar(work, found.residual),
+        "similar": None if named else _similar(work, found),
         "provenance": {
             "data_sha256": data_hash(),
             "rows": int(np.isfinite(table.ms).sum()),
@@ -257,12 +260,12 @@ def _mixture(table: Table, scale: float) -> dict[str, Any]:
     }
 
 
-def _similar(work: Array, residual: Array) -> dict[str, Any]:
-    found = Similar.fit(work, residual)
+def _similar(work: Array, fitted: Hierarchy) -> dict[str, Any]:
+    found = Similar.fit(work, fitted.residual, np.exp(fitted.mean))
     return {
+        "costs": [_round(v) for v in found.costs],
         "centre": [_round(v) for v in found.centre],
         "spread": [_round(v) for v in found.spread],
-        "floor": [_round(v) for v in found.floor],
         "points": [[round(float(v), 2) for v in point] for point in found.points],
         "weights": [_round(v) for v in found.weights],
     }
@@ -349,12 +352,12 @@ def main() -> None:
     fits = []
     shipped = {entry["id"]: entry for entry in json.loads(TARGET.read_text("utf-8"))["fits"]}
     for task in TASKS:
-        if only and task.id not in only:
+        table = None if only and task.id not in only else task.table()
+        if table is not None and not len(table.boards):
+            print(f"{task.id}: no rows, its constants stay", file=sys.stderr)
+            table = None
+        if table is None:
             fits += [shipped[task.id]] if task.id in shipped else []
-            continue
-        table = task.table()
-        if not len(table.boards):
-            print(f"{task.id}: no rows", file=sys.stderr)
             continue
         errors, scale = validate(task, table)
         fits.append(fit_task(task, table, errors, scale))

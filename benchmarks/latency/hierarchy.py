@@ -35,11 +35,18 @@ CPU_PRIOR = {
     "local_norm": 5.0,
     "normalization": 3.0,
     "kernels": 10.0,
+    "functions": 2.3,
+    "transposed": 2.5,
+    "group_kernels": 9.0,
+    "large_depthwise": 0.7,
 }
 """Log cost of a unit of work in pointwise MACs."""
 
 SPREAD = 0.45
-WIDE = {"transcendental": 1.0, "local_norm": 1.0, "normalization": 1.0, "kernels": 1.0}
+WIDE = {
+    **dict.fromkeys(("transcendental", "local_norm", "normalization", "kernels"), 1.0),
+    "functions": 0.7,
+}
 """Standard deviations of these guesses."""
 
 HEXAGON_PRIOR = {

@@ -24,7 +24,7 @@ import numpy as np
 import st_zoo
 from numpy.typing import NDArray
 
-from edgec.profiles.layers import Kind, Layer
+from edgec.profiles.layers import EXPONENTIAL, Kind, Layer
 
 KINDS: dict[str, Kind] = {
     "pw": "1x1",
@@ -122,6 +122,7 @@ def to_layers(facts: Iterable[Mapping[str, Any]]) -> list[Layer]:
         if row["layer"] in FREE:
             continue
         kind: Kind = KINDS.get(row["kind"], "move")
+        alone = row["layer"].lower() in EXPONENTIAL
         groups = 1
         if row["kind"] == "conv":
             kind = "3x3" if row["kernel"] == 3 else "conv"
@@ -147,6 +148,7 @@ def to_layers(facts: Iterable[Mapping[str, Any]]) -> list[Layer]:
                 out_ch=row["out_ch"],
                 out_hw=row["out_hw"],
                 groups=groups,
+                functions=row.get("functions", row["out_elems"] if alone else 0),
             )
         )
     return found
@@ -347,14 +349,16 @@ def torch_to_layers(facts: Iterable[Mapping[str, Any]], *, apart: bool = False) 
         facts: rows of ``torch_layers.py``.
         apart: functions of two tensors do not join, and copies that transpose count.
     """
-    kept = [
-        row
-        for row in facts
-        if row["layer"] not in JOINED
-        or (apart and row["layer"] in ("add", "add_", "mul") and row["in_elems"] > row["out_elems"])
-    ]
-    if apart:
-        kept = [{**row, "layer": "transpose"} if row["layer"] == "clone" else row for row in kept]
+    kept: list[dict[str, Any]] = []
+    for row in facts:
+        name = row["layer"]
+        functions = row["out_elems"] if name.rstrip("_") in EXPONENTIAL else 0
+        two = name in ("add", "add_", "mul") and row["in_elems"] > row["out_elems"]
+        if name not in JOINED or (apart and two):
+            turned = apart and name == "clone"
+            kept.append({**row, "layer": "transpose" if turned else name, "functions": functions})
+        elif kept:
+            kept[-1]["functions"] += functions
     return [
         replace(layer, kind="norm") if layer.operator in NORMS else layer
         for layer in to_layers(kept)

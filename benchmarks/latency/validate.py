@@ -150,7 +150,8 @@ def unseen_networks(
         mean, deviation = _posterior(found, work, found.boards, found.board_covariance)
         if features is None and len(work) > MANY:
             rest = np.isfinite(train).any(0)
-            mean = mean + Similar.fit(work[rest], found.residual[rest]).correction(work)
+            similar = Similar.fit(work[rest], found.residual[rest], np.exp(found.mean))
+            mean = mean + similar.correction(work)
         cells = np.ix_(np.flatnonzero(keep), group)
         guess.put(cells, mean[:, group], deviation[:, group], number)
     return guess

@@ -162,7 +162,7 @@ def _mixture(data: Mapping[str, Any] | None) -> Mixture | None:
 def _similar(data: Mapping[str, Any] | None) -> Similar | None:
     if data is None:
         return None
-    fields = ("centre", "spread", "floor", "points", "weights")
+    fields = ("costs", "centre", "spread", "points", "weights")
     return Similar(*(np.array(data[name]) for name in fields))
 
 

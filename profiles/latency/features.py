@@ -40,6 +40,7 @@ Work = Literal[
     "transposed",
     "unaligned",
     "far",
+    "functions",
 ]
 WORK: tuple[Work, ...] = get_args(Work)
 """MACs: ``winograd`` 3x3 of stride 1, ``conv`` other windows, ``stem`` windows on few channels,
@@ -52,7 +53,8 @@ as much as many of its layers. Told apart where an accelerator does: ``large_dep
 beyond 3x3, ``group_kernels`` launches for all groups of a convolution but one, ``gates`` elements
 moved to scale channels (squeeze and excitation), ``transposed`` ones moved by transposes,
 ``unaligned`` ones moved to put channels together of which an input has no multiple of `LANES`,
-``far`` those of layers whose activations exceed `ON_CHIP`, on top of what they are counted as."""
+``far`` those of layers whose activations exceed `ON_CHIP`, on top of what they are counted as, and
+``functions`` results of functions with exponentials (SiLU, GELU), which joined a kernel or not."""
 
 APART = {
     "large_depthwise": "depthwise",
@@ -110,6 +112,8 @@ def layer_work(layer: Layer) -> dict[Work, float]:
         work["gates" if _scales_channels(layer) else "memory"] = moved
     if moved > ON_CHIP:
         work["far"] = moved
+    if layer.functions:
+        work["functions"] = layer.functions
     return work
 
 

@@ -138,3 +138,21 @@ def test_channels_put_together_tell_what_divides_them(axis: int, divisor: int) -
 def test_unknown_shapes_are_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"shape|MACs"):
         profile_graph(network(batch="n"), "net")
+
+
+def test_functions_that_joined_a_kernel_are_counted() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        helper.make_node("Sigmoid", ["c"], ["s"], "sigmoid"),
+        helper.make_node("Mul", ["c", "s"], ["y"], "silu"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [tensor("w", 4, 3, 1, 1)],
+    )
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph))
+    (layer,) = profile_graph(ir.from_proto(model), "net").layers
+    assert (layer.operator, layer.functions) == ("Conv", 4 * 64)

@@ -40,6 +40,7 @@ def test_what_an_accelerator_tells_apart_belongs_elsewhere_for_others() -> None:
     join = Layer("c", "Concat", "move", in_elems=60, out_elems=60, in_ch=12)
     even = replace(join, in_ch=16)
     large = Layer("a", "Add", "elementwise", in_elems=2_000_000, out_elems=1_000_000)
+    assert layer_work(replace(gate, functions=7))["functions"] == 7
     names = ("large_depthwise", "gates", "transposed", "unaligned", "far")
     layers = [window, gate, turn, join, even, large]
     apart = matrix(layers, (*names, "memory"), {}) * 1e6
