@@ -155,8 +155,9 @@ def to_layers(facts: Iterable[Mapping[str, Any]]) -> list[Layer]:
 
 
 CORE = re.compile(
-    r"(?:Cortex[- ‑]?)?(A\d+(?:AE)?|X\d)\b(?! Cloud)[^+;)]*?([\d.]+)\s*(GHz|Ghz|MHz)"
-    r"|(Kyro\d*|Carmel|Denver2|Zen\d?|Oryon|GS464\w|LA\d64|FTC\d+)[^+;)]*?([\d.]+)\s*(GHz|Ghz|MHz)"
+    r"(?:(?:Cortex[- ‑]?|Core )(A\d+(?:AE)?|X\d)\b"
+    r"|(Apple A\d+|Kyro\d*|Carmel|Denver2|Zen\d?|Oryon|GS464\w|LA\d64|FTC\d+))"
+    r"(?:\s*\(ARM\w+(?:-A)?\))?[^+;)]*?([\d.]+)\s*(GHz|Ghz|MHz)"
 )
 CHIP = re.compile(
     r"RK3\d{3}|BCM\d+|Snapdragon \w+ ?\w*|Kirin \d+|Kun[Pp]eng 920|Loongson \w+|FT-2000\S*|"
@@ -168,10 +169,9 @@ CHIP = re.compile(
 def cores_of(text: str) -> list[tuple[str, float]]:
     """Cores and their MHz in a description, the big ones first as published."""
     found = []
-    for arm, clock, unit, other, other_clock, other_unit in CORE.findall(text):
+    for arm, other, clock, unit in CORE.findall(text):
         name = f"Cortex-{arm}" if arm else other
-        scale = 1.0 if (unit or other_unit) == "MHz" else 1000.0
-        found.append((name, float(clock or other_clock) * scale))
+        found.append((name, float(clock) * (1.0 if unit == "MHz" else 1000.0)))
     return found
 
 

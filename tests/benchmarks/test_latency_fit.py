@@ -189,6 +189,28 @@ def test_networks_have_the_published_macs(scripts) -> None:
     assert networks.named("unheard_of", "224x224x3", 10) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        ("Broadcom BCM2711B0, Cortex-A72 (ARMv8) (1.8GHz x 4)", [("Cortex-A72", 1800)]),
+        ("AllWinner H2+, Cortex-A7 (ARMv7-A) (1.2GHz x 4)", [("Cortex-A7", 1200)]),
+        ("Rockchip RK3588S (Quad Core A76 2.4GHz + Quad Core A55 1.8GHz)",
+         [("Cortex-A76", 2400), ("Cortex-A55", 1800)]),
+        ("Jetson TX2 NX(NV-Denver2 2.0Ghz x 2 +  Cortex-A57 2.0Ghz x 4)",
+         [("Denver2", 2000), ("Cortex-A57", 2000)]),
+        ("iPhone 5S (Apple A7 1.3GHz x 2)", [("Apple A7", 1300)]),
+        ("RDK X3 Module (Cortex-A53 1.5GHz x 4) aarch64", [("Cortex-A53", 1500)]),
+        ("Freescale i.MX7 Dual (Cortex A7 1.0GHz x 2)", [("Cortex-A7", 1000)]),
+        ("Loongson 3A4000 (GS464V 1.8GHz * 4 with MSA128)", [("GS464V", 1800)]),
+        ("Amlogic S805 (Cortex-A5, 4 × 1.536GHz)", [("Cortex-A5", 1536)]),
+        ("AMD Ryzen 5700g (Zen3 3.8 GHz ~ 4.6 GHz x 8)", [("Zen3", 3800)]),
+        ("Xeon Phi 3120A (1.10 GHz 57-core 228-thread)", []),
+    ],
+)  # fmt: skip
+def test_cores_and_clocks_in_descriptions(scripts, text: str, cores) -> None:
+    assert scripts["rows"].cores_of(text) == cores
+
+
 def test_scores_of_a_known_guess(scripts) -> None:
     validate = scripts["validate"]
     truth = np.log(np.array([[1.0, 2.0, 4.0, 8.0]] * 10))
