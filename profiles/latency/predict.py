@@ -164,10 +164,8 @@ def outside(fit: Fit, constants: Constants, work: NDArray[np.float64]) -> str | 
     amounts = work.sum(axis=0)
     if not amounts.any():
         return "the network has no layer that takes time"
-    shares = amounts * np.exp(constants.mean)
-    shares = shares / shares.sum()
-    for name, share in zip(fit.features, shares, strict=True):
-        seen = fit.hull.share.get(name, 0.0)
+    shares = _derivative(amounts[None], constants.mean)[0][0]
+    for name, share, seen in zip(fit.features, shares, _seen(fit, constants), strict=True):
         limit = PRIOR_SHARE if seen == 0 else min(seen + SHARE_MARGIN, 1.0)
         if share > limit:
             return (
@@ -180,6 +178,16 @@ def outside(fit: Fit, constants: Constants, work: NDArray[np.float64]) -> str | 
         side = "smaller" if size < low else "larger"
         return f"it is much {side} than every network that the constants were fitted to"
     return None
+
+
+def _seen(fit: Fit, constants: Constants) -> Vector:
+    """Largest share of each term in a fitted network: on this board where the networks are known,
+    since what is dear there takes more of every network."""
+    seen = np.array([fit.hull.share.get(name, 0.0) for name in fit.features])
+    if not fit.networks:
+        return seen
+    here, _ = _derivative(np.array(list(fit.networks.values())), constants.mean)
+    return np.where(seen > 0, here.max(axis=0), 0.0)
 
 
 def _derivative(work: NDArray[np.float64], mean: Vector) -> tuple[NDArray[np.float64], Vector]:

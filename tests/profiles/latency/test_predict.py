@@ -11,6 +11,7 @@ from edgec.profiles.latency.constants import Fit
 from edgec.profiles.latency.features import layer_work, matrix
 from edgec.profiles.latency.predict import (
     Anchor,
+    Constants,
     any_board,
     calibrate,
     class_constants,
@@ -153,3 +154,13 @@ def test_one_disturbed_measurement_does_not_decide(fit: Fit, layers: list[Layer]
     constants = calibrate(fit, any_board(fit), anchors)
     latency = predict(fit, constants, layers, "").latency_ms
     assert latency == pytest.approx(right, rel=0.15)
+
+
+def test_shares_are_those_of_the_board(fit: Fit, layers: list[Layer]) -> None:
+    work = matrix(layers, fit.features, fit.merge).sum(0)
+    # a board on which moving is so slow that it takes most of the time of what was fitted
+    slow = Constants(fit.population.mean + np.array([0, 0, 5.0, 0, 0]), fit.population.covariance)
+    wide = replace(fit, hull=replace(fit.hull, work=(-50.0, 50.0)))
+    assert predict(wide, slow, layers, "").refused is not None
+    known = replace(wide, networks={"like": work})
+    assert predict(known, slow, layers, "").refused is None
