@@ -149,6 +149,37 @@ def test_two_networks_in_one_firmware(write_c: Callable[..., Any], tmp_path: Pat
 
 
 @pytest.mark.needs_tool
+def test_cmake_alone_and_in_a_firmware(write_c: Callable[..., Any], tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake: apt install cmake")
+    first = write_c(tiny(), prefix="first")[0].rename(tmp_path / "one")
+    write_c(tiny(), prefix="second")[0].rename(tmp_path / "two")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.13)\nproject(firmware C)\nadd_subdirectory(one)\n"
+        "add_subdirectory(two)\nadd_executable(firmware firmware.c)\n"
+        "target_link_libraries(firmware first_model second_model)\n"
+    )
+    (tmp_path / "firmware.c").write_text(
+        '#include "first.h"\n#include "second.h"\n'
+        "int main(void) { static int a[FIRST_ARENA_BYTES], b[SECOND_ARENA_BYTES];\n"
+        "first_run(a); second_run(b); return 0; }\n"
+    )
+
+    def run(*argv: str | Path) -> str:
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+    run("cmake", "-G", "Unix Makefiles", "-S", first, "-B", tmp_path / "alone")
+    run("cmake", "--build", tmp_path / "alone")
+    assert run(tmp_path / "alone" / "first") == "edgec self-test: 3 samples agree\n"
+    flags = (tmp_path / "alone/CMakeFiles/first_model.dir/flags.make").read_text()
+    assert "-O3" in flags, "optimized unless told otherwise"
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "both")
+    run("cmake", "--build", tmp_path / "both")
+    run(tmp_path / "both" / "firmware")
+    assert not list((tmp_path / "both").rglob("main.c.*")), "examples are not the firmware's"
+
+
+@pytest.mark.needs_tool
 def test_every_kernel_compiles_with_clang(tmp_path: Path) -> None:
     if shutil.which("clang") is None:
         pytest.skip("needs a second compiler: apt install clang")
