@@ -51,6 +51,7 @@ HEADERS = (
     "edgec_reduce.h",
     "edgec_resize.h",
     "edgec_layer_norm.h",
+    "edgec_stream.h",
 )
 WIDE_HEADERS = ("edgec_kernels_s16.h", "edgec_rows_s16.h", "edgec_interpolate_s16.h")
 FLOAT_HEADERS = ("edgec_kernels_f32.h", "edgec_math_f32.h")
