@@ -103,7 +103,7 @@ def _forward(node: ir.Node) -> bool:
 
 
 def _pads_nothing(node: ir.Node) -> bool:
-    """What is cut off on one side and added on the other (pads of -1 and 1) leaves the shape too."""
+    """All are zero; what is cut on one side and added on the other leaves the shape, too."""
     if "pads" in node.attributes:  # opset 10 and before
         return not any(ints(node, "pads") or ())
     pads = constant(node.inputs[1]) if len(node.inputs) > 1 else None

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,39 @@ def test_names_of_the_model_stay_text(self_test: Callable[..., str], tmp_path: P
         code = re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.S)
         assert "system" not in code.replace("system_id", "")
         assert "passwd" not in re.sub(r"\w*etc_passwd\w*", "", code)
+
+
+def odd_ends(form: str) -> Model:
+    """A network whose inputs or outputs are unusual."""
+    graph = tiny().main
+    tensors, operators = list(graph.tensors), list(graph.operators)
+    grid = Quantization.per_tensor(0.05, 0)
+    inputs, outputs, names = [0], [5, 3], {"mean": 5, "relu": 3}
+    if form == "an input that nothing reads":
+        tensors.append(Tensor("unused", (1, 500), "INT8", None, grid))
+        inputs.append(6)
+    elif form == "an output twice":
+        outputs, names = [5, 5, 3], {"mean": 5, "again": 5, "relu": 3}
+    elif form == "no inputs":
+        data = np.arange(4, dtype=np.int8).reshape(1, 4)
+        tensors[4:] = [Tensor("c", (1, 4), "INT8", data, grid), replace(tensors[5], name="y")]
+        operators = [Operator("CONCATENATION", [4], [5], {"axis": 1})]
+        inputs, outputs, names = [], [5], {"y": 5}
+    given = {tensors[i].name: i for i in inputs}
+    graph = Subgraph(tensors, inputs, outputs, operators, "main")
+    return Model([graph], signatures=[Signature("serving_default", given, names)])
+
+
+ODD_ENDS = ["an input that nothing reads", "an output twice", "no inputs"]
+
+
+@pytest.mark.parametrize("form", ODD_ENDS)
+def test_unusual_ends(form: str, self_test: Callable[..., str], tmp_path: Path) -> None:
+    assert self_test(odd_ends(form)) == "edgec self-test: 3 samples agree\n"
+    header = (tmp_path / "c" / "net.h").read_text()
+    assert ("net_input_unused(" in header) == (form == ODD_ENDS[0])
+    assert ("net_output_again(" in header) == (form == ODD_ENDS[1])
+    assert ("_input_" in header) == (form != ODD_ENDS[2])
 
 
 @pytest.mark.parametrize(
