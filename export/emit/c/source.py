@@ -23,6 +23,7 @@ from edgec.export.emit.c.call import (
     on_floats,
     struct_of,
 )
+from edgec.export.emit.c.cost import Cost, cost_of
 from edgec.export.emit.c.lower import Lowered, scratch_id
 from edgec.export.emit.c.text import (
     C_TYPES,
@@ -108,6 +109,7 @@ class Sources:
         prefix: of every symbol.
         arenas: in the order of the plan's memories.
         weight_bytes, macs: of the network.
+        cost: code and stack.
         steps: names of the calls, in order, for profiles.
         inputs, outputs: in the order of the model's.
     """
@@ -117,6 +119,7 @@ class Sources:
     arenas: tuple[Arena, ...]
     weight_bytes: int
     macs: int
+    cost: Cost
     steps: tuple[str, ...]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -193,7 +196,9 @@ def write_sources(
     called = {SOURCES[call.kernel] for call in lowered.calls}
     called |= {FUNCTIONS[name] for call in lowered.calls for name in call.functions}
     kernels = sorted(called.union(*(CALLED.get(file, ()) for file in called)))
+    cost = cost_of(lowered.calls)
     facts: dict[str, Any] = {
+        "cost": cost,
         "prefix": prefix,
         "upper": prefix.upper(),
         "title": comment(title or prefix),
@@ -249,6 +254,7 @@ def write_sources(
         arenas,
         constants.bytes,
         facts["macs"],
+        cost,
         tuple(call.name for call in lowered.calls),
         tuple(inputs),
         tuple(outputs),
