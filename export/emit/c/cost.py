@@ -28,8 +28,9 @@ class Cost:
     Attributes:
         code: of the kernels and of the calls.
         parameters: constant structs of the calls.
-        stack: deepest chain of calls from the network's ``run`` on, without the C library's.
-        measured: compiler and core that the kernels' sizes are of.
+        stack: deepest chain of calls from the network's ``run`` on, without the C library's, on
+            the core where it is deepest.
+        measured: compiler and core that the kernels' code is of.
     """
 
     code: int

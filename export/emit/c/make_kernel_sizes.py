@@ -4,8 +4,9 @@ Usage, with the cross compiler installed (apt install gcc-arm-none-eabi)::
 
     PYTHONPATH=.src python -m edgec.export.emit.c.make_kernel_sizes
 
-Sizes are those of one compiler, one core and one set of flags, which are in the file; other cores
-and compilers differ by some ten percent. The frames are the compiler's (``-fcallgraph-info=su``).
+Code is that of one compiler, one core and one set of flags, which are in the file; other cores and
+compilers differ by some ten percent. Frames are the compiler's (``-fcallgraph-info=su``), the
+largest on a core without the DSP extension, with it, and with Helium.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from edgec.runtime.qemu.boards import BOARDS
+from edgec.runtime.qemu.boards import BOARDS, Board
 from edgec.runtime.qemu.run import COMPILER, FLAGS
 
 BOARD = BOARDS["mps2-an500"]
+OTHERS = (BOARDS["mps2-an385"], BOARDS["mps3-an547"])
 PATH = Path(__file__).with_name("kernel_sizes.json")
 
 
@@ -37,7 +39,9 @@ def sizes() -> dict[str, Any]:
     functions: dict[str, dict[str, Any]] = {}
     with resources.as_file(folder) as kernels:
         for source in sorted(kernels.glob("*.c")):
-            functions |= _functions(source)
+            functions |= _functions(source, BOARD)
+            for other in OTHERS:
+                _add_frames(functions, _functions(source, other))
     return {
         "compiler": f"gcc {version}",
         "core": BOARD.core,
@@ -46,11 +50,19 @@ def sizes() -> dict[str, Any]:
     }
 
 
-def _functions(source: Path) -> dict[str, dict[str, Any]]:
+def _add_frames(functions: dict[str, dict[str, Any]], others: dict[str, dict[str, Any]]) -> None:
+    """Frames and calls of another core; what is inlined here may be called there."""
+    for name, facts in others.items():
+        mine = functions.setdefault(name, {"code": 0, "stack": 0, "calls": []})
+        mine["stack"] = max(mine["stack"], facts["stack"])
+        mine["calls"] = sorted({*mine["calls"], *facts["calls"]})
+
+
+def _functions(source: Path, board: Board) -> dict[str, dict[str, Any]]:
     """Bytes of code, bytes of the frame, and what is called, by name; static ones by file, too."""
     with tempfile.TemporaryDirectory() as name:
         made = Path(name) / "k.o"
-        flags = [*BOARD.flags, *FLAGS, "-fcallgraph-info=su"]
+        flags = [*board.flags, *FLAGS, "-fcallgraph-info=su"]
         _said(COMPILER, *flags, "-c", str(source), "-o", str(made))
         graph = made.with_suffix(".ci").read_text()
         symbols = _said("arm-none-eabi-nm", "-S", str(made))

@@ -27,7 +27,8 @@ needs_tools = pytest.mark.skipif(
 def test_every_kernel_has_a_size() -> None:
     functions = _table()["functions"]
     assert {*SOURCES, *FUNCTIONS} <= functions.keys()
-    assert all(facts["code"] > 0 and facts["stack"] >= 0 for facts in functions.values())
+    assert all(functions[name]["code"] > 0 for name in (*SOURCES, *FUNCTIONS))
+    assert all(facts["stack"] >= 0 for facts in functions.values())
 
 
 def test_shared_code_counts_once(convolutions: Model) -> None:
@@ -54,9 +55,13 @@ def test_the_linked_image_is_as_large(
     convolutions: Model, write_c: Callable[..., tuple[Path, Sources]]
 ) -> None:
     folder, sources = write_c(convolutions)
-    count = count_instructions(folder, BOARD, steps=len(sources.steps), samples=3)
+    counts = [
+        count_instructions(folder, BOARDS[name], steps=len(sources.steps), samples=3)
+        for name in ("mps2-an385", "mps2-an500", "mps3-an547")
+    ]
     # main and start-up are on the stack too
-    assert sources.cost.stack - 64 <= count.stack_bytes <= sources.cost.stack + 256
+    deepest = max(count.stack_bytes for count in counts)
+    assert sources.cost.stack - 64 <= deepest <= sources.cost.stack + 128
     (folder / "main.c").write_text('#include "net.h"\nint main(void) { net_run(0); return 0; }\n')
     with_it = _linked(folder)
     (folder / "main.c").write_text("int main(void) { return 0; }\n")

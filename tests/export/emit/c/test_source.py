@@ -183,6 +183,34 @@ def test_two_networks_in_one_firmware(write_c: Callable[..., Any], tmp_path: Pat
 
 
 @pytest.mark.needs_tool
+def test_threads_with_arenas_of_their_own(write_c: Callable[..., Any], tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    folder, _ = write_c(tiny())
+    (tmp_path / "threads.c").write_text(
+        '#include <pthread.h>\n#include <string.h>\n#include "net.h"\n#include "net_golden.h"\n'
+        "static int32_t arenas[4][(NET_ARENA_BYTES + 3) / 4];\nstatic int wrong[4];\n"
+        "static void *work(void *given) {\n    const int n = *(int *)given;\n"
+        "    for (int i = 0; i < 50; ++i) {\n"
+        "        memcpy(net_input_x(arenas[n]), n & 1 ? golden_1_input_0 : golden_0_input_0,\n"
+        "               NET_INPUT_X_BYTES);\n        net_run(arenas[n]);\n"
+        "        wrong[n] += memcmp(net_output_mean_x(arenas[n]),\n"
+        "            n & 1 ? golden_1_output_0 : golden_0_output_0,\n"
+        "            NET_OUTPUT_MEAN_X_BYTES) != 0;\n"
+        "    }\n    return 0;\n}\n"
+        "int main(void) {\n    pthread_t threads[4];\n    int numbers[4] = {0, 1, 2, 3};\n"
+        "    for (int n = 0; n < 4; ++n) pthread_create(&threads[n], 0, work, &numbers[n]);\n"
+        "    for (int n = 0; n < 4; ++n) pthread_join(threads[n], 0);\n"
+        "    return wrong[0] + wrong[1] + wrong[2] + wrong[3];\n}\n"
+    )
+    sources = [tmp_path / "threads.c", folder / "net.c", *sorted((folder / "kernels").glob("*.c"))]
+    argv = ["cc", "-std=c99", "-O1", "-fsanitize=thread", f"-I{folder}", *sources, "-pthread"]
+    subprocess.run([*argv, "-o", tmp_path / "threads"], check=True)
+    done = subprocess.run([tmp_path / "threads"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.needs_tool
 def test_cmake_alone_and_in_a_firmware(write_c: Callable[..., Any], tmp_path: Path) -> None:
     if shutil.which("cmake") is None:
         pytest.skip("needs cmake: apt install cmake")
