@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,8 @@ from edgec.export.errors import InternalError
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.profiles.memory.plan import plan
 from edgec.profiles.memory.regions import Region
+from edgec.runtime.qemu.boards import BOARDS
+from edgec.runtime.qemu.run import COMPILER, SIMULATOR, count_instructions
 
 
 def inverted_residual(
@@ -178,6 +181,19 @@ def test_the_c_is_equal_too(
 ) -> None:
     model = inverted_residual(stride=stride, function=function, dtype=dtype)
     assert "3 samples agree" in self_test(model, rewrite=whole_chain_joined)
+
+
+@pytest.mark.needs_tool
+@pytest.mark.skipif(
+    not all(map(shutil.which, (COMPILER, SIMULATOR))), reason=f"needs {COMPILER} and {SIMULATOR}"
+)
+@pytest.mark.parametrize("dtype", ["INT8", "INT16"])
+@pytest.mark.parametrize("board", ["mps2-an385", "mps2-an500", "mps3-an547"])
+def test_boards_agree(board: str, dtype: str, write_c: Callable[..., Any]) -> None:
+    model = inverted_residual(stride=1, dtype=dtype)
+    folder, sources = write_c(model, rewrite=whole_chain_joined)
+    count = count_instructions(folder, BOARDS[board], steps=len(sources.steps), samples=3)
+    assert count.agreed
 
 
 def test_sizes_are_told_without_writing(write_c: Callable[..., Any]) -> None:
