@@ -32,6 +32,7 @@ from edgec.export.emit.c.text import (
     comment,
     float_literal,
     identifier,
+    prefix_of,
     struct,
     value,
 )
@@ -145,12 +146,12 @@ def write_sources(
 
     Args:
         plan: offsets for `lowered.program`; an arena for each memory that it uses.
-        prefix: any text; made into a C identifier.
+        prefix: any text; made into a C identifier that files can be called by.
         golden: pairs of inputs and outputs by name for the self-test, in the network's types.
         flash_bytes: of the target, for the check at compile time, as are the plan's memories.
         bases: addresses of these memories, for the linker.
     """
-    prefix = identifier(prefix)
+    prefix = prefix_of(prefix)
     arenas = arenas_of(plan, bases)
     names_of = {arena.region: arena.name for arena in arenas}
     placed = {b.id: plan.offset(b.id) for b in plan.program.buffers}

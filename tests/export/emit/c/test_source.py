@@ -183,6 +183,18 @@ def test_two_networks_in_one_firmware(write_c: Callable[..., Any], tmp_path: Pat
 
 
 @pytest.mark.needs_tool
+@pytest.mark.parametrize("name", ["test", "clean", "kernels", "string", "stdint", "edgec_kernels"])
+def test_names_that_files_cannot_have(
+    name: str, self_test: Callable[..., str], tmp_path: Path
+) -> None:
+    assert self_test(tiny(), prefix=name) == "edgec self-test: 3 samples agree\n"
+    assert (tmp_path / "c" / f"model_{name}.h").is_file()
+    if shutil.which("cmake") is not None:
+        argv = ["cmake", "-S", tmp_path / "c", "-B", tmp_path / "made"]
+        subprocess.run(argv, check=True, capture_output=True)
+
+
+@pytest.mark.needs_tool
 def test_threads_with_arenas_of_their_own(write_c: Callable[..., Any], tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("needs a C compiler")
