@@ -9,7 +9,7 @@ well: a rectangle cut into buffers, whose optimum is known and has no slack. Sec
 on the machine of the run, with two search threads; CPU seconds sum over the threads.
 
 --orders captures networks and searches for an order of their steps: live bytes of int8 tensors,
-without overlap, so that the figures compare with other schedulers.
+without overlap, so that the figures compare with other schedulers, as far as these fuse the same.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import random
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ ZOO = (
     "mcuformer_t_e",
 )
 HEIGHT = 1024
+ORDERS = (
+    "orders: normalisations and activations are in the step before them, pads in the convolution "
+    "or maximum after them, other steps (pads before averages, activations read twice) have a "
+    "tensor of their own; other schedulers' figures for the same networks count other fusions"
+)
 
 
 def guillotine(count: int, seed: int) -> Problem:
@@ -128,7 +134,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="instances whose name contains this")
     arguments = parser.parse_args()
     data = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
-    data["environment"] = {
+    environment = {
         "machine": platform.machine(),
         "threads": os.cpu_count(),
         "time_limit": arguments.time_limit,
@@ -136,9 +142,11 @@ def main() -> None:
         "cp_sat": cpsat.available(),
     }
     if arguments.orders is not None:
+        data.setdefault("environment", environment)  # of the instances
         names = [n for a in arguments.orders for n in (ZOO if a == "zoo" else (a,))]
         _keep(data, "orders", "network", (orders(n, arguments.time_limit) for n in names))
         return
+    data["environment"] = environment
     tasks: list[tuple[str, Problem, int | None]] = []
     folder = os.environ.get("EDGEC_BENCH_DATA")
     if folder is None:
@@ -160,17 +168,23 @@ def main() -> None:
     _keep(data, "records", "instance", rows)
 
 
+def notes(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The orders in words."""
+    return [ORDERS] + [
+        f"order of {r['network']}, live bytes: {r['given_peak']:,} given, {r['peak']:,} found, "
+        + ("proved" if r["proved"] else f"at least {r['lower_bound']:,}")
+        + f", {r['seconds']} s"
+        for r in rows
+    ]
+
+
 def _keep(data: dict[str, Any], section: str, key: str, rows: Any) -> None:
     """Print each row and write it to the file, in place of an older one."""
     for row in rows:
         print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
         kept = {r[key]: r for r in data.get(section, ())} | {row[key]: row}
         data[section] = [kept[name] for name in sorted(kept)]
-        data["notes"] = [
-            f"order of {r['network']}, live bytes: {r['given_peak']:,} given, {r['peak']:,} found, "
-            + ("proved" if r["proved"] else f"at least {r['lower_bound']:,}")
-            for r in data.get("orders", ())
-        ]
+        data["notes"] = notes(data.get("orders", ()))
         RESULTS.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
 
 

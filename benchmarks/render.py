@@ -205,10 +205,9 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Whole networks as embedded C",
         "Random weights, int8, 224 x 224 (240 for mcuformer_t_c), for an STM32H743: arena in "
         "its AXI SRAM (524,288 bytes), that of mcuformer_t_b in AXI and D2 SRAM; `streamed` "
-        "expansions computed row by row for that. All rows but mcuformer_t_b were measured when "
-        "biases took 32 bits: their constants and flash are smaller now. RAM, flash and "
-        "instructions of a simulated Cortex-M7 (no latency); networks whose constants need "
-        "flash outside of the chip ran their self-test on the host.",
+        "expansions computed row by row for that. RAM, flash and instructions of a simulated "
+        "Cortex-M7 (no latency); networks whose constants need flash outside of the chip ran "
+        "their self-test on the host.",
         ("model", "macs", "arena", "lower_bound", "streamed", "constants", "flash_outside",
          "self_test", "agreed", "instructions", "ram", "flash"),
     ),

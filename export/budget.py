@@ -15,7 +15,8 @@ def check_budgets(
 ) -> None:
     """Compare the artifact that will be deployed with ``--ram`` and ``--flash``.
 
-    Of embedded C, which is what runs where it is written, RAM is the arena and flash the constants.
+    Of embedded C, which is what runs where it is written, RAM is the arena, and flash the constants
+    and what their kernels take by the sizes of one compiler.
     Else RAM is the sum of parameters as stored and of the peak of live activations in that
     precision: what must be there at least; the runtime itself is not counted.
 
@@ -31,16 +32,17 @@ def check_budgets(
     activations = graph["activation_peak_bytes"] * width // 4
     if chosen.format == "c":
         ram = chosen.checks["arena_bytes"]
-        why = "arena with inputs and outputs, the stack not counted"
+        why = f"{chosen.checks['bill']}; {chosen.checks['peak']}"
     else:
         ram = chosen.bytes + activations
         why = f"parameters {mib(chosen.bytes)} + live activations {mib(activations)}"
-    if options.flash is not None and chosen.bytes > options.flash:
+    flash = chosen.bytes + (chosen.checks["code_bytes"] if chosen.format == "c" else 0)
+    if options.flash is not None and flash > options.flash:
         raise BudgetError(
             "EC580",
-            f"{chosen.path} takes {mib(chosen.bytes)}, the flash budget is {mib(options.flash)}",
+            f"{chosen.path} takes {mib(flash)}, the flash budget is {mib(options.flash)}",
             where=chosen.path,
-            why=f"{graph['parameters']:,} parameters in {precision}",
+            why=chosen.checks.get("bill") or f"{graph['parameters']:,} parameters in {precision}",
             fix="choose a smaller network or precision (int8 needs --calib), or raise --flash",
         )
     if options.ram is not None and ram > options.ram:

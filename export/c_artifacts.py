@@ -28,7 +28,7 @@ from edgec.export.quantize.scheme import C_INT16X8, QuantScheme, get_scheme
 from edgec.export.tflite.model import Model
 from edgec.export.tflite.names import input_names, output_names
 from edgec.export.tflite_artifacts import Source, at_opset
-from edgec.profiles.memory.bill import check_budget
+from edgec.profiles.memory.bill import check_budget, peak_text
 from edgec.profiles.memory.plan import Plan, RegionUse
 from edgec.profiles.memory.regions import Region
 from edgec.runtime.feeds import Tensor
@@ -101,7 +101,8 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         flash_bytes=None if flash is None else flash.bytes,
         bases={m.name: m.base for m in target.memory if m.base is not None},
     )
-    check_budget(_with_constants(planned, sources, target), target.name, rams)
+    bill = _bill(planned, sources)
+    check_budget(_with_constants(planned, sources, target), target.name, rams, bill)
     artifact = Artifact(
         path=FOLDER,
         format="c",
@@ -111,6 +112,7 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         bytes=sources.weight_bytes,
         checks=_facts(model, planned, sources, len(golden))
         | {"streamed": list(found.streamed), "executed": executed}
+        | {"bill": bill, "peak": peak_text(planned)}
         | (_agreement(source, model, golden) if integers else {}),
     )
     return CArtifact(artifact, sources.files)
@@ -156,13 +158,25 @@ def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
 
 
 def _with_constants(planned: Plan, sources: Sources, target: Target) -> Plan:
-    """The plan with the constants in the target's flash, for the bill."""
+    """The plan with constants and code in the target's flash, for the bill."""
     flash = target.largest("flash")
     if flash is None:
         return planned
-    size = sources.weight_bytes
+    size = sources.weight_bytes + sources.cost.code + sources.cost.parameters
     use = RegionUse(flash.name, "flash", flash.bytes, size, size)
     return replace(planned, regions=(*planned.regions, use))
+
+
+def _bill(planned: Plan, sources: Sources) -> str:
+    """What a network takes, the parts that no memory of the plan shows included."""
+    ports = sum(port.size for port in (*sources.inputs, *sources.outputs))
+    scratch = max((b.size for b in planned.buffers if b.kind == "scratch"), default=0)
+    cost = sources.cost
+    return (
+        f"arena {planned.peak:,} (inputs and outputs {ports:,}, largest scratch {scratch:,}), "
+        f"stack about {cost.stack:,}, constants {sources.weight_bytes:,}, code and parameters "
+        f"about {cost.code + cost.parameters:,} ({cost.measured})"
+    )
 
 
 def _golden(
@@ -238,6 +252,8 @@ def _facts(model: Model, planned: Plan, sources: Sources, samples: int) -> dict[
         "arena_lower_bound": planned.lower_bound,
         "arena_proved": planned.proved,
         "constant_bytes": sources.weight_bytes,
+        "code_bytes": sources.cost.code + sources.cost.parameters,
+        "stack_bytes": sources.cost.stack,
         "macs": sources.macs,
         "steps": len(sources.steps),
         "step_names": list(sources.steps),

@@ -51,6 +51,12 @@ PROGRAMS = {
         "C for 32-bit Arm boards without a compiler",
         "apt-get install gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
     ),
+    "cc": ("embedded C on this machine, planning at speed", "apt-get install gcc libc6-dev make"),
+    "arm-none-eabi-gcc": (
+        "embedded C for Cortex-M",
+        "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    ),
+    "qemu-system-arm": ("simulated Cortex-M boards", "apt-get install qemu-system-arm"),
     "ssh": ("reaching devices", "apt-get install openssh-client"),
 }
 

@@ -62,7 +62,8 @@ def from_onnx(
     fix_input_shapes(proto, shapes or {}, path)
     model = to_master_opset(proto, path)
     for value in model.graph.outputs:
-        value.shape = None  # annotations of dynamic models are recomputed
+        if value not in model.graph.inputs:
+            value.shape = None  # annotations of dynamic models are recomputed
     tidy(model)
     model.ir_version = 10
     check_values(model, path)

@@ -26,15 +26,17 @@ def _names(
     kind: str,
     taken: Iterable[str] = (),
 ) -> list[str]:
-    known: dict[int, str] = {}
+    known: dict[int, list[str]] = {}
     if len(signatures) == 1:  # with several, no one of them is the network's own
         for name, index in signatures[0].items():
-            known.setdefault(index, name)
+            known.setdefault(index, []).append(name)
     found: list[str] = []
     seen = set(taken)
     numbers: dict[str, int] = {}
     for position, index in enumerate(indices):
-        name = known.get(index) or model.main.tensors[index].name or f"{kind}_{position}"
+        given = known.get(index)
+        # a tensor that is an output twice has two names
+        name = given.pop(0) if given else model.main.tensors[index].name or f"{kind}_{position}"
         base = name
         while name in seen:
             numbers[base] = numbers.get(base, 1) + 1

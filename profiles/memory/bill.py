@@ -63,11 +63,19 @@ def peak_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def check_budget(plan: Plan, target: str, memories: Sequence[Region] = ()) -> None:
+def peak_text(plan: Plan) -> str:
+    """The same, the largest of what is live, in one line."""
+    return "; ".join(" ".join(line.split()) for line in peak_lines(plan)[:6])
+
+
+def check_budget(
+    plan: Plan, target: str, memories: Sequence[Region] = (), besides: str = ""
+) -> None:
     """Raise unless every memory holds what was planned for it.
 
     Args:
         memories: RAM of the target over which a plan was sought too, if there is more than one.
+        besides: further lines of the bill.
 
     Raises:
         BudgetError: with the bill and the step that causes the peak.
@@ -87,11 +95,13 @@ def check_budget(plan: Plan, target: str, memories: Sequence[Region] = ()) -> No
         room = sum(memory.bytes or 0 for memory in memories)
         names = " and ".join(memory.name for memory in memories)
         bill += f"; nor do {names} hold it together, which have {room:,}"
+    if besides:
+        bill += f"; {besides}"
     raise BudgetError(
         "EC550",
         f"{plan.program.name} needs {kib(region.peak)} of {region.kind} {region.name!r}, which has "
         f"{kib(region.capacity)}",
         where=f"target {target}",
-        why=f"{bill} ({proof}); " + "; ".join(" ".join(x.split()) for x in peak_lines(plan)[:6]),
+        why=f"{bill} ({proof}); {peak_text(plan)}",
         fix=_FIXES[region.kind],
     )

@@ -1,6 +1,7 @@
 """A graph as a program to plan: one step per kernel, fused as an embedded library would fuse it.
 
 - Views (Reshape, Flatten, ...) and, by default, transposes are read in place by the kernels.
+- So are images that a Pad has made larger, by convolutions and maxima, which can pad themselves.
 - A function of single elements of one tensor (activations, BatchNormalization, products with
   constants, quantizers, and chains of these such as a GELU written out) joins the kernel that
   produced the tensor when nothing else needs it.
@@ -20,7 +21,14 @@ from typing import cast
 import onnx_ir as ir
 
 from edgec.export.rewrite.graph import MODULE_KEY, constant
-from edgec.profiles.memory.onnx_access import POINTWISE, distance, elements, geometry, shape_of
+from edgec.profiles.memory.onnx_access import (
+    POINTWISE,
+    distance,
+    elements,
+    folded_pads,
+    geometry,
+    shape_of,
+)
 from edgec.profiles.memory.program import Buffer, Kind, Overlap, Program, Step
 
 VIEWS = frozenset("Reshape Flatten Squeeze Unsqueeze Identity Dropout Cast".split())
@@ -59,11 +67,13 @@ class _Value:
         pending: the nodes of that function, not computed yet.
         moved: transposes between buffer and value; a kernel that reads through them does not read
             in order of address.
+        padded: the value as it was before a Pad, and the rows and columns put before it.
     """
 
     buffer: str
     pending: tuple[ir.Node, ...] = ()
     moved: tuple[tuple[int, ...], ...] = ()
+    padded: tuple[ir.Value, tuple[int, int]] | None = None
 
 
 class _Lowering:
@@ -108,6 +118,9 @@ class _Lowering:
             perm = _perm(node)
             free = _moves_nothing(node) or perm in LAYOUT
             self.values[out] = first if free else replace(first, moved=(*first.moved, perm))
+        elif kind == "Pad" and (before := folded_pads(node)) is not None:
+            buffer = self._materialise(inputs[0])
+            self.values[out] = _Value(buffer, moved=first.moved, padded=(inputs[0], before))
         elif kind in POINTWISE and self._same_elements(out, inputs):
             chain = [n for v in inputs for n in self.values[v].pending]
             self.values[out] = replace(first, pending=tuple(dict.fromkeys((*chain, node))))
@@ -131,11 +144,15 @@ class _Lowering:
                     node.op_type,
                     (*sources, *self._constants(node)),
                     tuple(outputs),
-                    parameters={} if moved else geometry(node, inputs),
+                    parameters={} if moved else geometry(node, inputs, self._padded(node)),
                     name=node.name or "",
                     module=node.metadata_props.get(MODULE_KEY, ""),
                 )
             )
+
+    def _padded(self, node: ir.Node) -> tuple[ir.Value, tuple[int, int]] | None:
+        first = node.inputs[0]
+        return self.values[first].padded if first is not None and first in self.values else None
 
     def _constants(self, node: ir.Node) -> list[str]:
         """Buffers of the weights that a step reads."""

@@ -38,7 +38,8 @@ class Arena:
 def lifetimes(program: Program) -> dict[str, Life]:
     """Life of each whole buffer that is not a constant; buffers without use are left out.
 
-    Inputs live from the start, outputs to the end.
+    Inputs live from the start, also those that nothing reads: they are written all the same.
+    Outputs live to the end.
     """
     roots = program.roots()
     entries_of: dict[str, set[int]] = {}
@@ -66,7 +67,7 @@ def lifetimes(program: Program) -> dict[str, Life]:
                     need(root, begin, end)
     for b in program.buffers:
         root = roots[b.id]
-        if root in lives and b.kind == "input":
+        if b.kind == "input" and end:
             need(root, 0, 1)
         if root in lives and b.kind == "output":
             need(root, end - 1, end)

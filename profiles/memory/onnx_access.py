@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx_ir as ir
 
 from edgec.export.errors import UnsupportedError
@@ -26,8 +27,43 @@ ROW_WISE = frozenset(
 POOLS = frozenset(["MaxPool", "AveragePool", "LpPool"])
 
 
-def geometry(node: ir.Node, inputs: list[ir.Value]) -> dict[str, Parameter]:
-    """What `distance` has to know about a step that computes `node` from these activations."""
+def folded_pads(node: ir.Node) -> tuple[int, int] | None:
+    """Rows and columns that a Pad puts before an image, where the windows that read it can do that
+    themselves; None for any other Pad.
+
+    They count what lies outside as zero (convolutions) or not at all (maxima).
+    """
+    x, out = node.inputs[0], node.outputs[0]
+    pads = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = node.inputs[3] if len(node.inputs) > 3 else None
+    if x is None or pads is None or axes is not None or len(shape_of(x)) != 4 or pads.size != 8:
+        return None
+    amounts = [int(n) for n in pads]
+    if min(amounts) < 0 or any(amounts[axis] for axis in (0, 1, 4, 5)):
+        return None
+    if node.attributes.get_string("mode", "constant") != "constant":
+        return None
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    fill = np.zeros(1) if given is None else constant(given)
+    if fill is None or fill.size != 1:
+        return None
+    kind = "Conv" if float(fill.reshape(-1)[0]) == 0 else "MaxPool"
+    if kind == "MaxPool" and float(fill.reshape(-1)[0]) > np.finfo(np.float32).min:
+        return None
+    uses = out.uses()
+    if out.is_graph_output() or not all(u.node.op_type == kind and u.idx == 0 for u in uses):
+        return None
+    return amounts[2], amounts[3]
+
+
+def geometry(
+    node: ir.Node, inputs: list[ir.Value], padded: tuple[ir.Value, tuple[int, int]] | None = None
+) -> dict[str, Parameter]:
+    """What `distance` has to know about a step that computes `node` from these activations.
+
+    Args:
+        padded: what is read in place of the first input, and `folded_pads` of it.
+    """
     first, out = node.inputs[0], node.outputs[0]
     if first is None or first not in inputs:
         return {}
@@ -41,7 +77,9 @@ def geometry(node: ir.Node, inputs: list[ir.Value]) -> dict[str, Parameter]:
     if len(inputs) != 1:
         return {}
     if (kind == "Conv" or kind in POOLS) and len(shape) == 4 and shape[0] == 1:
-        return _window(node, shape, shape_of(out))
+        if padded is not None:
+            shape = shape_of(padded[0])
+        return _window(node, shape, shape_of(out), (0, 0) if padded is None else padded[1])
     if kind in ("MatMul", "Gemm") and constant(node.inputs[1]) is not None:
         if kind == "Gemm" and node.attributes.get_int("transA", 0) == 1:
             return {}
@@ -50,7 +88,9 @@ def geometry(node: ir.Node, inputs: list[ir.Value]) -> dict[str, Parameter]:
     return {}
 
 
-def _window(node: ir.Node, shape: tuple[int, ...], out: tuple[int, ...]) -> dict[str, Parameter]:
+def _window(
+    node: ir.Node, shape: tuple[int, ...], out: tuple[int, ...], before: tuple[int, int]
+) -> dict[str, Parameter]:
     if node.op_type == "Conv":
         kernel = shape_of(node.inputs[1])[2:]
         group = node.attributes.get_int("group", 1)
@@ -61,7 +101,8 @@ def _window(node: ir.Node, shape: tuple[int, ...], out: tuple[int, ...]) -> dict
     if group not in (1, shape[1]) or padded not in ("NOTSET", "VALID"):
         return {}
     stride = tuple(node.attributes.get_ints("strides", (1, 1)))
-    pads = tuple(node.attributes.get_ints("pads", (0, 0, 0, 0)))[:2]
+    own = tuple(node.attributes.get_ints("pads", (0, 0, 0, 0)))
+    pads = own[0] + before[0], own[1] + before[1]
     dilation = tuple(node.attributes.get_ints("dilations", (1, 1)))
     sizes = (*shape[2:], *out[2:], shape[1], out[1])
     return {"window": (*sizes, *kernel, *stride, *pads, *dilation, int(group == shape[1]))}

@@ -14,6 +14,9 @@
 #pragma STDC FP_CONTRACT OFF
 #endif
 
+/* integers are converted to and from single precision, and stored floats have 4 bytes */
+typedef char edgec_needs_floats_of_4_bytes[sizeof(float) == 4 ? 1 : -1];
+
 #ifdef __cplusplus
 extern "C" {
 #endif

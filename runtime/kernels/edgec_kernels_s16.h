@@ -104,6 +104,19 @@ typedef struct {
 
 void edgec_interpolate_s16(const edgec_interpolate_s16_params *p, const int16_t *in, int16_t *out);
 
+/* As edgec_expand_depthwise_s8. */
+typedef struct {
+    int32_t in_h, out_h, stride_h, pad_h;
+    int32_t window; /* bytes of the rows of a window, rounded up to 4 */
+    edgec_conv_s16_params expand;
+    edgec_interpolate_s16_params activation;
+    edgec_conv_s16_params depthwise;
+} edgec_expand_depthwise_s16_params;
+
+/* Scratch: `window` bytes and the larger scratch of the two convolutions. */
+void edgec_expand_depthwise_s16(
+    const edgec_expand_depthwise_s16_params *p, const int16_t *in, int16_t *out, void *scratch);
+
 void edgec_average_pool_s16(const edgec_pool_s8_params *p, const int16_t *in, int16_t *out);
 void edgec_max_pool_s16(const edgec_pool_s8_params *p, const int16_t *in, int16_t *out);
 void edgec_mean_s16(const edgec_mean_s8_params *p, const int16_t *in, int16_t *out);

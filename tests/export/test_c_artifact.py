@@ -164,7 +164,10 @@ def test_expansions_go_row_by_row_where_ram_is_short(
         with pytest.raises(BudgetError) as caught:
             compiled(4096, "none")
         assert caught.value.code == "EC581"
-        assert "arena" in str(caught.value.why)
+        why = str(caught.value.why)
+        for part in ("arena", "inputs and outputs", "scratch", "stack", "constants", "code"):
+            assert part in why
+        assert "peak at step" in why
 
 
 @pytest.mark.parametrize(("ram", "flash"), [(512, 1 << 20), (65536, 256)])
@@ -175,7 +178,34 @@ def test_memories_that_are_too_small_are_the_bill(
     with pytest.raises(BudgetError) as caught:
         edgec.compile(str(tiny_onnx), target=target, calib="random", out=str(tmp_path / "b"))
     assert caught.value.code == "EC550"
+    for part in ("arena", "inputs and outputs", "scratch", "stack", "constants", "code"):
+        assert part in str(caught.value.why)
     assert not (tmp_path / "b").exists()
+
+
+def test_code_counts_against_the_flash(tiny_onnx: Path, tmp_path: Path) -> None:
+    def compiled(flash: int, out: str) -> dict[str, Any]:
+        return (
+            edgec.compile(
+                str(tiny_onnx),
+                target="stm32f746",
+                calib="random",
+                formats="c",
+                flash=flash,
+                out=str(tmp_path / out),
+            )
+            .manifest.artifacts[-1]
+            .checks
+        )
+
+    checks = compiled(1 << 20, "roomy")
+    needed = checks["constant_bytes"] + checks["code_bytes"]
+    assert checks["code_bytes"] > 1000
+    compiled(needed, "exact")
+    with pytest.raises(BudgetError) as caught:
+        compiled(needed - 1, "less")
+    assert caught.value.code == "EC580"
+    assert "code and parameters about" in str(caught.value.why)
 
 
 def test_the_bill_of_several_memories(root: Path, inverted_residual: Path, tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ FILES: Mapping[str, str] = {
     "edgec_norm_s16.c": "layer_norm l2_norm",
     "edgec_resize_s16.c": "resize_bilinear",
     "edgec_convert_s16.c": "widen narrow",
+    "edgec_stream_s16.c": "expand_depthwise",
     "edgec_convert_f32.c": "quantize dequantize quantize_s16 dequantize_s16",
     "edgec_conv_f32.c": "conv depthwise",
     "edgec_matmul_f32.c": "fully_connected matmul",
@@ -146,6 +147,7 @@ FUNCTIONS: Mapping[str, str] = {"edgec_wide_row_s8": "edgec_wide_s8.c"}
 
 CALLED: Mapping[str, tuple[str, ...]] = {
     "edgec_stream_s8.c": ("edgec_conv_s8.c", "edgec_depthwise_s8.c", "edgec_elementwise_s8.c"),
+    "edgec_stream_s16.c": ("edgec_conv_s16.c", "edgec_elementwise_s16.c"),
 }
 """Files that another one calls."""
 
@@ -158,6 +160,7 @@ WITH_SCRATCH = frozenset(
         "edgec_matmul_s8",
         "edgec_conv_s16",
         "edgec_depthwise_s16",
+        "edgec_expand_depthwise_s16",
         "edgec_fully_connected_s16",
         "edgec_matmul_s16",
     }

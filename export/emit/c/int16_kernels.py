@@ -13,6 +13,7 @@ from edgec.export.emit.c.int_kernels import (
     aligned_sum,
     binary,
     exact_product,
+    expand_depthwise,
     largest,
     layer_norm,
     mean,
@@ -138,6 +139,7 @@ KERNELS: Final[dict[str, Kernel]] = {
     for name, kernel in {
         "conv": _conv,
         "depthwise": _depthwise,
+        "expand_depthwise": expand_depthwise(_conv, _interpolate, _depthwise),
         "fully_connected": _fully_connected,
         "add": binary(aligned_sum),
         "sub": binary(aligned_difference),

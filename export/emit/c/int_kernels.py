@@ -63,25 +63,30 @@ def _depthwise(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
             result[row] = _finished(p, p["scales"](sums))
 
 
-def _expand_depthwise(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
-    expand, depthwise, table = p["expand"], p["depthwise"], p["activation"]["table"]
-    source = inputs[0].reshape(p["in_h"], -1)
-    target = out.reshape(p["out_h"], -1)
-    between: dict[int, Bytes] = {}
-    for y in range(p["out_h"]):
-        top = y * p["stride_h"] - p["pad_h"]
-        window = np.full((depthwise["in_h"], depthwise["in_w"] * depthwise["in_c"]), 0, np.int8)
-        for i, row in enumerate(range(top, top + depthwise["in_h"])):
-            if not 0 <= row < p["in_h"]:
-                window[i] = depthwise["in_zero"]
-                continue
-            if row not in between:
-                between[row] = np.empty(window.shape[1], np.int8)
-                _conv(expand, [source[row]], between[row])
-                if table is not None:
-                    _lookup(p["activation"], [between[row]], between[row])
-            window[i] = between[row]
-        _depthwise(depthwise, [window.reshape(-1)], target[y])
+def expand_depthwise(conv: Kernel, function: Kernel, depthwise: Kernel) -> Kernel:
+    """Row by row, by the kernels of one type."""
+
+    def run(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
+        narrow, table = p["depthwise"], p["activation"]["table"]
+        source = inputs[0].reshape(p["in_h"], -1)
+        target = out.reshape(p["out_h"], -1)
+        between: dict[int, Bytes] = {}
+        for y in range(p["out_h"]):
+            top = y * p["stride_h"] - p["pad_h"]
+            window = np.full((narrow["in_h"], narrow["in_w"] * narrow["in_c"]), 0, out.dtype)
+            for i, row in enumerate(range(top, top + narrow["in_h"])):
+                if not 0 <= row < p["in_h"]:
+                    window[i] = narrow.get("in_zero", 0)
+                    continue
+                if row not in between:
+                    between[row] = np.empty(window.shape[1], out.dtype)
+                    conv(p["expand"], [source[row]], between[row])
+                    if table is not None:
+                        function(p["activation"], [between[row]], between[row])
+                window[i] = between[row]
+            depthwise(narrow, [window.reshape(-1)], target[y])
+
+    return run
 
 
 def _fully_connected(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
@@ -272,7 +277,7 @@ def _gather(p: Values, inputs: Sequence[Bytes], out: Bytes) -> None:
 KERNELS: Final[dict[str, Kernel]] = {
     "edgec_conv_s8": _conv,
     "edgec_depthwise_s8": _depthwise,
-    "edgec_expand_depthwise_s8": _expand_depthwise,
+    "edgec_expand_depthwise_s8": expand_depthwise(_conv, _lookup, _depthwise),
     "edgec_fully_connected_s8": _fully_connected,
     "edgec_fully_connected_row_s8": _fully_connected,
     "edgec_fully_connected_any_s8": _fully_connected,

@@ -23,6 +23,7 @@ from edgec.export.emit.c.call import (
     on_floats,
     struct_of,
 )
+from edgec.export.emit.c.cost import Cost, cost_of
 from edgec.export.emit.c.lower import Lowered, scratch_id
 from edgec.export.emit.c.text import (
     C_TYPES,
@@ -31,6 +32,7 @@ from edgec.export.emit.c.text import (
     comment,
     float_literal,
     identifier,
+    prefix_of,
     struct,
     value,
 )
@@ -51,6 +53,7 @@ HEADERS = (
     "edgec_reduce.h",
     "edgec_resize.h",
     "edgec_layer_norm.h",
+    "edgec_stream.h",
 )
 WIDE_HEADERS = ("edgec_kernels_s16.h", "edgec_rows_s16.h", "edgec_interpolate_s16.h")
 FLOAT_HEADERS = ("edgec_kernels_f32.h", "edgec_math_f32.h")
@@ -107,6 +110,7 @@ class Sources:
         prefix: of every symbol.
         arenas: in the order of the plan's memories.
         weight_bytes, macs: of the network.
+        cost: code and stack.
         steps: names of the calls, in order, for profiles.
         inputs, outputs: in the order of the model's.
     """
@@ -116,6 +120,7 @@ class Sources:
     arenas: tuple[Arena, ...]
     weight_bytes: int
     macs: int
+    cost: Cost
     steps: tuple[str, ...]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -141,12 +146,12 @@ def write_sources(
 
     Args:
         plan: offsets for `lowered.program`; an arena for each memory that it uses.
-        prefix: any text; made into a C identifier.
+        prefix: any text; made into a C identifier that files can be called by.
         golden: pairs of inputs and outputs by name for the self-test, in the network's types.
         flash_bytes: of the target, for the check at compile time, as are the plan's memories.
         bases: addresses of these memories, for the linker.
     """
-    prefix = identifier(prefix)
+    prefix = prefix_of(prefix)
     arenas = arenas_of(plan, bases)
     names_of = {arena.region: arena.name for arena in arenas}
     placed = {b.id: plan.offset(b.id) for b in plan.program.buffers}
@@ -192,7 +197,9 @@ def write_sources(
     called = {SOURCES[call.kernel] for call in lowered.calls}
     called |= {FUNCTIONS[name] for call in lowered.calls for name in call.functions}
     kernels = sorted(called.union(*(CALLED.get(file, ()) for file in called)))
+    cost = cost_of(lowered.calls)
     facts: dict[str, Any] = {
+        "cost": cost,
         "prefix": prefix,
         "upper": prefix.upper(),
         "title": comment(title or prefix),
@@ -248,6 +255,7 @@ def write_sources(
         arenas,
         constants.bytes,
         facts["macs"],
+        cost,
         tuple(call.name for call in lowered.calls),
         tuple(inputs),
         tuple(outputs),

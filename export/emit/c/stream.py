@@ -16,7 +16,9 @@ from edgec.export.emit.c.call import Call, Fields, Share, Table
 from edgec.export.emit.c.lower import Lowered
 from edgec.profiles.memory import overlap
 
-KERNEL = "edgec_expand_depthwise_s8"
+KERNEL = "edgec_expand_depthwise_"
+FUNCTIONS = {"s8": "edgec_lookup_s8", "s16": "edgec_interpolate_s16"}
+"""What may stand between the convolutions, by type; its one constant is a table."""
 _ONE_PIXEL = {"batch": 1, "k_h": 1, "k_w": 1, "stride_h": 1, "stride_w": 1, "groups": 1}
 _NO_PADDING = {"pad_h": 0, "pad_w": 0}
 
@@ -50,15 +52,16 @@ def chains(lowered: Lowered) -> Iterator[Chain]:
         return found[0] if len(found) == 1 and index not in lowered.outputs else None
 
     for position, call in enumerate(lowered.calls):
-        if call.kernel != "edgec_conv_s8" or not _by_rows(call):
+        kind = call.kernel.removeprefix("edgec_conv_")
+        if kind not in FUNCTIONS or not _by_rows(call):
             continue
         path, between = [position], [call.output]
         follower = only_reader(call.output)
-        if follower is not None and lowered.calls[follower].kernel == "edgec_lookup_s8":
+        if follower is not None and lowered.calls[follower].kernel == FUNCTIONS[kind]:
             path.append(follower)
             between.append(lowered.calls[follower].output)
             follower = only_reader(between[-1])
-        if follower is None or lowered.calls[follower].kernel != "edgec_depthwise_s8":
+        if follower is None or lowered.calls[follower].kernel != f"edgec_depthwise_{kind}":
             continue
         if lowered.calls[follower].parameters["batch"] == 1:
             most = max(sizes[f"t{index}"] for index in between)
@@ -92,11 +95,13 @@ def _join(parts: list[Call]) -> Call:
     window = (_number(narrow, "k_h") - 1) * _number(narrow, "dilation_h") + 1
     stride, pad = _number(narrow, "stride_h"), _number(narrow, "pad_h")
     row = size["in_w"] * size["in_c"]
-    held = -(-window * row // 4) * 4
+    kind = expand.kernel.removeprefix("edgec_conv_")
+    width = 1 if kind == "s8" else 2
+    held = -(-window * row * width // 4) * 4
     table = parts[1].parameters["table"] if len(parts) > 2 else Table(None)
     distance = overlap.streamed(
-        _number(wide, "in_w") * _number(wide, "in_c"),
-        size["out_w"] * _number(narrow, "out_c"),
+        _number(wide, "in_w") * _number(wide, "in_c") * width,
+        size["out_w"] * _number(narrow, "out_c") * width,
         size["in_h"],
         size["out_h"],
         window,
@@ -104,7 +109,7 @@ def _join(parts: list[Call]) -> Call:
         pad,
     )
     return Call(
-        KERNEL,
+        KERNEL + kind,
         {
             "in_h": size["in_h"],
             "out_h": size["out_h"],

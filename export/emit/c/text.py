@@ -26,6 +26,25 @@ _KEYWORDS = frozenset(
     "union unsigned void volatile while bool true false main".split()
 )
 
+_HEADERS = frozenset(
+    "alloca arm_acle arm_mve arm_neon assert complex ctype errno features fenv float inttypes "
+    "iso646 limits locale malloc math memory pthread setjmp signal stdalign stdarg stdatomic "
+    "stdbool stddef stdint stdio stdlib stdnoreturn string strings tgmath threads time uchar "
+    "unistd wchar wctype".split()
+)
+_TARGETS = frozenset(
+    "all clean default_target depend edit_cache help install kernels list_install_components "
+    "mlperf mlperf_tiny package rebuild_cache test".split()
+)
+
+
+def prefix_of(name: str) -> str:
+    """An identifier that files may be called by: their headers hide none of the C library's, and
+    no target of make or CMake has that name; nor do its symbols look like the kernels'."""
+    found = identifier(name)
+    taken = found in _HEADERS | _TARGETS or found.split("_")[0] == "edgec"
+    return identifier(f"model_{found}") if taken else found
+
 
 def identifier(name: str, fallback: str = "model") -> str:
     """A C identifier made from any text; never empty, a keyword or reserved."""

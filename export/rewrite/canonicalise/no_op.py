@@ -22,7 +22,7 @@ from edgec.export.rewrite.graph import (
     shape_of,
 )
 
-_VIEWS = frozenset({"Reshape", "Expand", "Tile", "Slice", "Pad", "Squeeze", "Unsqueeze", "Flatten"})
+_VIEWS = frozenset({"Reshape", "Expand", "Tile", "Slice", "Squeeze", "Unsqueeze", "Flatten"})
 _SINGLE_INPUT = frozenset({"Concat", "Sum", "Max", "Min", "Mean"})
 _NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0, "Pow": 1.0}
 _REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"})
@@ -88,6 +88,8 @@ def _source(node: ir.Node) -> ir.Value | None:
         return None
     if op in _VIEWS:
         return x if op != "Slice" or _forward(node) else None
+    if op == "Pad":
+        return x if _pads_nothing(node) else None
     if op in _REDUCTIONS:
         return x if _trivial_reduction(node, shape or ()) else None
     return None
@@ -98,6 +100,14 @@ def _forward(node: ir.Node) -> bool:
     if len(node.inputs) > 4 and node.inputs[4] is not None and steps is None:
         return False
     return steps is None or bool((steps > 0).all())
+
+
+def _pads_nothing(node: ir.Node) -> bool:
+    """All are zero; what is cut on one side and added on the other leaves the shape, too."""
+    if "pads" in node.attributes:  # opset 10 and before
+        return not any(ints(node, "pads") or ())
+    pads = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return pads is not None and not pads.any()
 
 
 def _trivial_reduction(node: ir.Node, shape: tuple[int, ...]) -> bool:

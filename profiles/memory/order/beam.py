@@ -26,11 +26,10 @@ def search(
             for n in bits(segment.todo & ~ran):
                 if graph.operations[n].needs & ~done:
                     continue
-                need, then = graph.run(done, live, n)
+                need, then, left = graph.run(done, live, bytes_, n)
                 worst = max(peak, need)
                 key = ran | 1 << n
                 if worst < incumbent and (key not in following or worst < following[key][0]):
-                    left = bytes_ if then == live else graph.bytes_of(then)
                     following[key] = (worst, left, then, [*order, n])
         if time.monotonic() > deadline or not following:
             return None

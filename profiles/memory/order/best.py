@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from edgec.profiles.memory.order import beam
+from edgec.profiles.memory.order import beam, windows
 from edgec.profiles.memory.order.exact import Segment, TooLarge, search, segments
 from edgec.profiles.memory.order.graph import OrderGraph, bits
 
-MOST_SETS = 100_000
+MOST_SETS = 20_000
+"""Of one budget."""
 WIDTHS = (30, 300, 1000)
 
 
@@ -81,18 +82,35 @@ def _best(
     floor: int,
     deadline: float,
 ) -> tuple[list[int], int, int]:
-    """Raise the budget from `floor` until an order fits; peaks under `floor` are of no use."""
-    budget = max(bound, floor)
-    while budget < peak:
+    """Close in on the least budget that an order fits; peaks under `floor` are of no use.
+
+    Windows come first. Then a budget far from the least one is decided soon, be it too small or
+    large enough; so budgets are tried from below, from above and in between until none of them is
+    decided any more.
+    """
+    bound = max(bound, floor)
+    order, peak = windows.improve(graph, part, order, bound, deadline)
+    undecided: set[int] = set()
+    while bound < peak:
+        budgets = (bound, peak - 1, (bound + peak) // 2, (bound + 7 * peak) // 8)
+        budget = next((b for b in budgets if b not in undecided), None)
+        if budget is None:
+            break
         try:
             found, needed = search(graph, part, budget, most_sets=MOST_SETS, deadline=deadline)
         except TooLarge:
-            return *_by_beam(graph, part, order, peak, deadline), bound
+            if time.monotonic() > deadline:
+                break
+            undecided.add(budget)
+            continue
         if found is not None:
-            return found, graph.peak(found, part.done, part.live), budget
-        # no order has a peak between the budget and what was needed to go on
-        bound = budget = min(needed, peak)
-    return order, peak, max(bound, min(peak, budget))
+            order, peak = found, graph.peak(found, part.done, part.live)
+        else:
+            # no order has a peak between the budget and what was needed to go on
+            bound = min(needed, peak)
+    if bound < peak:
+        order, peak = _by_beam(graph, part, order, peak, deadline)
+    return order, peak, min(bound, peak)
 
 
 def _by_beam(

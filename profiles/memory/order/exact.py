@@ -1,10 +1,13 @@
-"""Exact order search: dynamic programming over the sets of operations that have run.
+"""Exact order search over the sets of operations that have run.
 
 Liberis & Lane 2019 and SERENITY (Ahn et al., MLSys 2020): all orders of a set leave the same live
-bytes, so for each set only the lowest peak is kept. Sets over a budget are dropped, and the budget
-rises to what it has to be ("adaptive soft budgeting"). An operation that fits in the budget and
-leaves no more bytes than it found is run at once, which loses nothing: every later moment of any
-order then has at most as many live bytes.
+bytes, so that it does not matter how a set was reached. Sets over a budget are dropped. An
+operation that fits in the budget and leaves no more bytes than it found is run at once, which loses
+nothing: every later moment of any order then has at most as many live bytes.
+
+Unlike there, sets are visited depth first, those with the fewest live bytes before others: with a
+budget that allows many orders one of them is found without all sets of a size, with one that allows
+none both ways see the same sets.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def segments(graph: OrderGraph) -> list[Segment]:
             end = before[n] | 1 << n
             found.append(Segment(done, end & ~done, live))
             for m in bits(end & ~done):
-                live = graph.run(done, live, m)[1]
+                live = graph.run(done, live, 0, m)[1]
                 done |= 1 << m
     if done != everything:
         found.append(Segment(done, everything & ~done, live))
@@ -71,45 +74,70 @@ def search(
     Raises:
         TooLarge: the search was given up.
     """
-    layer: dict[int, tuple[int, list[int]]] = {0: (segment.live, [])}
     exceeded = 1 << 62
-    goal = segment.todo
-    while layer:
-        following: dict[int, tuple[int, list[int]]] = {}
-        for ran, (live, order) in layer.items():
-            ran, live, order = _run_free(graph, segment, ran, live, order, budget)
-            if ran == goal:
-                return order, budget
-            done = segment.done | ran
-            for n in bits(goal & ~ran):
-                if graph.operations[n].needs & ~done or ran | 1 << n in following:
-                    continue
-                need, then = graph.run(done, live, n)
-                if need > budget:
-                    exceeded = min(exceeded, need)
-                else:
-                    following[ran | 1 << n] = (then, [*order, n])
-        if len(following) > most_sets or time.monotonic() > deadline:
+    seen: set[int] = set()
+    start = (0, segment.live, graph.bytes_of(segment.live))
+    # sets to visit, each with the chain of operations that led to it
+    waiting: list[tuple[tuple[int, int, int], _Path | None]] = [(start, None)]
+    while waiting:
+        state, path = waiting.pop()
+        if state[0] in seen:
+            continue
+        seen.add(state[0])
+        (ran, live, bytes_), path = _run_free(graph, segment, state, path, budget)
+        if ran == segment.todo:
+            return _order(path), budget
+        if ran != state[0] and ran in seen:
+            continue
+        seen.add(ran)
+        if len(seen) > most_sets or time.monotonic() > deadline:
             raise TooLarge
-        layer = following
+        done = segment.done | ran
+        following = []
+        for n in bits(segment.todo & ~ran):
+            after = ran | 1 << n
+            if graph.operations[n].needs & ~done or after in seen:
+                continue
+            need, then, left = graph.run(done, live, bytes_, n)
+            if need > budget:
+                exceeded = min(exceeded, need)
+            else:
+                following.append((left, need, n, after, then))
+        following.sort(reverse=True)
+        waiting += [((after, then, left), (path, n)) for left, _, n, after, then in following]
     return None, exceeded
 
 
+_Path = tuple["_Path | None", int]
+"""The last operation, and the ones before it."""
+
+
+def _order(path: _Path | None) -> list[int]:
+    found = []
+    while path is not None:
+        path, n = path
+        found.append(n)
+    return found[::-1]
+
+
 def _run_free(
-    graph: OrderGraph, segment: Segment, ran: int, live: int, order: list[int], budget: int
-) -> tuple[int, int, list[int]]:
+    graph: OrderGraph,
+    segment: Segment,
+    state: tuple[int, int, int],
+    path: _Path | None,
+    budget: int,
+) -> tuple[tuple[int, int, int], _Path | None]:
     """Run what costs nothing: it fits, and leaves no more bytes than before."""
+    ran, live, bytes_ = state
     found = True
     while found:
         found = False
-        done = segment.done | ran
-        bytes_ = graph.bytes_of(live)
         for n in bits(segment.todo & ~ran):
+            done = segment.done | ran
             if graph.operations[n].needs & ~done:
                 continue
-            need, then = graph.run(done, live, n)
-            if need <= budget and graph.bytes_of(then) <= bytes_:
-                ran, live, order = ran | 1 << n, then, [*order, n]
+            need, then, left = graph.run(done, live, bytes_, n)
+            if need <= budget and left <= bytes_:
+                ran, live, bytes_, path = ran | 1 << n, then, left, (path, n)
                 found = True
-                break
-    return ran, live, order
+    return (ran, live, bytes_), path

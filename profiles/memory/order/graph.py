@@ -60,23 +60,38 @@ class OrderGraph:
         """Sum of the sizes of a mask of tensors."""
         return sum(self.sizes[t] for t in bits(tensors))
 
-    def run(self, done: int, live: int, n: int) -> tuple[int, int]:
-        """Run operation `n` after the set `done` with the tensors `live`.
+    @cached_property
+    def touched(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+        """For each operation its tensors: mask, size, users; none for those that are kept."""
+        return tuple(
+            tuple(
+                (1 << t, self.sizes[t], 0 if self.kept >> t & 1 else self.users[t])
+                for t in bits(op.inputs | op.outputs)
+            )
+            for op in self.operations
+        )
+
+    def run(self, done: int, live: int, bytes_: int, n: int) -> tuple[int, int, int]:
+        """Run operation `n` after the set `done` with the tensors `live`, of `bytes_` together.
 
         Returns:
-            Bytes needed while it runs, and the tensors that are live afterwards.
+            Bytes needed while it runs, the tensors that are live afterwards, and their bytes.
         """
         op = self.operations[n]
-        during = live | op.outputs
-        after = done | 1 << n
-        dead = 0
-        for tensor in bits(op.inputs | op.outputs):
-            if not self.users[tensor] & ~after and not self.kept >> tensor & 1:
-                dead |= 1 << tensor
-        need = self.bytes_of(during) + op.scratch
-        # one output can lie over one dying input
-        need -= max((saved for t, saved in op.shared if dead >> t & 1), default=0)
-        return need, during & ~dead
+        remaining = ~(done | 1 << n)
+        dead = freed = 0
+        for tensor, size, users in self.touched[n]:
+            if not live & tensor:
+                live |= tensor
+                bytes_ += size
+            if users and not users & remaining:
+                dead |= tensor
+                freed += size
+        need = bytes_ + op.scratch
+        if op.shared:
+            # one output can lie over one dying input
+            need -= max((saved for t, saved in op.shared if dead >> t & 1), default=0)
+        return need, live & ~dead, bytes_ - freed
 
     def peak(self, order: Sequence[int], done: int = 0, live: int | None = None) -> int:
         """Most bytes that are live in an order of operations.
@@ -85,11 +100,12 @@ class OrderGraph:
             ValueError: an operation runs before what it needs.
         """
         live = self.first if live is None else live
+        bytes_ = self.bytes_of(live)
         worst = 0
         for n in order:
             if self.operations[n].needs & ~done:
                 raise ValueError(f"operation {n} runs too early")
-            need, live = self.run(done, live, n)
+            need, live, bytes_ = self.run(done, live, bytes_, n)
             worst = max(worst, need)
             done |= 1 << n
         return worst

@@ -419,6 +419,13 @@ def test_zero_sized_dimensions(onnx_file: Write, small_model: onnx.ModelProto) -
     assert caught.value.code == "EC745"
 
 
+def test_an_input_that_is_an_output_too_keeps_its_shape(onnx_file: Write) -> None:
+    text = "net (float[1, 3] x) => (float[1, 3] y, float[1, 3] x) { y = Relu(x) }"
+    header = '<ir_version: 9, opset_import: ["" : 17]>'
+    model = from_onnx(onnx_file(onnx.parser.parse_model(header + text)))
+    assert [shape_of(v) for v in model.graph.outputs] == [(1, 3), (1, 3)]
+
+
 def test_shape_that_depends_on_the_data(onnx_file: Write) -> None:
     proto = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>

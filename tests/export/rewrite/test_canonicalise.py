@@ -115,15 +115,18 @@ NOT_NO_OPS = {
     "cast": "h = Cast<to=10>(x) t = Cast<to=1>(h)",
     "same-size transpose": "t = Transpose<perm=[0, 2, 1]>(x)",
     "broadcasting": "t = Add(x, zeros)",
+    "shift": "t = Pad(x, shift)",
+    "pads that are not known": "t = Pad(x, pads)",
 }
 
 
 @pytest.mark.parametrize("body", NOT_NO_OPS.values(), ids=NOT_NO_OPS.keys())
 def test_what_looks_like_a_no_op_is_kept(build: Any, run_passes: Any, body: str) -> None:
     model = build(
-        f"""g (float[1, 3, 3] x) => (float[n, 3, 3] y)
+        f"""g (float[1, 3, 3] x, int64[6] pads) => (float[n, 3, 3] y)
         <float zero = {{0.0}}, float one = {{1.0}}, int64[1] last = {{2}}, int64[1] first = {{-9}},
-         int64[1] axis1 = {{1}}, int64[1] back = {{-1}}, float[2, 1, 1] zeros = {{0.0, 0.0}}>
+         int64[1] axis1 = {{1}}, int64[1] back = {{-1}}, float[2, 1, 1] zeros = {{0.0, 0.0}},
+         int64[6] shift = {{0, -1, 0, 0, 1, 0}}>
         {{ {body} y = Relu(t) }}"""
     )
     assert run_passes(model, [RemoveNoOps]).matches == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx_ir as ir
 import pytest
 
@@ -61,6 +63,48 @@ def test_two_functions_of_one_value_keep_it() -> None:
         y = Add(f, g) }"""
     )
     assert kernels(found) == ["Conv", "Neg", "Conv", "Abs", "Conv", "Add"]
+
+
+PADDED = """g (float[1, 2, 4, 4] x) => (float[1, 2, 3, 3] y)
+    <int64[8] pads = {{0, 0, 1, 2, 0, 0, 1, 0}}, float fill = {{{fill}}},
+    float[2, 2, 3, 3] w = {{{weights}}}>
+    {{ r = Relu(x) p = Pad(r, pads, fill) y = {reader} }}"""
+WINDOWS = {
+    "Conv": "Conv<pads = [0, 0, 0, 0], strides = [2, 2]>(p, w)",
+    "MaxPool": "MaxPool<kernel_shape = [3, 3], strides = [2, 2]>(p)",
+    "AveragePool": "AveragePool<kernel_shape = [3, 3], strides = [2, 2]>(p)",
+}
+
+
+@pytest.mark.parametrize(
+    ("reader", "fill", "folded"),
+    [
+        ("Conv", "0", True),
+        ("Conv", "1", False),
+        ("MaxPool", "-inf", True),
+        ("MaxPool", "0", False),
+        ("AveragePool", "0", False),
+    ],
+)
+def test_windows_pad_themselves(reader: str, fill: str, folded: bool) -> None:
+    text = PADDED.format(
+        fill=0 if fill == "-inf" else fill, weights=", ".join("1" * 36), reader=WINDOWS[reader]
+    ).replace("float[1, 2, 3, 3] y", "float[1, 2, 2, 2] y")
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> {text}')
+    for tensor in proto.graph.initializer:
+        if tensor.name == "fill":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(fill), "fill"))
+    found = from_onnx(ir.from_proto(onnx.shape_inference.infer_shapes(proto)))
+    validate(found)
+    assert kernels(found) == ["Relu", *([] if folded else ["Pad"]), reader]
+    if folded:
+        last = found.body[-1]
+        assert isinstance(last, Step)
+        window = last.parameters["window"]
+        assert isinstance(window, tuple)
+        # 4 x 4 becomes 2 x 2; padding of 1 row and 2 columns before
+        assert window[:4] == (4, 4, 2, 2)
+        assert window[10:12] == (1, 2)
 
 
 def test_a_value_with_two_readers_keeps_its_bytes() -> None:

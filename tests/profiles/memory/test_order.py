@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgec.profiles.memory.liveness import lifetimes
-from edgec.profiles.memory.order import beam
+from edgec.profiles.memory.order import beam, windows
 from edgec.profiles.memory.order.best import best_order
 from edgec.profiles.memory.order.exact import TooLarge, search, segments
 from edgec.profiles.memory.order.graph import OrderGraph, bits, order_graph, reorder
@@ -121,6 +121,66 @@ def test_the_beam_gives_valid_orders_or_none() -> None:
                 assert graph.peak(order, part.done, part.live) < given
                 found += 1
     assert found > 5
+
+
+def cells(count: int, branches: int = 5) -> Program:
+    """As NASNet: each cell reads the two before it, five sums of two chains of three steps."""
+    tensors = [Buffer("c0", 40, kind="input"), Buffer("c1", 40, kind="input")]
+    steps = []
+    for cell in range(2, count + 2):
+        sums = []
+        for branch in range(branches):
+            ends = []
+            for side in range(2):
+                last = f"c{cell - 1 - (branch + side) % 2}"
+                for depth, size in enumerate((40, 8 + 2 * branch, 8)):
+                    name = f"{cell}.{branch}.{side}.{depth}"
+                    tensors.append(Buffer(name, size))
+                    steps.append(Step("k", (last,), (name,)))
+                    last = name
+                ends.append(last)
+            sums.append(f"{cell}.{branch}")
+            tensors.append(Buffer(sums[-1], 8))
+            steps.append(Step("k", tuple(ends), (sums[-1],)))
+        tensors.append(Buffer(f"c{cell}", 40))
+        steps.append(Step("k", tuple(sums), (f"c{cell}",)))
+    return Program("cells", tuple(tensors), tuple(steps))
+
+
+def breadth_first(program: Program) -> Program:
+    """In the order of the distance from the inputs, which keeps everything at once."""
+    depth: dict[str, int] = {}
+    for step in program.body:
+        assert isinstance(step, Step)
+        depth[step.outputs[0]] = 1 + max(depth.get(i, 0) for i in step.inputs)
+    steps = [s for s in program.body if isinstance(s, Step)]
+    order = sorted(range(len(steps)), key=lambda n: (depth[steps[n].outputs[0]], n))
+    return reorder(program, order)
+
+
+def test_one_segment_of_hundreds_of_steps() -> None:
+    graph = order_graph(breadth_first(cells(8)), overlaps=False)
+    assert max(len(bits(s.todo)) for s in segments(graph)) > 250
+    found = best_order(graph, time_limit=5)
+    assert found.given_peak == 640
+    assert found.lower_bound <= found.peak <= 160
+    assert found.peak == graph.peak(found.order)
+
+
+def test_windows_only_make_it_better() -> None:
+    better = 0
+    for seed in range(40):
+        graph = order_graph(random_program(seed, 12))
+        for part in segments(graph):
+            order = bits(part.todo)
+            given = graph.peak(order, part.done, part.live)
+            found, peak = windows.improve(graph, part, order, 0, time.monotonic() + 9)
+            assert sorted(found) == order
+            assert graph.peak(found, part.done, part.live) == peak <= given
+            late, same = windows.improve(graph, part, order, 0, 0.0)
+            assert (late, same) == (order, given)
+            better += peak < given
+    assert better > 5
 
 
 def test_without_time_the_given_order_stays() -> None:

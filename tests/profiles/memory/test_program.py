@@ -152,6 +152,13 @@ def test_inputs_live_from_the_start_and_outputs_to_the_end() -> None:
     assert lifetimes(program) == {"x": Life(0, 3), "y": Life(0, 3), "z": Life(1, 3)}
 
 
+def test_inputs_that_nothing_reads_live_all_the_same() -> None:
+    program = network()
+    unused = Buffer("u", 8, kind="input")
+    with_it = replace(program, buffers=(*program.buffers, unused, Buffer("nowhere", 8)))
+    assert lifetimes(with_it) == {**lifetimes(program), "u": Life(0, 1)}
+
+
 def test_only_inputs_that_die_may_be_overlapped() -> None:
     found = arena(network(), [b.id for b in network().buffers])
     items = found.problem.items

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgec.export.doctor import examine
 from edgec.export.emit.c.lower import lower
 from edgec.export.emit.c.source import Sources, write_sources
 from edgec.export.errors import BudgetError, InternalError, MissingToolError, UsageError
@@ -105,6 +106,14 @@ def test_a_program_that_crashes(written: tuple[Path, Sources]) -> None:
     with pytest.raises(InternalError) as caught:
         count_instructions(folder, BOARDS["mps2-an500"], steps=2, samples=2)
     assert caught.value.code == "EC148"
+
+
+def test_the_doctor_knows_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = {finding.what: finding for finding in examine()}
+    for tool in (COMPILER, SIMULATOR):
+        assert found[tool].status == "missing"
+        assert "apt-get install" in found[tool].hint
 
 
 def test_missing_tools_and_unknown_boards(

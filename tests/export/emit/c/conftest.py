@@ -15,7 +15,7 @@ from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Sources, write_sources
-from edgec.export.tflite import Model, Tensor
+from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.export.tflite.names import input_names
 from edgec.profiles.memory.plan import plan
 from edgec.profiles.memory.regions import ANY_RAM, Region
@@ -39,6 +39,43 @@ def random_integers(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
     limits = np.iinfo(tensor.numpy_dtype)
     found = rng.integers(limits.min, limits.max + 1, tensor.shape)
     return np.asarray(found.astype(tensor.numpy_dtype))
+
+
+@pytest.fixture
+def convolutions() -> Model:
+    """Padded 3x3, depthwise with stride 2, depthwise with stride 1, 1x1, dilated 3x3, 5x5."""
+    rng = np.random.default_rng(4)
+    shapes = [(1, 12, 11, 3), (1, 12, 11, 8), (1, 6, 6, 8), (1, 6, 6, 8), (1, 6, 6, 17)]
+    shapes += [(1, 6, 6, 6), (1, 6, 6, 5)]
+    kernels = [(8, 3, 3, 3), (1, 3, 3, 8), (1, 3, 3, 8), (17, 1, 1, 8), (6, 3, 3, 17), (5, 5, 5, 6)]
+    tensors = [
+        Tensor(f"t{n}", shape, "INT8", None, Quantization.per_tensor(0.05, -7 + n))
+        for n, shape in enumerate(shapes)
+    ]
+    operators = []
+    for n, shape in enumerate(kernels):
+        depthwise = shape[0] == 1
+        axis = 3 if depthwise else 0
+        scale = (rng.random(shape[axis]) * 0.01 + 1e-3).astype(np.float32)
+        data = rng.integers(-127, 128, shape, dtype=np.int8)
+        grid = Quantization(scale, np.zeros(len(scale), np.int64), axis)
+        bias = rng.integers(-4000, 4000, len(scale)).astype(np.int32)
+        tensors += [
+            Tensor(f"w{n}", shape, "INT8", data, grid),
+            Tensor(f"b{n}", bias.shape, "INT32", bias),
+        ]
+        options: dict[str, Any] = {"padding": "SAME", "stride_w": 1, "stride_h": 1}
+        if n == 1:
+            options |= {"stride_w": 2, "stride_h": 2}
+        if n == 4:
+            options |= {"dilation_w_factor": 2, "dilation_h_factor": 2}
+        if n == 3:
+            options["fused_activation_function"] = "RELU"
+        if depthwise:
+            options["depth_multiplier"] = 1
+        code = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
+        operators.append(Operator(code, [n, 7 + 2 * n, 8 + 2 * n], [n + 1], options))
+    return Model([Subgraph(tensors, [0], [len(kernels)], operators)])
 
 
 @pytest.fixture

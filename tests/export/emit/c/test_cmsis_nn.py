@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,55 +15,23 @@ import pytest
 from edgec.export.emit.c import cmsis_nn
 from edgec.export.emit.c.lower import lower
 from edgec.export.emit.c.source import Sources
-from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
-from edgec.runtime.qemu.boards import BOARDS
-from edgec.runtime.qemu.run import COMPILER, SIMULATOR, count_instructions
+from edgec.export.tflite import Model
+from edgec.runtime.qemu.boards import BOARDS, Board
+from edgec.runtime.qemu.run import COMPILER, FLAGS, SIMULATOR, Count, count_instructions
 
 CMSIS_NN = os.environ.get("EDGEC_CMSIS_NN")
 needs_cmsis_nn = pytest.mark.skipif(
     not CMSIS_NN, reason="EDGEC_CMSIS_NN does not name a checkout of ARM-software/CMSIS-NN"
 )
+needs_boards = pytest.mark.skipif(
+    not all(map(shutil.which, (COMPILER, SIMULATOR))), reason=f"needs {COMPILER} and {SIMULATOR}"
+)
+needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
 
 
-def convolutions() -> Model:
-    """Padded 3x3, depthwise with stride 2, depthwise with stride 1, 1x1, dilated 3x3, 5x5."""
-    rng = np.random.default_rng(4)
-    shapes = [(1, 12, 11, 3), (1, 12, 11, 8), (1, 6, 6, 8), (1, 6, 6, 8), (1, 6, 6, 17)]
-    shapes += [(1, 6, 6, 6), (1, 6, 6, 5)]
-    kernels = [(8, 3, 3, 3), (1, 3, 3, 8), (1, 3, 3, 8), (17, 1, 1, 8), (6, 3, 3, 17), (5, 5, 5, 6)]
-    tensors = [
-        Tensor(f"t{n}", shape, "INT8", None, Quantization.per_tensor(0.05, -7 + n))
-        for n, shape in enumerate(shapes)
-    ]
-    operators = []
-    for n, shape in enumerate(kernels):
-        depthwise = shape[0] == 1
-        axis = 3 if depthwise else 0
-        scale = (rng.random(shape[axis]) * 0.01 + 1e-3).astype(np.float32)
-        data = rng.integers(-127, 128, shape, dtype=np.int8)
-        grid = Quantization(scale, np.zeros(len(scale), np.int64), axis)
-        bias = rng.integers(-4000, 4000, len(scale)).astype(np.int32)
-        tensors += [
-            Tensor(f"w{n}", shape, "INT8", data, grid),
-            Tensor(f"b{n}", bias.shape, "INT32", bias),
-        ]
-        options: dict[str, Any] = {"padding": "SAME", "stride_w": 1, "stride_h": 1}
-        if n == 1:
-            options |= {"stride_w": 2, "stride_h": 2}
-        if n == 4:
-            options |= {"dilation_w_factor": 2, "dilation_h_factor": 2}
-        if n == 3:
-            options["fused_activation_function"] = "RELU"
-        if depthwise:
-            options["depth_multiplier"] = 1
-        code = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
-        operators.append(Operator(code, [n, 7 + 2 * n, 8 + 2 * n], [n + 1], options))
-    return Model([Subgraph(tensors, [0], [len(kernels)], operators)])
-
-
-def test_constants_without_the_zero_point() -> None:
-    calls = lower(convolutions()).calls
-    model = convolutions().main
+def test_constants_without_the_zero_point(convolutions: Model) -> None:
+    calls = lower(convolutions).calls
+    model = convolutions.main
     for number, call in enumerate(calls):
         extra = cmsis_nn.constants(call)
         assert (extra["plain_bias"] == model.tensors[8 + 2 * number].data).all()
@@ -75,9 +42,11 @@ def test_constants_without_the_zero_point() -> None:
 
 @needs_cmsis_nn
 @pytest.mark.needs_tool
-def test_the_same_bytes_on_this_machine(write_c: Callable[..., tuple[Path, Sources]]) -> None:
+def test_the_same_bytes_on_this_machine(
+    convolutions: Model, write_c: Callable[..., tuple[Path, Sources]]
+) -> None:
     assert CMSIS_NN is not None
-    folder, _ = write_c(convolutions())
+    folder, _ = write_c(convolutions)
     argv = ["make", "-s", "test", f"CMSIS_NN={CMSIS_NN}"]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout == "edgec self-test: 3 samples agree\n", done.stderr
@@ -85,13 +54,13 @@ def test_the_same_bytes_on_this_machine(write_c: Callable[..., tuple[Path, Sourc
 
 @needs_cmsis_nn
 @pytest.mark.needs_tool
-@pytest.mark.skipif(
-    not all(map(shutil.which, (COMPILER, SIMULATOR))), reason=f"needs {COMPILER} and {SIMULATOR}"
-)
+@needs_boards
 @pytest.mark.parametrize("board", ["mps2-an500", "mps3-an547"])
-def test_the_same_bytes_on_boards(board: str, write_c: Callable[..., tuple[Path, Sources]]) -> None:
+def test_the_same_bytes_on_boards(
+    board: str, convolutions: Model, write_c: Callable[..., tuple[Path, Sources]]
+) -> None:
     assert CMSIS_NN is not None
-    folder, sources = write_c(convolutions())
+    folder, sources = write_c(convolutions)
     steps = len(sources.steps)
     own = count_instructions(folder, BOARDS[board], steps=steps, samples=3)
     for name in cmsis_nn.SOURCES:
@@ -101,3 +70,57 @@ def test_the_same_bytes_on_boards(board: str, write_c: Callable[..., tuple[Path,
     assert theirs.agreed
     different = [a != b for a, b in zip(own.steps, theirs.steps, strict=True)]
     assert any(different), "Arm's kernels were called"
+
+
+def by_cmake(folder: Path, board: Board, steps: int, *options: str) -> Count:
+    """Counts of a firmware whose library of the network CMake has built."""
+    build = folder.parent / "by-cmake"
+    shutil.rmtree(build, ignore_errors=True)
+    flags = " ".join((*board.flags, *FLAGS[1:], "-DEDGEC_PROFILE"))
+    argv = ["cmake", "-S", folder, "-B", build, "-DCMAKE_SYSTEM_NAME=Generic"]
+    argv += [f"-DCMAKE_C_COMPILER={COMPILER}", "-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY"]
+    argv += [f"-DCMAKE_C_FLAGS={flags}", "-DCMAKE_C_FLAGS_RELEASE=", *options]
+    for command in (argv, ["cmake", "--build", build, "--parallel", "2"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (build / "main").mkdir()
+    shutil.copy(folder / "main.c", build / "main")
+    library = f"-Wl,--whole-archive,{build / 'libnet_model.a'},--no-whole-archive"
+    return count_instructions(
+        build / "main", board, steps=steps, samples=3, extra_flags=(f"-I{folder}", library)
+    )
+
+
+@needs_cmsis_nn
+@needs_boards
+@needs_cmake
+@pytest.mark.needs_tool
+@pytest.mark.parametrize("name", ["mps2-an385", "mps2-an500", "mps3-an547"])
+def test_cmake_builds_what_make_builds(
+    name: str, convolutions: Model, write_c: Callable[..., tuple[Path, Sources]]
+) -> None:
+    assert CMSIS_NN is not None
+    folder, sources = write_c(convolutions)
+    board, steps = BOARDS[name], len(sources.steps)
+    own = by_cmake(folder, board, steps)
+    theirs = by_cmake(folder, board, steps, f"-DCMSIS_NN={CMSIS_NN}")
+    assert own.agreed
+    assert theirs.agreed
+    assert own.steps == count_instructions(folder, board, steps=steps, samples=3).steps
+    different = [a != b for a, b in zip(own.steps, theirs.steps, strict=True)]
+    assert any(different), "Arm's kernels were called"
+
+
+@needs_cmake
+@pytest.mark.needs_tool
+def test_a_wrong_path_is_told(
+    convolutions: Model, write_c: Callable[..., tuple[Path, Sources]]
+) -> None:
+    folder, _ = write_c(convolutions)
+    for argv in (
+        ["cmake", "-S", folder, "-B", folder / "build", "-DCMSIS_NN=/nowhere"],
+        ["make", "-C", folder, "test", "CMSIS_NN=/nowhere"],
+    ):
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode
+        assert "no Include/arm_nnfunctions.h in /nowhere" in " ".join(done.stderr.split())

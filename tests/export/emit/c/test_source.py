@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,39 @@ def test_names_of_the_model_stay_text(self_test: Callable[..., str], tmp_path: P
         code = re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.S)
         assert "system" not in code.replace("system_id", "")
         assert "passwd" not in re.sub(r"\w*etc_passwd\w*", "", code)
+
+
+def odd_ends(form: str) -> Model:
+    """A network whose inputs or outputs are unusual."""
+    graph = tiny().main
+    tensors, operators = list(graph.tensors), list(graph.operators)
+    grid = Quantization.per_tensor(0.05, 0)
+    inputs, outputs, names = [0], [5, 3], {"mean": 5, "relu": 3}
+    if form == "an input that nothing reads":
+        tensors.append(Tensor("unused", (1, 500), "INT8", None, grid))
+        inputs.append(6)
+    elif form == "an output twice":
+        outputs, names = [5, 5, 3], {"mean": 5, "again": 5, "relu": 3}
+    elif form == "no inputs":
+        data = np.arange(4, dtype=np.int8).reshape(1, 4)
+        tensors[4:] = [Tensor("c", (1, 4), "INT8", data, grid), replace(tensors[5], name="y")]
+        operators = [Operator("CONCATENATION", [4], [5], {"axis": 1})]
+        inputs, outputs, names = [], [5], {"y": 5}
+    given = {tensors[i].name: i for i in inputs}
+    graph = Subgraph(tensors, inputs, outputs, operators, "main")
+    return Model([graph], signatures=[Signature("serving_default", given, names)])
+
+
+ODD_ENDS = ["an input that nothing reads", "an output twice", "no inputs"]
+
+
+@pytest.mark.parametrize("form", ODD_ENDS)
+def test_unusual_ends(form: str, self_test: Callable[..., str], tmp_path: Path) -> None:
+    assert self_test(odd_ends(form)) == "edgec self-test: 3 samples agree\n"
+    header = (tmp_path / "c" / "net.h").read_text()
+    assert ("net_input_unused(" in header) == (form == ODD_ENDS[0])
+    assert ("net_output_again(" in header) == (form == ODD_ENDS[1])
+    assert ("_input_" in header) == (form != ODD_ENDS[2])
 
 
 @pytest.mark.parametrize(
@@ -146,6 +180,77 @@ def test_two_networks_in_one_firmware(write_c: Callable[..., Any], tmp_path: Pat
         pytest.skip("needs a C++ compiler for the headers' guards")
     subprocess.run(["c++", main, *objects, "-o", tmp_path / "both"], check=True)
     subprocess.run([tmp_path / "both"], check=True)
+
+
+@pytest.mark.needs_tool
+@pytest.mark.parametrize("name", ["test", "clean", "kernels", "string", "stdint", "edgec_kernels"])
+def test_names_that_files_cannot_have(
+    name: str, self_test: Callable[..., str], tmp_path: Path
+) -> None:
+    assert self_test(tiny(), prefix=name) == "edgec self-test: 3 samples agree\n"
+    assert (tmp_path / "c" / f"model_{name}.h").is_file()
+    if shutil.which("cmake") is not None:
+        argv = ["cmake", "-S", tmp_path / "c", "-B", tmp_path / "made"]
+        subprocess.run(argv, check=True, capture_output=True)
+
+
+@pytest.mark.needs_tool
+def test_threads_with_arenas_of_their_own(write_c: Callable[..., Any], tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    folder, _ = write_c(tiny())
+    (tmp_path / "threads.c").write_text(
+        '#include <pthread.h>\n#include <string.h>\n#include "net.h"\n#include "net_golden.h"\n'
+        "static int32_t arenas[4][(NET_ARENA_BYTES + 3) / 4];\nstatic int wrong[4];\n"
+        "static void *work(void *given) {\n    const int n = *(int *)given;\n"
+        "    for (int i = 0; i < 50; ++i) {\n"
+        "        memcpy(net_input_x(arenas[n]), n & 1 ? golden_1_input_0 : golden_0_input_0,\n"
+        "               NET_INPUT_X_BYTES);\n        net_run(arenas[n]);\n"
+        "        wrong[n] += memcmp(net_output_mean_x(arenas[n]),\n"
+        "            n & 1 ? golden_1_output_0 : golden_0_output_0,\n"
+        "            NET_OUTPUT_MEAN_X_BYTES) != 0;\n"
+        "    }\n    return 0;\n}\n"
+        "int main(void) {\n    pthread_t threads[4];\n    int numbers[4] = {0, 1, 2, 3};\n"
+        "    for (int n = 0; n < 4; ++n) pthread_create(&threads[n], 0, work, &numbers[n]);\n"
+        "    for (int n = 0; n < 4; ++n) pthread_join(threads[n], 0);\n"
+        "    return wrong[0] + wrong[1] + wrong[2] + wrong[3];\n}\n"
+    )
+    sources = [tmp_path / "threads.c", folder / "net.c", *sorted((folder / "kernels").glob("*.c"))]
+    argv = ["cc", "-std=c99", "-O1", "-fsanitize=thread", f"-I{folder}", *sources, "-pthread"]
+    subprocess.run([*argv, "-o", tmp_path / "threads"], check=True)
+    done = subprocess.run([tmp_path / "threads"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.needs_tool
+def test_cmake_alone_and_in_a_firmware(write_c: Callable[..., Any], tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake: apt install cmake")
+    first = write_c(tiny(), prefix="first")[0].rename(tmp_path / "one")
+    write_c(tiny(), prefix="second")[0].rename(tmp_path / "two")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.13)\nproject(firmware C)\nadd_subdirectory(one)\n"
+        "add_subdirectory(two)\nadd_executable(firmware firmware.c)\n"
+        "target_link_libraries(firmware first_model second_model)\n"
+    )
+    (tmp_path / "firmware.c").write_text(
+        '#include "first.h"\n#include "second.h"\n'
+        "int main(void) { static int a[FIRST_ARENA_BYTES], b[SECOND_ARENA_BYTES];\n"
+        "first_run(a); second_run(b); return 0; }\n"
+    )
+
+    def run(*argv: str | Path) -> str:
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+    run("cmake", "-G", "Unix Makefiles", "-S", first, "-B", tmp_path / "alone")
+    run("cmake", "--build", tmp_path / "alone")
+    assert run(tmp_path / "alone" / "first") == "edgec self-test: 3 samples agree\n"
+    flags = (tmp_path / "alone/CMakeFiles/first_model.dir/flags.make").read_text()
+    assert "-O3" in flags, "optimized unless told otherwise"
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "both")
+    run("cmake", "--build", tmp_path / "both")
+    run(tmp_path / "both" / "firmware")
+    assert not list((tmp_path / "both").rglob("main.c.*")), "examples are not the firmware's"
 
 
 @pytest.mark.needs_tool

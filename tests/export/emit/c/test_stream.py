@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,8 @@ from edgec.export.errors import InternalError
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.profiles.memory.plan import plan
 from edgec.profiles.memory.regions import Region
+from edgec.runtime.qemu.boards import BOARDS
+from edgec.runtime.qemu.run import COMPILER, SIMULATOR, count_instructions
 
 
 def inverted_residual(
@@ -32,12 +35,16 @@ def inverted_residual(
     same: bool = True,
     function: bool = True,
     multiplier: int = 1,
+    dtype: str = "INT8",
 ) -> Model:
     """1 x 1 convolution, sigmoid, depthwise convolution, 1 x 1 convolution."""
     rng = np.random.default_rng(0)
 
+    words = dtype == "INT16"
+
     def act(name: str, *shape: int, scale: float = 0.05, zero: int = -3) -> Tensor:
-        return Tensor(name, shape, "INT8", None, Quantization.per_tensor(scale, zero))
+        grid = (scale / 256, 0) if words else (scale, zero)
+        return Tensor(name, shape, dtype, None, Quantization.per_tensor(*grid))
 
     def weight(name: str, *shape: int) -> Tensor:
         data = rng.integers(-127, 128, shape, dtype=np.int8)
@@ -57,7 +64,7 @@ def inverted_residual(
         "dilation_h_factor": dilation,
         "depth_multiplier": multiplier,
     }
-    unit = {"scale": 1 / 256, "zero": -128} if function else {}
+    unit = {"scale": 1 / 128 if words else 1 / 256, "zero": -128} if function else {}
     tensors = [
         act("x", 1, height, width, 8),
         weight("e", wide, 1, 1, 8),
@@ -80,7 +87,9 @@ def inverted_residual(
 
 def golden(model: Model) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     shape = model.main.tensors[0].shape
-    feeds = {"x": np.random.default_rng(1).integers(-128, 128, shape, dtype=np.int8)}
+    limits = np.iinfo(model.main.tensors[0].numpy_dtype)
+    draw = np.random.default_rng(1)
+    feeds = {"x": draw.integers(limits.min, limits.max, shape, limits.dtype, endpoint=True)}
     return [(feeds, reference(model, feeds))]
 
 
@@ -104,6 +113,7 @@ def whole_chain_joined(lowered: Lowered) -> Lowered:
     same=st.booleans(),
     function=st.booleans(),
     multiplier=st.integers(1, 2),
+    dtype=st.sampled_from(["INT8", "INT16"]),
 )
 def test_every_byte_is_the_references(**form: Any) -> None:
     reach = (form["kernel"] - 1) * form["dilation"] + 1
@@ -111,15 +121,17 @@ def test_every_byte_is_the_references(**form: Any) -> None:
         return
     model = inverted_residual(wide=12, **form)
     lowered = streamed(model)
-    assert [call.kernel for call in lowered.calls] == [KERNEL, "edgec_conv_s8"]
+    kind = "s8" if form["dtype"] == "INT8" else "s16"
+    assert [call.kernel for call in lowered.calls] == [KERNEL + kind, f"edgec_conv_{kind}"]
     execute.check(model, lowered, plan(lowered.program, time_limit=1), golden(model))
 
 
-def test_the_wide_tensor_is_gone() -> None:
-    model = inverted_residual(height=32, width=32, wide=48)
+@pytest.mark.parametrize(("dtype", "width"), [("INT8", 1), ("INT16", 2)])
+def test_the_wide_tensor_is_gone(dtype: str, width: int) -> None:
+    model = inverted_residual(height=32, width=32, wide=48, dtype=dtype)
     before = lower(model)
     after = streamed(model)
-    wide = 32 * 32 * 48
+    wide = 32 * 32 * 48 * width
     assert plan(before.program).peak >= wide
     assert plan(after.program).peak < wide / 2
     assert sum(call.macs for call in after.calls) == sum(call.macs for call in before.calls)
@@ -161,11 +173,27 @@ def test_what_somebody_else_reads_stays_whole() -> None:
 
 
 @pytest.mark.needs_tool
+@pytest.mark.parametrize("dtype", ["INT8", "INT16"])
 @pytest.mark.parametrize("function", [True, False])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_the_c_is_equal_too(stride: int, function: bool, self_test: Callable[..., str]) -> None:
-    model = inverted_residual(stride=stride, function=function)
+def test_the_c_is_equal_too(
+    stride: int, function: bool, dtype: str, self_test: Callable[..., str]
+) -> None:
+    model = inverted_residual(stride=stride, function=function, dtype=dtype)
     assert "3 samples agree" in self_test(model, rewrite=whole_chain_joined)
+
+
+@pytest.mark.needs_tool
+@pytest.mark.skipif(
+    not all(map(shutil.which, (COMPILER, SIMULATOR))), reason=f"needs {COMPILER} and {SIMULATOR}"
+)
+@pytest.mark.parametrize("dtype", ["INT8", "INT16"])
+@pytest.mark.parametrize("board", ["mps2-an385", "mps2-an500", "mps3-an547"])
+def test_boards_agree(board: str, dtype: str, write_c: Callable[..., Any]) -> None:
+    model = inverted_residual(stride=1, dtype=dtype)
+    folder, sources = write_c(model, rewrite=whole_chain_joined)
+    count = count_instructions(folder, BOARDS[board], steps=len(sources.steps), samples=3)
+    assert count.agreed
 
 
 def test_sizes_are_told_without_writing(write_c: Callable[..., Any]) -> None:
