@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from edgec.export.errors import InputError, UnsupportedError
 from edgec.export.rewrite.graph import MODULE_KEY
 from edgec.export.tflite import ABSENT, Model, Operator, Quantization, Tensor
-
-OPERATOR_KEY = "edgec.tflite_operator"
-"""Node metadata key: position of the operator in the file and its name, e.g. ``12 CONV_2D``."""
+from edgec.export.tflite.marks import OPERATOR_KEY, TENSOR_KEY, mark
 
 TO_FIRST = (0, 3, 1, 2)
 TO_LAST = (0, 2, 3, 1)
@@ -58,6 +56,8 @@ class Context:
     Args:
         model: the file.
         where: its name, for messages.
+        marked: values remember their tensors (`tflite.marks`), so that the file can be written as
+            it is; then no Transposes are saved that the file has.
 
     Attributes:
         constants: what tensors are that operators on constants alone compute.
@@ -65,6 +65,7 @@ class Context:
 
     model: Model
     where: str
+    marked: bool = False
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: dict[str, ir.Value] = field(default_factory=dict)
     entries: dict[int, Entry] = field(default_factory=dict)
@@ -162,12 +163,37 @@ class Context:
 
     def _metadata(self) -> dict[str, str]:
         if self.operator is None:
-            return {}
-        found = {OPERATOR_KEY: f"{self.position} {self.operator.code}"}
+            return {OPERATOR_KEY: self._place()} if self.marked else {}
+        found = {OPERATOR_KEY: self._place()}
         path = module_path(self.tensor(self.operator.outputs[0]).name)
         if path:
             found[MODULE_KEY] = path
         return found
+
+    def _place(self) -> str:
+        code = "" if self.operator is None else f" {self.operator.code}"
+        return f"{self.position}{code}"
+
+    def mark(
+        self, index: int, form: Form, order: Sequence[int] | None, real: ir.Value | None = None
+    ) -> None:
+        """Let the values of a tensor remember it.
+
+        Args:
+            order: of the stored axes; None for that of images behind channels-first values.
+            real: what `form` was quantized from.
+        """
+        if not self.marked:
+            return
+        name = self.tensor(index).name or f"tensor_{index}"
+        values = [form.stored, form.real]
+        if real is not None and TENSOR_KEY not in real.metadata_props:
+            values.append(real)  # else it is another tensor's, and this one its QUANTIZE
+        for value in values:
+            if value is not None:
+                mark(value, name, TO_LAST if order is None else order)
+        if form.stored is None:
+            form.real.metadata_props[OPERATOR_KEY] = self._place()
 
     def initializer(self, array: Array, base: str) -> ir.Value:
         """A constant."""
@@ -179,6 +205,7 @@ class Context:
             shape=ir.Shape(array.shape),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
+            metadata_props={TENSOR_KEY: base} if self.marked else None,
         )
         self.initializers[name] = value
         return value
@@ -235,9 +262,12 @@ class Context:
 
     def _transposed(self, index: int, form: Form, perm: Sequence[int]) -> Form:
         if form.stored is None:
-            return Form(self.emit("Transpose", [form.real], perm=list(perm)))
-        stored = self.emit("Transpose", [form.stored], perm=list(perm))
-        return self.dequantized(stored, self.tensor(index))
+            found = Form(self.emit("Transpose", [form.real], perm=list(perm)))
+        else:
+            stored = self.emit("Transpose", [form.stored], perm=list(perm))
+            found = self.dequantized(stored, self.tensor(index))
+        self.mark(index, found, None if perm == TO_FIRST else range(4))
+        return found
 
     def weight(self, index: int, perm: Sequence[int], shape: Sequence[int] | None = None) -> Form:
         """A constant with its axes permuted, then reshaped; stored as it is in the file.
@@ -300,7 +330,7 @@ class Context:
             )
         value = self.activate(value, activation, tensor)
         base = tensor.name or f"tensor_{index}"
-        form = Form(value)
+        form, real = Form(value), None
         if is_quantized(tensor):
             quantization = tensor.quantization
             assert quantization is not None
@@ -309,10 +339,11 @@ class Context:
             scale, zero = self._parameters(tensor)
             stored = self.emit("QuantizeLinear", [value, scale, zero])
             stored.name = self.name(f"{base}_quantized")
-            form = self.dequantized(stored, tensor)
+            form, real = self.dequantized(stored, tensor), value
         elif tensor.quantization is not None and tensor.numpy_dtype.kind in "iu":
             raise self.unsupported(f"{tensor.dtype} stands for real numbers")
         self.call(form.real, base)
+        self.mark(index, form, None if first else range(len(tensor.shape)), real)
         self.entries[index] = Entry(first=form) if first else Entry(last=form)
 
     def call(self, value: ir.Value, base: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgec.export.capture.tflite.context import Context
+from edgec.export.capture.tflite.context import Context, Form
 from edgec.export.capture.tflite.convolution import bias
 from edgec.export.errors import InputError
 from edgec.export.tflite import ABSENT, Operator
@@ -54,7 +54,10 @@ def batch_matmul(ctx: Context, op: Operator) -> None:
             sides.append(ctx.weight(index, perm).real)
             continue
         value = ctx.read(index)
-        sides.append(ctx.emit("Transpose", [value], perm=perm) if swapped else value)
+        if swapped:
+            value = ctx.emit("Transpose", [value], perm=perm)
+            ctx.mark(index, Form(value), perm)  # nothing moves
+        sides.append(value)
     ctx.write(op.outputs[0], ctx.emit("MatMul", sides))
 
 

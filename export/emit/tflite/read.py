@@ -28,6 +28,7 @@ from edgec.export.emit.tflite.grids import (
 )
 from edgec.export.errors import UnsupportedError
 from edgec.export.rewrite.graph import MODULE_KEY, constant, shape_of, sole_user
+from edgec.export.tflite.marks import name_of, order_of, position_of
 from edgec.export.tflite.model import Quantization
 
 STATIC: Mapping[str, tuple[str, ...]] = {
@@ -125,7 +126,9 @@ class _Reader:
                     fix="fix the shapes of the inputs: --shape NAME=1,3,224,224",
                 )
             dtype = np.dtype(value.dtype.numpy())
-            self.values[value] = Value(str(value.name), tuple(shape), dtype, array)
+            self.values[value] = Value(
+                name_of(value), tuple(shape), dtype, array, order=order_of(value)
+            )
         return self.values[value]
 
     def _float(self, value: ir.Value) -> Value:
@@ -134,14 +137,15 @@ class _Reader:
             return self._value(value)
         twin = self.twins[value]
         if twin not in self.floats:
-            made = Value(str(value.name), twin.shape, np.dtype(np.float32))
+            name = name_of(value) if twin.const is None else twin.name
+            made = Value(name, twin.shape, np.dtype(np.float32), order=order_of(value))
             if twin.const is not None:
                 made.const = twin.real()
             else:
                 module = self._module(value.producer())
-                self.nodes.append(
-                    Node("Dequantize", f"{twin.name}/dequantize", [twin], [made], module=module)
-                )
+                node = Node("Dequantize", f"{twin.name}/dequantize", [twin], [made], module=module)
+                node.position = position_of(value)
+                self.nodes.append(node)
             self.floats[twin] = made
         return self.floats[twin]
 
@@ -182,8 +186,7 @@ class _Reader:
         array = constant(source)
         if array is not None:
             grid = self._grid(node)
-            name = str(source.name)
-            self.twins[output] = Value(name, array.shape, array.dtype, array, grid)
+            self.twins[output] = Value(name_of(source), array.shape, array.dtype, array, grid)
         else:
             twin = self.twins[output] = self._value(source)
             if twin.quantization is None:  # an integer input, or integers that were moved
@@ -202,11 +205,11 @@ class _Reader:
                 return
             self.requantizations += 1
         operand = self._value(source) if twin is None else twin
-        made = Value(str(output.name), operand.shape, dtype, None, grid)
+        made = Value(name_of(output), operand.shape, dtype, None, grid, order_of(output))
         self.values[output] = made
-        self.nodes.append(
-            Node("Quantize", str(node.name), [operand], [made], module=self._module(node))
-        )
+        found = Node("Quantize", str(node.name), [operand], [made], module=self._module(node))
+        found.position = position_of(node)
+        self.nodes.append(found)
 
     # --- operators ---------------------------------------------------------------------------
 
@@ -257,6 +260,7 @@ class _Reader:
             attrs,
             module=self._module(node),
             activation=activation,
+            position=position_of(node),
         )
         grids = self._grids(node.op_type, operands, outputs)
         if grids is None:
@@ -274,7 +278,7 @@ class _Reader:
         for output, grid in zip(outputs, grids, strict=True):
             shape = shape_of(output)
             assert shape is not None
-            twin = Value(str(output.name), shape, dtype, None, grid)
+            twin = Value(name_of(output), shape, dtype, None, grid, order_of(output))
             self.twins[output] = twin
             made.outputs.append(twin)
         self.nodes.append(made)

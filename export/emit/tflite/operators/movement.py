@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from edgec.export.emit.tflite.emitter import Emitter
 from edgec.export.emit.tflite.graph import Node
 from edgec.export.emit.tflite.layouts import stored_axis
-from edgec.export.emit.tflite.perms import stored_moves
+from edgec.export.emit.tflite.perms import stored_moves, stored_shape
+from edgec.export.emit.tflite.stored import AS_STORED, moves_nothing, stored_perm
 
 _HUGE = 1 << 31
 
@@ -21,6 +22,9 @@ def emit_view(emitter: Emitter, node: Node) -> None:
     if change is None:
         emitter.reshape(source, value.shape, emitter.output())
         return
+    if config.form == AS_STORED:
+        _as_stored(emitter, node, source)
+        return
     limit = emitter.flavour.max_rank
     moves = stored_moves(change, config.inputs[0], config.outputs[0], limit)
     if not moves:
@@ -29,6 +33,18 @@ def emit_view(emitter: Emitter, node: Node) -> None:
         emitter.move(source, moves, emitter.output())
     else:
         emitter.place(value, config.outputs[0], source)
+
+
+def _as_stored(emitter: Emitter, node: Node, source: int) -> None:
+    """The TRANSPOSE or RESHAPE that a file has, or nothing for what reading it put in."""
+    config, value = emitter.layout[node], node.outputs[0]
+    perm = stored_perm(node, config)
+    if perm is None:
+        emitter.reshape(source, stored_shape(value.shape, config.outputs[0]), emitter.output())
+    elif moves_nothing(perm):
+        emitter.place(value, config.outputs[0], source)
+    else:
+        emitter.transpose(source, perm, emitter.output())
 
 
 def emit_concat(emitter: Emitter, node: Node) -> None:
@@ -117,7 +133,7 @@ def emit_pad(emitter: Emitter, node: Node) -> None:
         pads[axis] = given[position], given[len(axes) + position]
     pads = pads[list(perm)]
     source = emitter.input(0)
-    inputs = [source, emitter.constant(pads, f"pads/{'_'.join(map(str, pads.ravel()))}")]
+    inputs = [source, emitter.pads(pads)]
     if str(node.attrs.get("mode", "constant")) == "reflect":
         emitter.op("MIRROR_PAD", inputs, emitter.output(), mode="REFLECT")
         return
@@ -133,7 +149,7 @@ def emit_pad(emitter: Emitter, node: Node) -> None:
         info = np.iinfo(tensor.numpy_dtype)
         level = np.rint(number / grid.scale[0]) + grid.zero_point[0]
         filler = np.array(np.clip(level, info.min, info.max), tensor.numpy_dtype)
-    inputs.append(emitter.constant(filler, f"filler/{number:g}", grid))
+    inputs.append(emitter.filler(filler, source))
     emitter.op("PADV2", inputs, emitter.output())
 
 
