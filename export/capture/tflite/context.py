@@ -253,21 +253,22 @@ class Context:
         if found is None:
             other = entry.last if first else entry.first
             assert other is not None
-            found = self._transposed(index, other, TO_FIRST if first else TO_LAST)
+            found = self.transposed(index, other, TO_FIRST if first else TO_LAST)
+            self.mark(index, found, None if first else range(4))
             if first:
                 entry.first = found
             else:
                 entry.last = found
         return found
 
-    def _transposed(self, index: int, form: Form, perm: Sequence[int]) -> Form:
-        if form.stored is None:
-            found = Form(self.emit("Transpose", [form.real], perm=list(perm)))
-        else:
-            stored = self.emit("Transpose", [form.stored], perm=list(perm))
-            found = self.dequantized(stored, self.tensor(index))
-        self.mark(index, found, None if perm == TO_FIRST else range(4))
-        return found
+    def transposed(
+        self, index: int, form: Form, perm: Sequence[int], *, stored: bool = True
+    ) -> Form:
+        """A tensor's form with its axes permuted: the integers, or only the real numbers."""
+        if form.stored is None or not stored:
+            return Form(self.emit("Transpose", [form.real], perm=list(perm)))
+        moved = self.emit("Transpose", [form.stored], perm=list(perm))
+        return self.dequantized(moved, self.tensor(index))
 
     def weight(self, index: int, perm: Sequence[int], shape: Sequence[int] | None = None) -> Form:
         """A constant with its axes permuted, then reshaped; stored as it is in the file.
@@ -280,13 +281,15 @@ class Context:
         data = self.constant(index, "a constant").transpose(list(perm))
         if shape is not None:
             data = data.reshape(tuple(shape))
-        base = tensor.name or f"constant_{index}"
+        stored = self.initializer(data, tensor.name or f"constant_{index}")
+        if self.marked and shape is None:
+            mark(stored, tensor.name, [list(perm).index(i) for i in range(len(perm))])
         if not is_quantized(tensor):
-            return Form(self.initializer(data, base))
+            return Form(stored)
         quantization = tensor.quantization
         assert quantization is not None
         axis = list(perm).index(quantization.axis) if quantization.per_channel else 0
-        return self.dequantized(self.initializer(data, base), tensor, axis)
+        return self.dequantized(stored, tensor, axis)
 
     def dequantized(self, stored: ir.Value, tensor: Tensor, axis: int = 0) -> Form:
         """Real numbers of stored integers, whose scales run along `axis`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgec.export.capture.tflite.context import Context, Form
+from edgec.export.capture.tflite.context import Context
 from edgec.export.capture.tflite.convolution import bias
 from edgec.export.errors import InputError
 from edgec.export.tflite import ABSENT, Operator
@@ -53,11 +53,11 @@ def batch_matmul(ctx: Context, op: Operator) -> None:
         if ctx.tensor(index).data is not None:
             sides.append(ctx.weight(index, perm).real)
             continue
-        value = ctx.read(index)
+        form = ctx.form(index, first=False)
         if swapped:
-            value = ctx.emit("Transpose", [value], perm=perm)
-            ctx.mark(index, Form(value), perm)  # nothing moves
-        sides.append(value)
+            form = ctx.transposed(index, form, perm, stored=ctx.marked)
+            ctx.mark(index, form, perm)  # nothing moves
+        sides.append(form.real)
     ctx.write(op.outputs[0], ctx.emit("MatMul", sides))
 
 

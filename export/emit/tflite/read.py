@@ -76,7 +76,7 @@ class _Reader:
         self.values: dict[ir.Value, Value] = {}
         # float ONNX value → the integers it stands for
         self.twins: dict[ir.Value, Value] = {}
-        self.floats: dict[Value, Value] = {}
+        self.floats: dict[Value | ir.Value, Value] = {}
         self.nodes: list[Node] = []
         self.requantizations = 0
 
@@ -136,18 +136,21 @@ class _Reader:
         if value in self.values or value not in self.twins:
             return self._value(value)
         twin = self.twins[value]
-        if twin not in self.floats:
+        # a file may convert the same integers more than once
+        key = twin if position_of(value) is None else value
+        if key not in self.floats:
             name = name_of(value) if twin.const is None else twin.name
             made = Value(name, twin.shape, np.dtype(np.float32), order=order_of(value))
             if twin.const is not None:
+                made.order = twin.order
                 made.const = twin.real()
             else:
                 module = self._module(value.producer())
                 node = Node("Dequantize", f"{twin.name}/dequantize", [twin], [made], module=module)
                 node.position = position_of(value)
                 self.nodes.append(node)
-            self.floats[twin] = made
-        return self.floats[twin]
+            self.floats[key] = made
+        return self.floats[key]
 
     def _grid(self, node: ir.Node) -> Quantization:
         scale, zero = constant(node.inputs[1]), None
@@ -186,7 +189,9 @@ class _Reader:
         array = constant(source)
         if array is not None:
             grid = self._grid(node)
-            self.twins[output] = Value(name_of(source), array.shape, array.dtype, array, grid)
+            self.twins[output] = Value(
+                name_of(source), array.shape, array.dtype, array, grid, order_of(source)
+            )
         else:
             twin = self.twins[output] = self._value(source)
             if twin.quantization is None:  # an integer input, or integers that were moved
@@ -297,7 +302,9 @@ class _Reader:
                 return None
             if twin is None or twin.quantization is None or twin.const is not None:
                 return None
-            if op in ROUNDING and any(self._wanted(v) is None for v in outputs):
+            # a file says itself on which side of its DEQUANTIZE something moves
+            literal = op in ROUNDING or all(order_of(v) is not None for v in outputs)
+            if literal and any(self._wanted(v) is None for v in outputs):
                 return None
             return [twin.quantization] * len(outputs)
         weighted = op == "MatMul" and self._is_linear(operands)

@@ -51,7 +51,8 @@ def _in_file_order(graph: Graph) -> list[Node] | None:
 
 
 def _config(node: Node, rules: dict[str, Rule]) -> Config | None:
-    """The cheapest config in which operands and outputs have their orders."""
+    """The cheapest config in which operands and outputs have their orders, constants too if any."""
+    constants = [None if v is None or v.const is None else v.order for v in node.inputs]
     inputs = [None if v is None or v.const is not None else v.order for v in node.inputs]
     outputs = [v.order or () for v in node.outputs]
     if node.op == "View":
@@ -66,7 +67,12 @@ def _config(node: Node, rules: dict[str, Rule]) -> Config | None:
         if list(config.outputs) == outputs
         and all(o is None or o == c for o, c in zip(inputs, config.inputs, strict=True))
     ]
-    return min(fitting, key=lambda config: config.cost, default=None)
+
+    def moved(config: Config) -> tuple[int, float]:
+        pairs = zip(constants, config.inputs, strict=True)
+        return sum(o is not None and o != c for o, c in pairs), config.cost
+
+    return min(fitting, key=moved, default=None)
 
 
 def stored_perm(node: Node, config: Config) -> Perm | None:
