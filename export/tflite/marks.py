@@ -9,8 +9,8 @@ the same order; where a rewrite has changed it, layouts are searched as for any 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from edgec.export.tflite.model import Model
 
@@ -36,19 +36,27 @@ class _Marked(Protocol):
     def metadata_props(self) -> dict[str, str]: ...
 
 
-def is_own(model: Model) -> bool:
-    """Whether edgec wrote the file: its images are NHWC, inputs and outputs included."""
+def own_entry(model: Model) -> dict[str, Any] | None:
+    """What edgec wrote about the file that it made; None for files of others.
+
+    Images are NHWC in files of edgec's own, inputs and outputs included.
+    """
     try:
         entry = json.loads(model.metadata.get(METADATA, b""))
-    except ValueError:
-        return False
-    return isinstance(entry, dict) and entry.get("schema") == SCHEMA
+    except (ValueError, RecursionError):  # the file may say anything
+        return None
+    return entry if isinstance(entry, dict) and entry.get("schema") == SCHEMA else None
 
 
 def mark(value: _Marked, name: str, order: Sequence[int]) -> None:
     """Leave a tensor's name and order on an ONNX value."""
     value.metadata_props[TENSOR_KEY] = name
     value.metadata_props[ORDER_KEY] = " ".join(map(str, order))
+
+
+def is_marked(values: Iterable[_Marked]) -> bool:
+    """Whether a graph with these inputs was read from a file of edgec's own."""
+    return all(ORDER_KEY in value.metadata_props for value in values)
 
 
 def order_of(value: _Marked) -> tuple[int, ...] | None:

@@ -27,7 +27,7 @@ from edgec.export.rewrite.legalise.opset import WIDE_MASTER
 from edgec.export.rewrite.stages import tidy
 from edgec.export.tflite import ABSENT, Model, Operator, load
 from edgec.export.tflite.check import check
-from edgec.export.tflite.marks import is_own, mark
+from edgec.export.tflite.marks import mark, own_entry
 from edgec.export.tflite.names import input_names, output_names
 
 MAX_ELEMENTS = 1 << 31
@@ -70,7 +70,9 @@ def from_tflite(
     else:
         model, name = load(Path(source)), str(source)
     _check_operators(model, name)
-    ctx = Context(model, name, marked=channels_first and not integers and is_own(model))
+    ctx = Context(
+        model, name, marked=channels_first and not integers and own_entry(model) is not None
+    )
     ctx.position = -1
     inputs = _inputs(ctx, integers=integers, channels_first=channels_first)
     for position, operator in enumerate(model.main.operators):
