@@ -192,8 +192,7 @@ class Context:
         for value in values:
             if value is not None:
                 mark(value, name, TO_LAST if order is None else order)
-        if form.stored is None:
-            form.real.metadata_props[OPERATOR_KEY] = self._place()
+        form.real.metadata_props[OPERATOR_KEY] = self._place()
 
     def initializer(self, array: Array, base: str) -> ir.Value:
         """A constant."""
