@@ -288,7 +288,10 @@ class Context:
         quantization = tensor.quantization
         assert quantization is not None
         axis = list(perm).index(quantization.axis) if quantization.per_channel else 0
-        return self.dequantized(stored, tensor, axis)
+        form = self.dequantized(stored, tensor, axis)
+        if self.marked:  # equal integers are merged, what they stand for is not
+            form.real.metadata_props.update(stored.metadata_props)
+        return form
 
     def dequantized(self, stored: ir.Value, tensor: Tensor, axis: int = 0) -> Form:
         """Real numbers of stored integers, whose scales run along `axis`."""

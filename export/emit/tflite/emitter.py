@@ -131,6 +131,9 @@ class Emitter:
             return there[perm]
         source = min(sorted(there), key=lambda known: move_cost(value.shape, known, perm))
         index, shape = there[source], stored_shape(value.shape, perm)
+        if shape == self.shape(index) and same_data(value.shape, source, perm):
+            there[perm] = index  # only ones changed places
+            return index
         result = self.tensor(
             f"{value.name}/{'x'.join(map(str, shape))}", shape, value.dtype, value.quantization
         )

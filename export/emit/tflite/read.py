@@ -189,8 +189,9 @@ class _Reader:
         array = constant(source)
         if array is not None:
             grid = self._grid(node)
+            told = output if order_of(output) is not None else source
             self.twins[output] = Value(
-                name_of(source), array.shape, array.dtype, array, grid, order_of(source)
+                name_of(told), array.shape, array.dtype, array, grid, order_of(told)
             )
         else:
             twin = self.twins[output] = self._value(source)
