@@ -1,10 +1,10 @@
 """What the C of a network computes, in numpy: for golden data, for checks, for accuracy.
 
-The TFLite reference (`edgec.export.tflite.reference`), but for the operators whose C kernels
-have a meaning of their own, because TFLite's compute in floats there or in more than integers of 32
-bits: SOFTMAX of int8, the scaling of FULLY_CONNECTED, and norms between integers. On int16 there
-are two more: functions with a table (`interpolate`), and the L2 norm, which TFLite has not. Parts in
-float are those of `float_reference`.
+The TFLite reference (`edgec.export.tflite.reference`), but for the operators whose C kernels have a
+meaning of their own, because TFLite's compute in floats there or in more than integers of 32 bits:
+SOFTMAX of int8, the scaling of FULLY_CONNECTED, and norms between integers. On int16 there are two
+more: functions with a table (`interpolate`), and the L2 norm, which TFLite has not. Parts in float
+are those of `float_reference`.
 """
 
 from __future__ import annotations
