@@ -13,6 +13,7 @@ import numpy as np
 
 from edgec.export.emit.tflite.graph import Graph, Node, Shape, Value
 from edgec.export.emit.tflite.one_dimensional import as_image, is_one_dimensional
+from edgec.export.emit.tflite.overlapping import add_blocks
 from edgec.export.rewrite.layout import View
 from edgec.export.tflite.model import Quantization
 
@@ -59,6 +60,8 @@ def _canonical(node: Node) -> Iterator[Node]:
         yield node
     elif node.op in VIEWS:
         yield _view(node)
+    elif node.op == "Col2Im":
+        yield from add_blocks(node)
     elif is_one_dimensional(node):
         yield from as_image(node)
     else:

@@ -43,6 +43,7 @@ STATIC: Mapping[str, tuple[str, ...]] = {
     "Resize": ("", "roi", "scales", "sizes"),
     "Clip": ("", "min", "max"),
     "CumSum": ("", "axis"),
+    "Col2Im": ("", "image_shape", "block_shape"),
     **{
         f"Reduce{kind}": ("", "axes")
         for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()

@@ -48,10 +48,21 @@ def _as_stored(emitter: Emitter, node: Node, source: int) -> None:
 
 
 def emit_concat(emitter: Emitter, node: Node) -> None:
-    """Concat."""
+    """Concat; of more operands than the runtime takes in groups of neighbours."""
     axis = stored_axis(emitter.layout[node].outputs[0], int(node.attrs["axis"]))
     inputs = [emitter.input(i) for i in range(len(node.inputs))]
-    emitter.op("CONCATENATION", inputs, emitter.output(), axis=axis)
+    result, most = emitter.output(), emitter.flavour.most_joined or len(inputs)
+    while len(inputs) > most:
+        groups = [inputs[i : i + most] for i in range(0, len(inputs), most)]
+        inputs = [g[0] if len(g) == 1 else _joined(emitter, g, result, axis) for g in groups]
+    emitter.op("CONCATENATION", inputs, result, axis=axis)
+
+
+def _joined(emitter: Emitter, inputs: list[int], result: int, axis: int) -> int:
+    """A part of what is joined to `result`, on its grid."""
+    shape = list(emitter.shape(result))
+    shape[axis] = sum(emitter.shape(i)[axis] for i in inputs)
+    return emitter.op("CONCATENATION", inputs, emitter.like(result, "joined", shape), axis=axis)
 
 
 def emit_split(emitter: Emitter, node: Node) -> None:
