@@ -321,6 +321,22 @@ def load_preprocess(path: str | None, inputs: tuple[TensorInfo, ...]) -> Preproc
     return found
 
 
+def stored_preprocess(entry: Any, shapes: list[tuple[int, ...]]) -> Preprocess | None:
+    """Preprocessing that a file says it takes, if that fits the file's one input.
+
+    Args:
+        entry: what `Preprocess.to_json` gave, or anything.
+        shapes: of the network's inputs, NCHW.
+    """
+    try:
+        found = Preprocess.from_json(entry)
+        if len(shapes) == 1 and shapes[0][2:] == tuple(found.size):
+            return found if shapes[0][:2] == (1, found(_grey(found)).shape[0]) else None
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError):
+        pass  # the file may say anything
+    return None
+
+
 def _grey(preprocess: Preprocess) -> Any:
     from PIL import Image
 

@@ -55,6 +55,7 @@ from edgec.export.rewrite.legalise.lacking import operators_lacking
 from edgec.export.rewrite.recognise.marks import KINDS
 from edgec.export.rewrite.stats import GraphStats, graph_stats
 from edgec.export.source import Captured, capture
+from edgec.export.tflite.marks import is_marked
 from edgec.export.tflite_artifacts import Source, tflite_artifacts
 from edgec.models.stages import Stage
 from edgec.profiles.activations import activation_peak_bytes
@@ -164,6 +165,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         calibration,
         quantization,
         captured.weights.get("kind") == "random",
+        captured.graph if is_marked(captured.graph.graph.inputs) else None,
     )
     if "tflite" in (options.formats or ()):
         with reporter.stage("build tflite") as tick:
@@ -423,6 +425,10 @@ def _labels(
         labels = shipped_labels(spec.labels)
         if len(outputs) == 1 and outputs[0].shape == (1, len(labels)):
             return labels
+    if captured.labels is not None and any(
+        output.shape == (1, len(captured.labels)) for output in outputs
+    ):
+        return captured.labels
     return None
 
 

@@ -46,6 +46,7 @@ class Captured:
         model: facts for the manifest.
         weights: facts for the manifest; ``kind`` is ``"random"`` for untrained parameters.
         preprocess: how images become the input, where that is known.
+        labels: names of the classes, where the file has them.
         spec: the registry entry of a zoo network.
         stages: with ``--features``, the stages whose maps are the outputs, in their order.
     """
@@ -57,6 +58,7 @@ class Captured:
     preprocess: Preprocess | None = None
     spec: ModelSpec | None = None
     stages: tuple[Stage, ...] = ()
+    labels: tuple[str, ...] | None = None
 
 
 def describe(model: str) -> tuple[str, str]:
@@ -329,6 +331,10 @@ def _from_onnx(path: Path, name: str, options: ExportOptions, reporter: Reporter
 
 def _from_tflite(path: Path, name: str, options: ExportOptions) -> Captured:
     from edgec.export.capture import from_tflite
+    from edgec.export.data import stored_preprocess
+    from edgec.export.rewrite.graph import shape_of
+    from edgec.export.tflite import load
+    from edgec.export.tflite.marks import own_entry
 
     if options.shapes or options.input_size is not None:
         raise UsageError(
@@ -339,7 +345,22 @@ def _from_tflite(path: Path, name: str, options: ExportOptions) -> Captured:
             fix="leave them out, or convert the network again for another size",
         )
     facts = {"source": "tflite", "name": name, "sha256": sha256_file(path)}
-    return Captured(from_tflite(path), name, facts, {"kind": "own"})
+    file = load(path)
+    graph = from_tflite(file, where=str(path))
+    entry = own_entry(file) or {}
+    shapes = [tuple(shape_of(value) or ()) for value in graph.graph.inputs]
+    preprocess = stored_preprocess(entry.get("preprocess"), shapes)
+    labels = entry.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        labels = None
+    return Captured(
+        graph,
+        name,
+        facts,
+        {"kind": "own"},
+        preprocess,
+        labels=None if labels is None else tuple(labels),
+    )
 
 
 def image_input(path: Path, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:

@@ -58,6 +58,7 @@ class Source:
         built: its ONNX artifacts, the master first.
         golden: inputs to compare on.
         data, calibration, quantization: of an export with calibration data.
+        as_read: the graph of a .tflite file that edgec wrote, before any rewriting.
     """
 
     job: Job
@@ -70,6 +71,7 @@ class Source:
     calibration: Calibration | None
     quantization: Quantization | None
     blind: bool
+    as_read: ir.Model | None = None
 
 
 def tflite_artifacts(
@@ -195,12 +197,15 @@ def _judged_float(artifact: Artifact, file: TfliteFile, source: Source) -> Artif
 
 
 def _as_in_file(source: Source) -> tuple[Artifact, bytes]:
-    """The one file of a network that came quantized, with the integers it came with."""
+    """The one file of a network that came quantized, with the integers it came with.
+
+    A file of edgec's own stays as it is: layouts and forms were chosen when it was written.
+    """
     wide = source.job.options.precision == INT16X8
     scheme = TFLITE_INT16X8 if wide else scheme_for(source.job)
     precision: Literal["int8", "int16x8"] = "int16x8" if wide else "int8"
     file = convert(
-        source.master,
+        source.as_read or source.master,
         precision=precision,
         ends=_ends(source.job),
         flavour=flavour_for(scheme.name, source.job.target.runtime.name),

@@ -31,6 +31,7 @@ class Form:
         unit_strides: of STRIDED_SLICE, all strides are 1.
         covered: of TRANSPOSE_CONV, with SAME padding the kernel is as large as the stride.
         symmetric: input whose zero point is 0; None: any zero point goes.
+        most_inputs: of CONCATENATION; None: any number that was tried.
     """
 
     ranks: tuple[int, ...] = ()
@@ -45,6 +46,7 @@ class Form:
     unit_strides: bool = False
     covered: bool = False
     symmetric: int | None = None
+    most_inputs: int | None = None
 
 
 @dataclass(frozen=True)

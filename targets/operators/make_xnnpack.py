@@ -177,6 +177,10 @@ def limits(name: str, form: str, base: Model) -> dict[str, Any]:
         found["unit_strides"] = True
     if name == "TRANSPOSE_CONV" and not taken(changed(base, _gapped)):
         found["covered"] = True
+    if name == "CONCATENATION":
+        counts = [n for n in range(2, 33) if taken(changed(base, lambda m, n=n: _joined(m, n)))]  # type: ignore[misc]
+        if max(counts) < 32:
+            found["most_inputs"] = max(counts)
     if form in ("int8", "uint8"):
         found |= _grids(base)
     if "beta" in operator.options:
@@ -191,6 +195,15 @@ def _gapped(model: Model) -> None:
     shape = (1, 16, 16, 3)
     operand(model, 0).data = np.array(shape, np.int32)
     model.main.tensors[operator.outputs[0]].shape = shape
+
+
+def _joined(model: Model, count: int) -> None:
+    """The first operand, so many times."""
+    operator = model.main.operators[0]
+    operator.inputs = operator.inputs[:1] * count
+    shape = list(operand(model, 0).shape)
+    shape[operator.options["axis"]] *= count
+    model.main.tensors[operator.outputs[0]].shape = tuple(shape)
 
 
 def _by_twos(model: Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from edgec.export.as_in_file import quantized_as
 from edgec.export.bundle import Bundle
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.pipeline import compile_model
-from edgec.export.tflite import decode
+from edgec.export.tflite import decode, load, save
+from edgec.export.tflite.marks import METADATA
+from edgec.models.preprocess import Preprocess
 from edgec.runtime.litert_runner import LiteRTRunner
 
 
@@ -98,6 +101,39 @@ def test_int16_activations_stay_int16_in_every_format(wide: Path, tmp_path: Path
         feed = {next(iter(runners[0].inputs)): rng.standard_normal(shape).astype(np.float32)}
         one, two = (next(iter(runner.run(feed).values())) for runner in runners)
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_file_of_our_own_comes_back_byte_by_byte(wide: Path, tmp_path: Path) -> None:
+    bundle = compile_model(
+        str(wide), target="raspberry-pi-5", formats="tflite", out=str(tmp_path / "bundle")
+    )
+    assert (bundle.path / "tflite" / "model_int16x8.tflite").read_bytes() == wide.read_bytes()
+
+
+def test_preprocessing_and_labels_are_read_from_the_file(wide: Path, tmp_path: Path) -> None:
+    model = load(wide)
+    (_, channels, *size) = (model.main.tensors[model.main.inputs[0]].shape[i] for i in (0, 3, 1, 2))
+    classes = model.main.tensors[model.main.outputs[0]].shape[1]
+    assert channels == 3
+    preprocess = Preprocess(size=(size[0], size[1]), mean=(0.5, 0.5, 0.5), std=(0.2, 0.3, 0.4))
+    labels = [f"class {number}" for number in range(classes)]
+    entry = json.loads(model.metadata[METADATA])
+    entry |= {"preprocess": preprocess.to_json(), "labels": labels}
+    for name, told, expected in (
+        ("good", entry, (preprocess, tuple(labels))),
+        ("wide", entry | {"preprocess": preprocess.to_json() | {"size": [10**6, 10**6]}}, None),
+        ("odd", entry | {"preprocess": {"size": "x"}, "labels": [1, 2]}, None),
+    ):
+        model.metadata[METADATA] = json.dumps(told).encode()
+        save(model, tmp_path / f"{name}.tflite")
+        bundle = compile_model(
+            str(tmp_path / f"{name}.tflite"), target="x86", out=str(tmp_path / name)
+        )
+        manifest = bundle.manifest
+        if expected is None:
+            assert manifest.preprocess is None
+        else:
+            assert (manifest.preprocess, manifest.labels) == expected
 
 
 def test_products_of_int16_do_not_saturate(wide: Path, tmp_path: Path) -> None:

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from edgec.export.errors import InputError, UnsupportedError
 from edgec.export.rewrite.graph import MODULE_KEY
 from edgec.export.tflite import ABSENT, Model, Operator, Quantization, Tensor
-
-OPERATOR_KEY = "edgec.tflite_operator"
-"""Node metadata key: position of the operator in the file and its name, e.g. ``12 CONV_2D``."""
+from edgec.export.tflite.marks import OPERATOR_KEY, TENSOR_KEY, mark
 
 TO_FIRST = (0, 3, 1, 2)
 TO_LAST = (0, 2, 3, 1)
@@ -58,6 +56,8 @@ class Context:
     Args:
         model: the file.
         where: its name, for messages.
+        marked: values remember their tensors (`tflite.marks`), so that the file can be written as
+            it is; then no Transposes are saved that the file has.
 
     Attributes:
         constants: what tensors are that operators on constants alone compute.
@@ -65,6 +65,7 @@ class Context:
 
     model: Model
     where: str
+    marked: bool = False
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: dict[str, ir.Value] = field(default_factory=dict)
     entries: dict[int, Entry] = field(default_factory=dict)
@@ -162,12 +163,36 @@ class Context:
 
     def _metadata(self) -> dict[str, str]:
         if self.operator is None:
-            return {}
-        found = {OPERATOR_KEY: f"{self.position} {self.operator.code}"}
+            return {OPERATOR_KEY: self._place()} if self.marked else {}
+        found = {OPERATOR_KEY: self._place()}
         path = module_path(self.tensor(self.operator.outputs[0]).name)
         if path:
             found[MODULE_KEY] = path
         return found
+
+    def _place(self) -> str:
+        code = "" if self.operator is None else f" {self.operator.code}"
+        return f"{self.position}{code}"
+
+    def mark(
+        self, index: int, form: Form, order: Sequence[int] | None, real: ir.Value | None = None
+    ) -> None:
+        """Let the values of a tensor remember it.
+
+        Args:
+            order: of the stored axes; None for that of images behind channels-first values.
+            real: what `form` was quantized from.
+        """
+        if not self.marked:
+            return
+        name = self.tensor(index).name or f"tensor_{index}"
+        values = [form.stored, form.real]
+        if real is not None and TENSOR_KEY not in real.metadata_props:
+            values.append(real)  # else it is another tensor's, and this one its QUANTIZE
+        for value in values:
+            if value is not None:
+                mark(value, name, TO_LAST if order is None else order)
+        form.real.metadata_props[OPERATOR_KEY] = self._place()
 
     def initializer(self, array: Array, base: str) -> ir.Value:
         """A constant."""
@@ -179,6 +204,7 @@ class Context:
             shape=ir.Shape(array.shape),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
+            metadata_props={TENSOR_KEY: base} if self.marked else None,
         )
         self.initializers[name] = value
         return value
@@ -226,18 +252,22 @@ class Context:
         if found is None:
             other = entry.last if first else entry.first
             assert other is not None
-            found = self._transposed(index, other, TO_FIRST if first else TO_LAST)
+            found = self.transposed(index, other, TO_FIRST if first else TO_LAST)
+            self.mark(index, found, None if first else range(4))
             if first:
                 entry.first = found
             else:
                 entry.last = found
         return found
 
-    def _transposed(self, index: int, form: Form, perm: Sequence[int]) -> Form:
-        if form.stored is None:
+    def transposed(
+        self, index: int, form: Form, perm: Sequence[int], *, stored: bool = True
+    ) -> Form:
+        """A tensor's form with its axes permuted: the integers, or only the real numbers."""
+        if form.stored is None or not stored:
             return Form(self.emit("Transpose", [form.real], perm=list(perm)))
-        stored = self.emit("Transpose", [form.stored], perm=list(perm))
-        return self.dequantized(stored, self.tensor(index))
+        moved = self.emit("Transpose", [form.stored], perm=list(perm))
+        return self.dequantized(moved, self.tensor(index))
 
     def weight(self, index: int, perm: Sequence[int], shape: Sequence[int] | None = None) -> Form:
         """A constant with its axes permuted, then reshaped; stored as it is in the file.
@@ -250,13 +280,18 @@ class Context:
         data = self.constant(index, "a constant").transpose(list(perm))
         if shape is not None:
             data = data.reshape(tuple(shape))
-        base = tensor.name or f"constant_{index}"
+        stored = self.initializer(data, tensor.name or f"constant_{index}")
+        if self.marked and shape is None:
+            mark(stored, tensor.name, [list(perm).index(i) for i in range(len(perm))])
         if not is_quantized(tensor):
-            return Form(self.initializer(data, base))
+            return Form(stored)
         quantization = tensor.quantization
         assert quantization is not None
         axis = list(perm).index(quantization.axis) if quantization.per_channel else 0
-        return self.dequantized(self.initializer(data, base), tensor, axis)
+        form = self.dequantized(stored, tensor, axis)
+        if self.marked:  # equal integers are merged, what they stand for is not
+            form.real.metadata_props.update(stored.metadata_props)
+        return form
 
     def dequantized(self, stored: ir.Value, tensor: Tensor, axis: int = 0) -> Form:
         """Real numbers of stored integers, whose scales run along `axis`."""
@@ -300,7 +335,7 @@ class Context:
             )
         value = self.activate(value, activation, tensor)
         base = tensor.name or f"tensor_{index}"
-        form = Form(value)
+        form, real = Form(value), None
         if is_quantized(tensor):
             quantization = tensor.quantization
             assert quantization is not None
@@ -309,10 +344,11 @@ class Context:
             scale, zero = self._parameters(tensor)
             stored = self.emit("QuantizeLinear", [value, scale, zero])
             stored.name = self.name(f"{base}_quantized")
-            form = self.dequantized(stored, tensor)
+            form, real = self.dequantized(stored, tensor), value
         elif tensor.quantization is not None and tensor.numpy_dtype.kind in "iu":
             raise self.unsupported(f"{tensor.dtype} stands for real numbers")
         self.call(form.real, base)
+        self.mark(index, form, None if first else range(len(tensor.shape)), real)
         self.entries[index] = Entry(first=form) if first else Entry(last=form)
 
     def call(self, value: ir.Value, base: str) -> None:

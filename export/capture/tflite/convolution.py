@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgec.export.capture.tflite.context import Context, is_quantized, scales
 from edgec.export.errors import InputError
 from edgec.export.tflite import ABSENT, Operator
+from edgec.export.tflite.marks import mark
 
 
 def conv_2d(ctx: Context, op: Operator) -> None:
@@ -106,9 +107,12 @@ def bias(ctx: Context, index: int, x: int, w: int) -> ir.Value:
     per_channel = step.size > 1
     scale = (step if per_channel else step.reshape(())).astype(np.float32)
     attributes: dict[str, Any] = {"axis": 0} if per_channel else {}
-    return ctx.emit(
+    found = ctx.emit(
         "DequantizeLinear", [stored, ctx.initializer(scale, f"{base}_scale")], **attributes
     )
+    if ctx.marked:
+        mark(found, base, [0])
+    return found
 
 
 def stride_of(ctx: Context, op: Operator) -> list[int]:

@@ -178,4 +178,7 @@ def requantize(ctx: Context, op: Operator) -> None:
         cast(ctx, op)
         return
     values, first = operands(ctx, [x])
+    form = ctx.form(x, first=first)
+    if ctx.marked and op.code == "DEQUANTIZE" and form.stored is not None:
+        values = [ctx.dequantized(form.stored, source).real]  # the file's own, with its place
     ctx.write(y, values[0], first=first)

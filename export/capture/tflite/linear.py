@@ -53,8 +53,11 @@ def batch_matmul(ctx: Context, op: Operator) -> None:
         if ctx.tensor(index).data is not None:
             sides.append(ctx.weight(index, perm).real)
             continue
-        value = ctx.read(index)
-        sides.append(ctx.emit("Transpose", [value], perm=perm) if swapped else value)
+        form = ctx.form(index, first=False)
+        if swapped:
+            form = ctx.transposed(index, form, perm, stored=ctx.marked)
+            ctx.mark(index, form, perm)  # nothing moves
+        sides.append(form.real)
     ctx.write(op.outputs[0], ctx.emit("MatMul", sides))
 
 

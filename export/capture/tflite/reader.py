@@ -12,6 +12,7 @@ from edgec.export.capture import OPSET
 from edgec.export.capture.onnx_checks import check_values
 from edgec.export.capture.tflite.context import (
     TO_FIRST,
+    TO_LAST,
     Context,
     Entry,
     Form,
@@ -26,6 +27,7 @@ from edgec.export.rewrite.legalise.opset import WIDE_MASTER
 from edgec.export.rewrite.stages import tidy
 from edgec.export.tflite import ABSENT, Model, Operator, load
 from edgec.export.tflite.check import check
+from edgec.export.tflite.marks import mark, own_entry
 from edgec.export.tflite.names import input_names, output_names
 
 MAX_ELEMENTS = 1 << 31
@@ -68,7 +70,10 @@ def from_tflite(
     else:
         model, name = load(Path(source)), str(source)
     _check_operators(model, name)
-    ctx = Context(model, name)
+    ctx = Context(
+        model, name, marked=channels_first and not integers and own_entry(model) is not None
+    )
+    ctx.position = -1
     inputs = _inputs(ctx, integers=integers, channels_first=channels_first)
     for position, operator in enumerate(model.main.operators):
         ctx.position, ctx.operator = position, operator
@@ -82,7 +87,7 @@ def from_tflite(
                 where=ctx.place,
                 why=str(error).splitlines()[0] if str(error) else type(error).__name__,
             ) from error
-    ctx.operator = None
+    ctx.operator, ctx.position = None, len(model.main.operators)
     outputs = _outputs(ctx, integers=integers, channels_first=channels_first)
     wide = any(t.dtype == "INT16" and is_quantized(t) for t in model.main.tensors)
     graph = ir.Graph(
@@ -137,7 +142,7 @@ def _check_scales(ctx: Context, operator: Operator) -> None:
 
 def _inputs(ctx: Context, *, integers: bool, channels_first: bool) -> list[ir.Value]:
     found = []
-    images = _images(ctx.model) if channels_first else set()
+    images = _images(ctx) if channels_first else set()
     ctx.reserve(output_names(ctx.model))
     for name, index in zip(input_names(ctx.model), ctx.model.main.inputs, strict=True):
         tensor = ctx.tensor(index)
@@ -159,11 +164,20 @@ def _inputs(ctx: Context, *, integers: bool, channels_first: bool) -> list[ir.Va
             ctx.write(index, value, first=first)
         else:
             ctx.entries[index] = Entry(first=Form(value)) if first else Entry(last=Form(value))
+        order = TO_LAST if first else range(len(shape))
+        if ctx.marked:
+            mark(value, tensor.name or name, order)
     return found
 
 
-def _images(model: Model) -> set[int]:
-    """Inputs that a spatial operator reads, at most behind operators that keep the layout."""
+def _images(ctx: Context) -> set[int]:
+    """Inputs that a spatial operator reads, at most behind operators that keep the layout.
+
+    In files of our own they are all that have four axes.
+    """
+    model = ctx.model
+    if ctx.marked:
+        return {i for i in model.main.inputs if len(ctx.shape(i)) == 4}
     source = {index: index for index in model.main.inputs}
     found = set()
     for operator in model.main.operators:
@@ -182,7 +196,7 @@ def _outputs(ctx: Context, *, integers: bool, channels_first: bool) -> list[ir.V
     found: list[ir.Value] = []
     taken: set[ir.Value] = set()
     for name, index in zip(output_names(ctx.model), ctx.model.main.outputs, strict=True):
-        first = channels_first and ctx.first(index)
+        first = channels_first and (ctx.first(index) or (ctx.marked and len(ctx.shape(index)) == 4))
         form = ctx.form(index, first=first)
         value = form.stored if integers and form.stored is not None else form.real
         stored = value is form.stored

@@ -38,11 +38,11 @@ def transpose(ctx: Context, op: Operator) -> None:
     perm = [positive(ctx, p, rank) for p in perm]
     if sorted(perm) != list(range(rank)):
         raise InputError("EC709", f"{perm} is no permutation of {rank} axes", where=ctx.place)
-    first = ctx.first(x)
+    first = ctx.first(x) and not ctx.marked
     if first:
         perm = [TO_FIRST.index(p) for p in perm]
     value = ctx.read(x, first=first)
-    if perm != list(range(rank)):
+    if perm != list(range(rank)) or ctx.marked:
         value = ctx.emit("Transpose", [value], perm=perm)
     ctx.write(y, value)
 

@@ -1,10 +1,10 @@
 """What the C of a network computes, in numpy: for golden data, for checks, for accuracy.
 
-The TFLite reference (`edgec.export.tflite.reference`), but for the two operators whose C kernels
-have a meaning of their own, because TFLite's compute in floats there or in more than integers of 32
-bits: SOFTMAX of int8, and norms between integers. On int16 there are two more: functions with
-a table (`interpolate`), and the L2 norm, which TFLite has not. Parts in float are those of
-`float_reference`.
+The TFLite reference (`edgec.export.tflite.reference`), but for the operators whose C kernels have a
+meaning of their own, because TFLite's compute in floats there or in more than integers of 32 bits:
+SOFTMAX of int8, the scaling of FULLY_CONNECTED, and norms between integers. On int16 there are two
+more: functions with a table (`interpolate`), and the L2 norm, which TFLite has not. Parts in float
+are those of `float_reference`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from edgec.export.tflite.reference.call import Call
 from edgec.export.tflite.reference.executor import Kernel, run
 from edgec.export.tflite.reference.fixed_point import scale_of
 from edgec.export.tflite.reference.interpolated import look_up
+from edgec.export.tflite.reference.products import fully_connected_in_fixed_point
 from edgec.export.tflite.reference.rsqrt import l2_normalization
 from edgec.export.tflite.reference.softmax_int16 import softmax_int16
 
@@ -104,6 +105,7 @@ def _either(integers: Kernel | None, floats: Kernel) -> Kernel:
 
 _INTEGERS: Final = executor.KERNELS | {
     "SOFTMAX": softmax,
+    "FULLY_CONNECTED": fully_connected_in_fixed_point,
     "CUSTOM": composite,
     "L2_NORMALIZATION": l2_norm,
 }

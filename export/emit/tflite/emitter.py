@@ -103,9 +103,19 @@ class Emitter:
         """An int32 vector that an operator reads, e.g. a permutation."""
         return self.constant(np.asarray(values, np.int32), f"{what}/{'_'.join(map(str, values))}")
 
-    def scalar(self, value: float, what: str) -> int:
-        """A float32 scalar constant."""
-        return self.constant(np.array(value, np.float32), f"{what}/{value:g}")
+    def number(self, value: float, what: str, rank: int) -> int:
+        """A float32 number with as many axes as what it is combined with."""
+        return self.constant(np.full((1,) * rank, value, np.float32), f"{what}/{value:g}")
+
+    def pads(self, amounts: Array) -> int:
+        """What PAD adds before and behind each axis: shape (rank, 2)."""
+        amounts = np.asarray(amounts, np.int32)
+        return self.constant(amounts, f"pads/{'_'.join(map(str, amounts.ravel()))}")
+
+    def filler(self, level: Array, like: int) -> int:
+        """The number that PADV2 pads with, as tensor `like` stores it."""
+        grid = self.subgraph.tensors[like].quantization
+        return self.constant(level, f"filler/{level:g}", grid)
 
     # --- values ------------------------------------------------------------------------------
 
@@ -121,6 +131,9 @@ class Emitter:
             return there[perm]
         source = min(sorted(there), key=lambda known: move_cost(value.shape, known, perm))
         index, shape = there[source], stored_shape(value.shape, perm)
+        if shape == self.shape(index) and same_data(value.shape, source, perm):
+            there[perm] = index  # only ones changed places
+            return index
         result = self.tensor(
             f"{value.name}/{'x'.join(map(str, shape))}", shape, value.dtype, value.quantization
         )

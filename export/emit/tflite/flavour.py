@@ -24,6 +24,8 @@ class Flavour:
         max_rank: most dimensions of a TRANSPOSE.
         least_ratio: smallest scale of an operand over that of the sum that an integer addition
             takes; None where any will do.
+        most_joined: operands of a CONCATENATION; more are joined in groups. None where any number
+            will do.
     """
 
     name: str = "litert"
@@ -32,6 +34,7 @@ class Flavour:
     channel_linear: bool = True
     max_rank: int = 6
     least_ratio: float | None = None
+    most_joined: int | None = None
 
 
 LITERT = Flavour(
@@ -47,6 +50,7 @@ LITERT = Flavour(
         }
     ),
     least_ratio=2.0**-10,
+    most_joined=5,
 )
 """LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in
 float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`). The L2

@@ -35,6 +35,7 @@ class Value:
         dtype: of what is stored: float32, or integers if `quantization` is set.
         const: the stored content of constants.
         quantization: how stored integers are meant; None for floats and plain integers.
+        order: in which order the file stored it that the graph was read from, see `tflite.marks`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Value:
     dtype: np.dtype[Any]
     const: Array | None = None
     quantization: Quantization | None = None
+    order: tuple[int, ...] | None = None
 
     @property
     def quantized(self) -> bool:
@@ -76,6 +78,7 @@ class Node:
         attrs: attributes and static operands by ONNX's names.
         module: path of the source module, where it is known.
         activation: what is applied to the output: ``NONE``, ``RELU``, ``RELU6``, ``RELU_N1_TO_1``.
+        position: of the operator in the file that the graph was read from.
     """
 
     op: str
@@ -85,6 +88,7 @@ class Node:
     attrs: dict[str, Any] = field(default_factory=dict)
     module: str | None = None
     activation: str = "NONE"
+    position: int | None = None
 
     @property
     def operands(self) -> list[Value]:
@@ -121,6 +125,7 @@ class Graph:
         output_names: the network's names of `outputs`.
         requantizations: Quantize nodes from integers to integers, put in because an operator of
             TFLite writes with its input's parameters and the Q/DQ graph wants others.
+        layout: where a file has settled it, see `stored`.
     """
 
     nodes: list[Node]
@@ -129,6 +134,7 @@ class Graph:
     output_names: list[str]
     name: str = ""
     requantizations: int = 0
+    layout: Any = None
 
     def readers(self) -> dict[Value, list[Node]]:
         """Nodes that read each value, in order, once per operand."""

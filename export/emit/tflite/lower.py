@@ -11,15 +11,17 @@ from edgec.export.emit.tflite.emitter import Emitter
 from edgec.export.emit.tflite.flavour import LITERT, Flavour
 from edgec.export.emit.tflite.graph import Graph
 from edgec.export.emit.tflite.layout import assign, boundary
-from edgec.export.emit.tflite.normalise import normalise
+from edgec.export.emit.tflite.normalise import canonical, merge_views
 from edgec.export.emit.tflite.operators.table import LOWERINGS
 from edgec.export.emit.tflite.perms import stored_shape
 from edgec.export.emit.tflite.ratios import widen_small_constants
 from edgec.export.emit.tflite.read import read_graph
+from edgec.export.emit.tflite.stored import keep_stored
 from edgec.export.tflite.check import check
 from edgec.export.tflite.model import Model, Signature
 
 SIGNATURE = "serving_default"
+RULES = {op: entry.rule for op, entry in LOWERINGS.items()}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def lower(graph: ir.Model, flavour: Flavour = LITERT) -> Lowered:
 
 def prepare(graph: ir.Model, flavour: Flavour) -> Graph:
     """The normalised graph, in the forms of `flavour`."""
-    found = normalise(read_graph(graph, flavour), flavour.max_rank)
+    found = canonical(read_graph(graph, flavour))
+    if not keep_stored(found, RULES):
+        merge_views(found, flavour.max_rank)
     if flavour.least_ratio is not None:
         widen_small_constants(found, flavour.least_ratio)
     return found
@@ -80,7 +84,7 @@ def emit(graph: Graph, flavour: Flavour) -> Lowered:
         obstacle = lowering.obstacle(node)
         if obstacle:
             raise node.refuse(obstacle)
-    layout = assign(graph, {op: entry.rule for op, entry in LOWERINGS.items()})
+    layout = graph.layout or assign(graph, RULES)
     emitter = Emitter(layout, flavour)
     inputs, outputs = [], []
     for value in graph.inputs:

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgec.export.emit.tflite.graph import Graph, Node, Shape, Value
 from edgec.export.emit.tflite.one_dimensional import as_image, is_one_dimensional
+from edgec.export.emit.tflite.overlapping import add_blocks
 from edgec.export.rewrite.layout import View
 from edgec.export.tflite.model import Quantization
 
@@ -33,12 +34,16 @@ def normalise(graph: Graph, max_rank: int = 6) -> Graph:
     Args:
         max_rank: factors of a View that chains are merged into at most.
     """
+    return merge_views(canonical(graph), max_rank)
+
+
+def canonical(graph: Graph) -> Graph:
+    """`normalise` without merging views."""
     nodes: list[Node] = []
     for node in graph.nodes:
         nodes.extend(_canonical(node))
     graph.nodes = nodes
     _reciprocal_roots(graph)
-    _merge_views(graph, max_rank)
     _drop_dead(graph)
     return graph
 
@@ -55,6 +60,8 @@ def _canonical(node: Node) -> Iterator[Node]:
         yield node
     elif node.op in VIEWS:
         yield _view(node)
+    elif node.op == "Col2Im":
+        yield from add_blocks(node)
     elif is_one_dimensional(node):
         yield from as_image(node)
     else:
@@ -287,12 +294,13 @@ def _view(node: Node) -> Node:
         view = start.depth_to_space(int(node.attrs["blocksize"]), node.attrs.get("mode", "DCR"))
     else:
         view = start.reshape(output.shape)
-    node.attrs = {"view": view}
+    perm = node.attrs.get("perm") if node.op == "Transpose" else None
+    node.attrs = {"view": view} if perm is None else {"view": view, "perm": tuple(perm)}
     node.op = "View"
     return node
 
 
-def _merge_views(graph: Graph, max_rank: int) -> None:
+def merge_views(graph: Graph, max_rank: int) -> Graph:
     """Compose each View with the one before it that nothing else reads."""
     readers = graph.readers()
     producers = {output: node for node in graph.nodes for output in node.outputs}
@@ -310,10 +318,11 @@ def _merge_views(graph: Graph, max_rank: int) -> None:
             view = before.attrs["view"].then(node.attrs["view"])
             if view is None or len(view.simplified().sizes) > max_rank:
                 break
-            node.attrs["view"] = view
+            node.attrs = {"view": view}
             node.inputs = list(before.inputs)
             gone.add(before)
     graph.nodes = [node for node in graph.nodes if node not in gone]
+    return graph
 
 
 def _drop_dead(graph: Graph) -> None:

@@ -28,6 +28,7 @@ from edgec.export.emit.tflite.grids import (
 )
 from edgec.export.errors import UnsupportedError
 from edgec.export.rewrite.graph import MODULE_KEY, constant, shape_of, sole_user
+from edgec.export.tflite.marks import name_of, order_of, position_of
 from edgec.export.tflite.model import Quantization
 
 STATIC: Mapping[str, tuple[str, ...]] = {
@@ -42,6 +43,7 @@ STATIC: Mapping[str, tuple[str, ...]] = {
     "Resize": ("", "roi", "scales", "sizes"),
     "Clip": ("", "min", "max"),
     "CumSum": ("", "axis"),
+    "Col2Im": ("", "image_shape", "block_shape"),
     **{
         f"Reduce{kind}": ("", "axes")
         for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
@@ -75,7 +77,7 @@ class _Reader:
         self.values: dict[ir.Value, Value] = {}
         # float ONNX value → the integers it stands for
         self.twins: dict[ir.Value, Value] = {}
-        self.floats: dict[Value, Value] = {}
+        self.floats: dict[Value | ir.Value, Value] = {}
         self.nodes: list[Node] = []
         self.requantizations = 0
 
@@ -125,7 +127,9 @@ class _Reader:
                     fix="fix the shapes of the inputs: --shape NAME=1,3,224,224",
                 )
             dtype = np.dtype(value.dtype.numpy())
-            self.values[value] = Value(str(value.name), tuple(shape), dtype, array)
+            self.values[value] = Value(
+                name_of(value), tuple(shape), dtype, array, order=order_of(value)
+            )
         return self.values[value]
 
     def _float(self, value: ir.Value) -> Value:
@@ -133,17 +137,21 @@ class _Reader:
         if value in self.values or value not in self.twins:
             return self._value(value)
         twin = self.twins[value]
-        if twin not in self.floats:
-            made = Value(str(value.name), twin.shape, np.dtype(np.float32))
+        # a file may convert the same integers more than once
+        key = twin if position_of(value) is None else value
+        if key not in self.floats:
+            name = name_of(value) if twin.const is None else twin.name
+            made = Value(name, twin.shape, np.dtype(np.float32), order=order_of(value))
             if twin.const is not None:
+                made.order = twin.order
                 made.const = twin.real()
             else:
                 module = self._module(value.producer())
-                self.nodes.append(
-                    Node("Dequantize", f"{twin.name}/dequantize", [twin], [made], module=module)
-                )
-            self.floats[twin] = made
-        return self.floats[twin]
+                node = Node("Dequantize", f"{twin.name}/dequantize", [twin], [made], module=module)
+                node.position = position_of(value)
+                self.nodes.append(node)
+            self.floats[key] = made
+        return self.floats[key]
 
     def _grid(self, node: ir.Node) -> Quantization:
         scale, zero = constant(node.inputs[1]), None
@@ -182,8 +190,10 @@ class _Reader:
         array = constant(source)
         if array is not None:
             grid = self._grid(node)
-            name = str(source.name)
-            self.twins[output] = Value(name, array.shape, array.dtype, array, grid)
+            told = output if order_of(output) is not None else source
+            self.twins[output] = Value(
+                name_of(told), array.shape, array.dtype, array, grid, order_of(told)
+            )
         else:
             twin = self.twins[output] = self._value(source)
             if twin.quantization is None:  # an integer input, or integers that were moved
@@ -202,11 +212,11 @@ class _Reader:
                 return
             self.requantizations += 1
         operand = self._value(source) if twin is None else twin
-        made = Value(str(output.name), operand.shape, dtype, None, grid)
+        made = Value(name_of(output), operand.shape, dtype, None, grid, order_of(output))
         self.values[output] = made
-        self.nodes.append(
-            Node("Quantize", str(node.name), [operand], [made], module=self._module(node))
-        )
+        found = Node("Quantize", str(node.name), [operand], [made], module=self._module(node))
+        found.position = position_of(node)
+        self.nodes.append(found)
 
     # --- operators ---------------------------------------------------------------------------
 
@@ -257,6 +267,7 @@ class _Reader:
             attrs,
             module=self._module(node),
             activation=activation,
+            position=position_of(node),
         )
         grids = self._grids(node.op_type, operands, outputs)
         if grids is None:
@@ -274,7 +285,7 @@ class _Reader:
         for output, grid in zip(outputs, grids, strict=True):
             shape = shape_of(output)
             assert shape is not None
-            twin = Value(str(output.name), shape, dtype, None, grid)
+            twin = Value(name_of(output), shape, dtype, None, grid, order_of(output))
             self.twins[output] = twin
             made.outputs.append(twin)
         self.nodes.append(made)
@@ -293,7 +304,9 @@ class _Reader:
                 return None
             if twin is None or twin.quantization is None or twin.const is not None:
                 return None
-            if op in ROUNDING and any(self._wanted(v) is None for v in outputs):
+            # a file says itself on which side of its DEQUANTIZE something moves
+            literal = op in ROUNDING or all(order_of(v) is not None for v in outputs)
+            if literal and any(self._wanted(v) is None for v in outputs):
                 return None
             return [twin.quantization] * len(outputs)
         weighted = op == "MatMul" and self._is_linear(operands)

@@ -13,15 +13,15 @@ from edgec.export.emit.tflite import offline_plan
 from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import LITERT, Flavour
 from edgec.export.emit.tflite.lower import Lowered, emit, prepare
+from edgec.export.emit.tflite.numbering import number_tensors
 from edgec.export.emit.tflite.precision import half_weights, integer_weights
 from edgec.export.emit.tflite.runtime_fit import require_executable
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.encode import encode
+from edgec.export.tflite.marks import METADATA, SCHEMA
 from edgec.targets.operators.table import OperatorTable
 
 TflitePrecision = Literal["fp32", "fp16", "dyn8", "int8", "int16x8"]
-METADATA = "edgec"
-"""Name of the metadata entry: JSON with version, layout, preprocessing and labels."""
 LARGEST = (1 << 31) - 1
 """Bytes of a flatbuffer, whose offsets have 31 bits."""
 
@@ -76,9 +76,10 @@ def convert(
         lowered = replace(lowered, modules=(*(None,) * heads, *lowered.modules))
     elif precision == "dyn8":
         integer_weights(lowered.model, channel_linear=flavour.channel_linear)
+    number_tensors(lowered.model)
     if table is not None:
         require_executable(lowered, table)
-    entry = {"schema": "edgec.tflite/1", "precision": precision, "layout": "NHWC"}
+    entry = {"schema": SCHEMA, "precision": precision, "layout": "NHWC"}
     text = json.dumps({**entry, **(metadata or {})}, sort_keys=True, ensure_ascii=False)
     lowered.model.metadata[METADATA] = text.encode()
     allocation = offline_plan.offline_allocation(lowered.model) if offline else None

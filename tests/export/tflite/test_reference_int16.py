@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edgec.export.emit.tflite.versions import version
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.export.tflite.reference.executor import run
+from edgec.export.tflite.reference.fixed_point import Multiplier
 
 SCALE = st.floats(1e-5, 1e-3)
 SEED = st.integers(0, 1 << 30)
@@ -85,6 +87,52 @@ def test_linear_layers(seed: int, scale: float, out: float) -> None:
     x, weight, y = act("x", 3, 40, scale=scale), weights(rng, 7, 40), act("y", 3, 7, scale=9 * out)
     tensors = [x, weight, bias(rng, x, weight, y), y]
     assert_exact(Operator("FULLY_CONNECTED", [0, 1, 2], [3]), tensors, seed)
+
+
+def sums_next_to_halves(
+    rng: np.random.Generator, sx: float, sy: float, most: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Scales of weights, and sums that with them come within 2**-31 of a half step of the output,
+    where fixed point rounds some to the other side."""
+    scale = (rng.random(300_000) * 0.01 + 1e-4).astype(np.float32)
+    real = np.float64(np.float32(sx)) * scale.astype(np.float64) / np.float64(np.float32(sy))
+    sums = np.rint((rng.integers(-most, most, len(scale)) + 0.5) / real).astype(np.int64)
+    exact = np.where(sums * real < 0, -1, 1) * np.floor(np.abs(sums * real) + 0.5)
+    found = (Multiplier.of(real).once(sums) != exact) & (np.abs(sums) < 1 << 31)
+    return scale[found], sums[found]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sx", "sy", "most"), [("INT16", 1.1e-4, 2.3e-4, 32000), ("INT8", 0.02, 0.05, 120)]
+)
+def test_linear_layers_scale_in_double_precision(
+    dtype: str, sx: float, sy: float, most: int
+) -> None:
+    scale, sums = sums_next_to_halves(np.random.default_rng(0), sx, sy, most)
+    count = len(sums)
+    assert count
+    kind = "INT64" if dtype == "INT16" else "INT32"
+    zeros = np.zeros(count, np.int64)
+    grid = Quantization(scale * np.float32(sx), zeros)
+    tensors = [
+        Tensor("x", (1, 4), dtype, None, Quantization.per_tensor(sx)),
+        Tensor("w", (count, 4), "INT8", np.zeros((count, 4), np.int8), Quantization(scale, zeros)),
+        Tensor("bias", (count,), kind, sums.astype(f"i{8 if kind == 'INT64' else 4}"), grid),
+        Tensor("y", (1, count), dtype, None, Quantization.per_tensor(sy)),
+    ]
+    assert_exact(Operator("FULLY_CONNECTED", [0, 1, 2], [3]), tensors)
+
+
+def test_linear_layers_round_halves_away_from_zero() -> None:
+    sums = np.array([1, 3, 5, 7, -1, -3, -5, -7])
+    grid = Quantization.per_tensor(0.5)
+    tensors = [
+        act("x", 1, 4, scale=0.5),
+        Tensor("w", (8, 4), "INT8", np.zeros((8, 4), np.int8), Quantization.per_tensor(1.0)),
+        Tensor("bias", (8,), "INT64", sums, grid),
+        act("y", 1, 8, scale=1.0),
+    ]
+    assert_exact(Operator("FULLY_CONNECTED", [0, 1, 2], [3]), tensors)
 
 
 @given(SEED, SCALE, SCALE, SCALE)

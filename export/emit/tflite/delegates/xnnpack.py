@@ -46,6 +46,8 @@ def _call_obstacle(call: Call, form: Form) -> str:
         return f"a reduction over axes {list(call.axes or ())}"
     if form.unit_strides and (call.inputs[3].data is None or (call.inputs[3].data != 1).any()):
         return "strides other than 1"
+    if form.most_inputs is not None and len(call.inputs) > form.most_inputs:
+        return f"{len(call.inputs)} operands"
     if form.covered and _gapped(call):
         return "SAME padding of a kernel smaller than the stride"
     keep = bool(call.operator.options.get("keep_dims"))

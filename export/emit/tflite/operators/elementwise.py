@@ -106,7 +106,8 @@ def emit_clip(emitter: Emitter, node: Node) -> None:
     for number, (name, bound) in enumerate(steps, 1):
         last = number == len(steps)
         target = emitter.output() if last else emitter.temporary("clipped", emitter.shape(source))
-        source = emitter.op(name, [source, emitter.scalar(bound, "bound")], target)
+        least = emitter.number(bound, "bound", len(emitter.shape(source)))
+        source = emitter.op(name, [source, least], target)
 
 
 def limits(node: Node) -> tuple[float, float]:
@@ -126,22 +127,26 @@ def emit_hard_sigmoid(emitter: Emitter, node: Node) -> None:
     if np.isclose(alpha * 6, 1.0, rtol=1e-6):
         inner = emitter.op(
             "ADD",
-            [source, emitter.scalar(beta / alpha, "offset")],
+            [source, emitter.number(beta / alpha, "offset", len(shape))],
             emitter.temporary("shifted", shape),
             fused_activation_function="RELU6",
         )
-        emitter.op("MUL", [inner, emitter.scalar(alpha, "slope")], emitter.output())
+        slope = emitter.number(alpha, "slope", len(shape))
+        emitter.op("MUL", [inner, slope], emitter.output())
         return
     scaled = emitter.op(
-        "MUL", [source, emitter.scalar(alpha, "slope")], emitter.temporary("scaled", shape)
+        "MUL",
+        [source, emitter.number(alpha, "slope", len(shape))],
+        emitter.temporary("scaled", shape),
     )
     shifted = emitter.op(
         "ADD",
-        [scaled, emitter.scalar(beta, "offset")],
+        [scaled, emitter.number(beta, "offset", len(shape))],
         emitter.temporary("shifted", shape),
         fused_activation_function="RELU",
     )
-    emitter.op("MINIMUM", [shifted, emitter.scalar(1.0, "bound")], emitter.output())
+    most = emitter.number(1.0, "bound", len(shape))
+    emitter.op("MINIMUM", [shifted, most], emitter.output())
 
 
 def emit_softplus(emitter: Emitter, node: Node) -> None:
@@ -153,13 +158,15 @@ def emit_softplus(emitter: Emitter, node: Node) -> None:
         return emitter.op(code, inputs, emitter.temporary(code.lower(), shape))
 
     tail = step("EXP", step("NEG", step("ABS", source)))
-    tail = step("LOG", step("ADD", tail, emitter.scalar(1.0, "one")))
+    tail = step("LOG", step("ADD", tail, emitter.number(1.0, "one", len(shape))))
     emitter.op("ADD", [step("RELU", source), tail], emitter.output())
 
 
 def emit_reciprocal(emitter: Emitter, node: Node) -> None:
     """Reciprocal."""
-    emitter.op("DIV", [emitter.scalar(1.0, "one"), emitter.input(0)], emitter.output())
+    source = emitter.input(0)
+    one = emitter.number(1.0, "one", len(emitter.shape(source)))
+    emitter.op("DIV", [one, source], emitter.output())
 
 
 def emit_pow(emitter: Emitter, node: Node) -> None:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from edgec.export.emit.tflite.emitter import Emitter
 from edgec.export.emit.tflite.graph import Node
 from edgec.export.emit.tflite.layouts import stored_axis
-from edgec.export.emit.tflite.perms import stored_moves
+from edgec.export.emit.tflite.perms import stored_moves, stored_shape
+from edgec.export.emit.tflite.stored import AS_STORED, moves_nothing, stored_perm
 
 _HUGE = 1 << 31
 
@@ -21,6 +22,9 @@ def emit_view(emitter: Emitter, node: Node) -> None:
     if change is None:
         emitter.reshape(source, value.shape, emitter.output())
         return
+    if config.form == AS_STORED:
+        _as_stored(emitter, node, source)
+        return
     limit = emitter.flavour.max_rank
     moves = stored_moves(change, config.inputs[0], config.outputs[0], limit)
     if not moves:
@@ -31,11 +35,34 @@ def emit_view(emitter: Emitter, node: Node) -> None:
         emitter.place(value, config.outputs[0], source)
 
 
+def _as_stored(emitter: Emitter, node: Node, source: int) -> None:
+    """The TRANSPOSE or RESHAPE that a file has, or nothing for what reading it put in."""
+    config, value = emitter.layout[node], node.outputs[0]
+    perm = stored_perm(node, config)
+    if perm is None:
+        emitter.reshape(source, stored_shape(value.shape, config.outputs[0]), emitter.output())
+    elif moves_nothing(perm):
+        emitter.place(value, config.outputs[0], source)
+    else:
+        emitter.transpose(source, perm, emitter.output())
+
+
 def emit_concat(emitter: Emitter, node: Node) -> None:
-    """Concat."""
+    """Concat; of more operands than the runtime takes in groups of neighbours."""
     axis = stored_axis(emitter.layout[node].outputs[0], int(node.attrs["axis"]))
     inputs = [emitter.input(i) for i in range(len(node.inputs))]
-    emitter.op("CONCATENATION", inputs, emitter.output(), axis=axis)
+    result, most = emitter.output(), emitter.flavour.most_joined or len(inputs)
+    while len(inputs) > most:
+        groups = [inputs[i : i + most] for i in range(0, len(inputs), most)]
+        inputs = [g[0] if len(g) == 1 else _joined(emitter, g, result, axis) for g in groups]
+    emitter.op("CONCATENATION", inputs, result, axis=axis)
+
+
+def _joined(emitter: Emitter, inputs: list[int], result: int, axis: int) -> int:
+    """A part of what is joined to `result`, on its grid."""
+    shape = list(emitter.shape(result))
+    shape[axis] = sum(emitter.shape(i)[axis] for i in inputs)
+    return emitter.op("CONCATENATION", inputs, emitter.like(result, "joined", shape), axis=axis)
 
 
 def emit_split(emitter: Emitter, node: Node) -> None:
@@ -117,7 +144,7 @@ def emit_pad(emitter: Emitter, node: Node) -> None:
         pads[axis] = given[position], given[len(axes) + position]
     pads = pads[list(perm)]
     source = emitter.input(0)
-    inputs = [source, emitter.constant(pads, f"pads/{'_'.join(map(str, pads.ravel()))}")]
+    inputs = [source, emitter.pads(pads)]
     if str(node.attrs.get("mode", "constant")) == "reflect":
         emitter.op("MIRROR_PAD", inputs, emitter.output(), mode="REFLECT")
         return
@@ -133,7 +160,7 @@ def emit_pad(emitter: Emitter, node: Node) -> None:
         info = np.iinfo(tensor.numpy_dtype)
         level = np.rint(number / grid.scale[0]) + grid.zero_point[0]
         filler = np.array(np.clip(level, info.min, info.max), tensor.numpy_dtype)
-    inputs.append(emitter.constant(filler, f"filler/{number:g}", grid))
+    inputs.append(emitter.filler(filler, source))
     emitter.op("PADV2", inputs, emitter.output())
 
 

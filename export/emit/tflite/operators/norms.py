@@ -47,7 +47,7 @@ def emit_l2_norm(emitter: Emitter, node: Node) -> None:
         emitter.temporary("total", small),
         keep_dims=True,
     )
-    least = emitter.scalar(_LEAST_NORM**2, "least")
+    least = emitter.number(_LEAST_NORM**2, "least", len(shape))
     safe = emitter.op("MAXIMUM", [total, least], emitter.temporary("safe", small))
     factor = emitter.op("RSQRT", [safe], emitter.temporary("factor", small))
     emitter.op("MUL", [x, factor], emitter.output())
@@ -130,7 +130,8 @@ def _norm(
     centred = step("SUB", "centred", shape, x, mean)
     square = step("MUL", "square", shape, centred, centred)
     variance = step("MEAN", "variance", small, square, along, keep_dims=True)
-    safe = step("ADD", "safe", small, variance, emitter.scalar(epsilon, "epsilon"))
+    least = emitter.number(epsilon, "epsilon", len(shape))
+    safe = step("ADD", "safe", small, variance, least)
     factor = step("RSQRT", "factor", small, safe)
     todo: list[tuple[str, int]] = [("MUL", factor)]
     if scale is not None:

@@ -104,15 +104,15 @@ def padded(
     if scheme != "EXPLICIT":
         return source, scheme
     top, left, bottom, right = window.pads
-    pads = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
+    pads = np.array([[0, 0], [top, bottom], [left, right], [0, 0]])
     result = emitter.like(
         source, "padded", (shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3])
     )
-    inputs = [source, emitter.constant(pads, f"pads/{top}_{left}_{bottom}_{right}")]
+    inputs = [source, emitter.pads(pads)]
     if not lowest:
         return emitter.op("PAD", inputs, result), "VALID"
     tensor = emitter.subgraph.tensors[source]
     dtype = tensor.numpy_dtype
     least = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min
-    inputs.append(emitter.constant(np.array(least, dtype), "lowest", tensor.quantization))
+    inputs.append(emitter.filler(np.array(least, dtype), source))
     return emitter.op("PADV2", inputs, result), "VALID"

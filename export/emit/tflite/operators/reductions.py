@@ -88,9 +88,9 @@ def _counted(emitter: Emitter, source: int, node: Node) -> tuple[int, str]:
     """Zeros that count: an explicit PAD whatever the scheme."""
     top, left, bottom, right = window_of(node, node.attrs["kernel_shape"]).pads
     n, h, w, c = emitter.shape(source)
-    pads = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
+    pads = np.array([[0, 0], [top, bottom], [left, right], [0, 0]])
     result = emitter.like(source, "padded", (n, h + top + bottom, w + left + right, c))
-    inputs = [source, emitter.constant(pads, f"pads/{top}_{left}_{bottom}_{right}")]
+    inputs = [source, emitter.pads(pads)]
     return emitter.op("PAD", inputs, result), "VALID"
 
 

@@ -11,14 +11,17 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from edgec.export.capture import from_tflite
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tflite.delegates.partition import predict
-from edgec.export.emit.tflite.flavour import INTEGER, LITERT, Flavour
-from edgec.export.emit.tflite.write import TfliteFile, convert
+from edgec.export.emit.tflite.flavour import FLAVOURS, INTEGER, LITERT, Flavour
+from edgec.export.emit.tflite.write import TfliteFile, TflitePrecision, convert
 from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.insert import quantize
-from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.quantize.scheme import TFLITE, TFLITE_FULL, TFLITE_INT16X8, QuantScheme
 from edgec.export.rewrite.inference import infer_shapes
+from edgec.export.rewrite.legalise.opset import WIDE_MASTER
+from edgec.export.tflite import decode
 from edgec.runtime.onnx_runner import OnnxRunner
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -128,5 +131,60 @@ def near() -> Callable[..., TfliteFile]:
                     step = runner.steps[name]
                     assert np.abs(got[name] - array).max() <= (limit + 1e-3) * step, (kernels, name)
         return file
+
+    return check
+
+
+def _every_precision(model: ir.Model) -> dict[str, tuple[ir.Model, TflitePrecision, Flavour]]:
+    calibration = calibrate(model, [_feeds(model, seed) for seed in range(2)], method="minmax")
+    wide = ir.from_proto(ir.to_proto(model))
+    wide.opset_imports[""] = WIDE_MASTER  # operators of opset 20 mean the same
+    found: dict[str, tuple[ir.Model, TflitePrecision, Flavour]] = {
+        "fp32": (model, "fp32", LITERT),
+        "fp16": (model, "fp16", LITERT),
+        "dyn8": (model, "dyn8", LITERT),
+    }
+    for scheme in (TFLITE, TFLITE_FULL):
+        made = quantize(model, calibration, scheme)
+        found[scheme.name] = (made, "int8", FLAVOURS[scheme.name])
+    made = quantize(wide, calibration, TFLITE_INT16X8)
+    found["int16x8"] = (made, "int16x8", FLAVOURS[TFLITE_INT16X8.name])
+    return found
+
+
+def _difference(one: bytes, other: bytes) -> str:
+    models = decode(one), decode(other)
+    for kind in ("operators", "tensors"):
+        first, second = (
+            [getattr(part, "code", None) or part.name for part in getattr(m.main, kind)]
+            for m in models
+        )
+        for place, (a, b) in enumerate(zip(first, second, strict=False)):
+            if a != b:
+                return f"{kind[:-1]} {place} of {len(first)} and {len(second)}: {a}, {b}"
+    return f"{len(one)} and {len(other)} bytes"
+
+
+@pytest.fixture(scope="session")
+def written_again() -> Callable[[ir.Model], list[bytes]]:
+    """Write a float graph in every precision, read the files, write those graphs: equal bytes.
+
+    Returns the files.
+    """
+
+    def check(model: ir.Model) -> list[bytes]:
+        files = []
+        for name, (made, precision, flavour) in _every_precision(model).items():
+            options: list[dict[str, Any]] = [{}]
+            if precision == "int8":
+                options.append({"ends": "integer"})
+            for more in options:
+                first = convert(made, precision=precision, flavour=flavour, **more).content
+                read = from_tflite(decode(first))
+                again = convert(read, precision=precision, flavour=flavour, **more).content
+                if again != first:
+                    pytest.fail(f"{name}{more}: {_difference(first, again)}")
+                files.append(first)
+        return files
 
     return check

@@ -171,6 +171,11 @@ def test_equal_graphs_give_equal_bytes() -> None:
     assert encode(decode(one)) == one
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_written_again(name: str, written_again: Callable[..., Any]) -> None:
+    written_again(rewritten(name))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
@@ -188,7 +193,9 @@ def test_equal_graphs_give_equal_bytes() -> None:
         "mobilevitv2_050",
     ],
 )
-def test_whole_network(name: str, same: Callable[..., Any]) -> None:
+def test_whole_network(
+    name: str, same: Callable[..., Any], written_again: Callable[..., Any]
+) -> None:
     network = create_model(name).eval()
     randomize(network, 0)
     model = from_torch(network, tuple(get_spec(name).input_shape))
@@ -197,3 +204,4 @@ def test_whole_network(name: str, same: Callable[..., Any]) -> None:
     tolerance = 2e-3 if name.startswith("mobile_former") else 1e-4
     file = same(model, feeds=feeds(model, 1)[0], tolerance=tolerance)
     assert layout_copies(file.lowered.model).between_spatial == 0
+    written_again(model)

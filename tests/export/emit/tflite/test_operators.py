@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from edgec.export.emit.tflite.write import convert
+from edgec.export.errors import UnsupportedError
+from edgec.export.quantize.scheme import TFLITE
 
 RNG = np.random.default_rng(5)
 X = "a (float[1,6,7,9] x) => (y)"
@@ -296,3 +298,72 @@ def test_operands_of_lower_rank(graph: Callable[..., Any], same: Callable[..., A
     text = "a (float[1,6,7,9] x, float[7,9] z, float[1] c) => (y) {"
     text += " s = Add(x, z)  y = Mul(s, c) }"
     same(graph(text, {"c": weight(6, 1, 1)}))
+
+
+@pytest.mark.parametrize("count", [5, 6, 11, 26])
+def test_concatenations_of_many_stay_with_the_delegate(
+    graph: Callable[..., Any], same: Callable[..., Any], near: Callable[..., Any], count: int
+) -> None:
+    """XNNPACK joins five; more are joined in groups."""
+    names = [f"v{number}" for number in range(count)]
+    steps = " ".join(f"{name} = Mul (x, w{i})" for i, name in enumerate(names))
+    weights = {f"w{i}": np.full((1, 2, 1, 1), i + 1, np.float32) for i in range(count)}
+    known = ", ".join(f"float[1,2,1,1] {name}" for name in weights)
+    model = graph(
+        f"g (float[1,2,4,4] x, {known}) => (float[1,{2 * count},4,4] y) "
+        f"{{ {steps} y = Concat <axis=1> ({', '.join(names)}) }}",
+        weights,
+    )
+    from edgec.runtime.tflite_artifact import TfliteArtifactRunner
+
+    for file in (same(model), near(model, TFLITE)):
+        assert len(TfliteArtifactRunner(file.content).runner.partitions()) == 1
+        joined = [op for op in file.lowered.model.main.operators if op.code == "CONCATENATION"]
+        assert max(len(op.inputs) for op in joined) <= 5
+        assert (len(joined) > 1) == (count > 5)
+
+
+@pytest.mark.parametrize(
+    ("size", "block", "strides", "dilations", "pads"),
+    [
+        ((8, 8), (3, 3), (2, 2), (1, 1), (1, 1, 1, 1)),  # VOLO
+        ((7, 6), (3, 2), (1, 2), (1, 1), (1, 0, 1, 0)),
+        ((9, 9), (3, 3), (1, 1), (2, 2), (2, 2, 2, 2)),
+        ((8, 8), (2, 2), (2, 2), (1, 1), (0, 0, 0, 0)),
+        ((10, 9), (2, 2), (3, 3), (1, 1), (0, 0, 1, 0)),  # with gaps between the blocks
+    ],
+)
+def test_blocks_that_overlap(
+    graph: Callable[..., Any],
+    same: Callable[..., Any],
+    size: tuple[int, int],
+    block: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    pads: tuple[int, int, int, int],
+) -> None:
+    """Col2Im is torch.nn.Fold."""
+    count = 1
+    for axis in (0, 1):
+        whole = size[axis] + pads[axis] + pads[axis + 2]
+        count *= (whole - dilations[axis] * (block[axis] - 1) - 1) // strides[axis] + 1
+    attributes = ", ".join(
+        f"{name}={list(values)}"
+        for name, values in (("strides", strides), ("dilations", dilations), ("pads", pads))
+    )
+    model = graph(
+        f"g (float[2,{3 * block[0] * block[1]},{count}] x, int64[2] size, int64[2] block)"
+        f" => (float[2,3,{size[0]},{size[1]}] y) {{ y = Col2Im <{attributes}> (x, size, block) }}",
+        {"size": np.array(size), "block": np.array(block)},
+    )
+    same(model, tolerance=1e-6)
+
+
+def test_blocks_of_one_dimension_are_refused(graph: Callable[..., Any]) -> None:
+    model = graph(
+        "g (float[1,6,5] x, int64[1] size, int64[1] block) => (float[1,2,7] y)"
+        " { y = Col2Im (x, size, block) }",
+        {"size": np.array([7]), "block": np.array([3])},
+    )
+    with pytest.raises(UnsupportedError, match="EC390"):
+        convert(model)

@@ -14,13 +14,14 @@ import pytest
 
 from edgec.export.emit.tflite.flavour import flavour_for
 from edgec.export.emit.tflite.lower import lower
-from edgec.export.emit.tflite.write import METADATA, convert
+from edgec.export.emit.tflite.write import convert
 from edgec.export.errors import UnsupportedError
 from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import TFLITE
 from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.tflite import Model, decode
+from edgec.export.tflite.marks import METADATA
 from edgec.export.tflite.schema import default_options
 from edgec.runtime.onnx_runner import OnnxRunner
 from edgec.targets.operators.table import select_table
