@@ -221,8 +221,8 @@ class Freedom:
         return all(bool(p.isfinite().all()) for group in self.parameters() for p in group)
 
     def _add_range(self, quantizer: Quantizer) -> None:
-        if quantizer.fixed is not None:
-            return
+        if quantizer.fixed is not None or quantizer.wide or quantizer.converts:
+            return  # sixteen bits leave nothing to learn; what is narrowed follows its source
         scheme, key = self._scheme, quantizer.range_of
         bounds = quantizer.bounds or (float("-inf"), float("inf"))
         start = self._calibration.range(key, levels=scheme.levels, symmetric=scheme.symmetric)

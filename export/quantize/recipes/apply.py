@@ -45,6 +45,8 @@ class Budget:
         max_bytes: of weights and scales.
         max_latency: in milliseconds, by `price`.
         precisions: what the target executes.
+        executes: whether it executes a Q/DQ graph, see
+            `edgec.export.quantize.mixed.search.search_mixed`.
     """
 
     samples: Callable[[], Iterable[Labelled]]
@@ -54,6 +56,7 @@ class Budget:
     max_latency: float | None = None
     price: Price | None = None
     precisions: tuple[Precision, ...] = ("float", "int8")
+    executes: Callable[[ir.Model], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ def _mixed(
         labels=_labels(seen),
         holdout_labels=_labels(held),
         precisions=budget.precisions,
+        executes=budget.executes,
         learned=learned,
         on_progress=None
         if on_progress is None
