@@ -36,8 +36,8 @@ class ExportOptions:
     """Everything that decides what `edgec export` writes.
 
     Attributes:
-        precision: ``fp32``, ``fp16``, ``int8``, or ``mixed`` (int8 with the blocks in float or int16 that a
-            budget asks for); by default the target's.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``mixed`` (int8 with the blocks in float, or on
+            int16, that a budget asks for); by default the target's.
         weights: path, URL, ``pretrained[:TAG]`` or ``random``; None takes published weights when
             they can be had and says so when they cannot.
         calib: folder, zip or npz of calibration images (or tensors), ``none`` for inputs distilled

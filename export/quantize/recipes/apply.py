@@ -73,7 +73,12 @@ class Quantized:
 
 
 def transform(
-    model: ir.Model, recipe: Recipe, feeds: Feeds, scheme: QuantScheme
+    model: ir.Model,
+    recipe: Recipe,
+    feeds: Feeds,
+    scheme: QuantScheme,
+    *,
+    exclude: Collection[str] = (),
 ) -> tuple[ir.Model, Notes]:
     """The float graph after the recipe's equivalent transforms; it computes the same.
 
@@ -82,13 +87,15 @@ def transform(
         recipe: whose `transforms` are applied in order.
         feeds: calibration samples.
         scheme: the grids that the transforms make room for.
+        exclude: left float besides the recipe's `keep_float`.
 
     Returns:
         The graph, to be calibrated anew, and what was done.
     """
     notes: Notes = []
+    left = tuple(dict.fromkeys((*recipe.keep_float, *exclude)))
     for name in recipe.transforms:
-        result = _TRANSFORMS[name](model, feeds, scheme)
+        result = _TRANSFORMS[name](model, feeds, scheme, left)
         model = result.model
         refused = sorted({found.reason for found in result.refused})
         notes.append({"step": name, "changed": len(result.changes), "refused": refused})
@@ -261,44 +268,57 @@ def _finetuned(
     )
 
 
-def _equalize(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _equalize(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.equalize import equalize
 
     return equalize(model)
 
 
-def _absorb(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _absorb(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.absorb import absorb_high_biases
 
     return absorb_high_biases(model, feeds())
 
 
-def _channelwise(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _channelwise(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.channelwise import channelwise
 
     return channelwise(model, feeds())
 
 
-def _repq(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _repq(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.repq import reparameterize_norms
 
     # a shift of the zero point means nothing where zero points are zero
     return reparameterize_norms(model, feeds(), shift=not scheme.symmetric)
 
 
-def _smooth(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _smooth(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.smoothquant import smooth
 
     return smooth(model, feeds(), scheme)
 
 
-def _shift(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _shift(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.shift import shift
 
-    return shift(model, feeds, scheme)
+    return shift(model, feeds, scheme, exclude=exclude)
 
 
-_TRANSFORMS: Mapping[Transform, Callable[[ir.Model, Feeds, QuantScheme], Transformed]] = {
+_Apply = Callable[[ir.Model, Feeds, QuantScheme, Collection[str]], Transformed]
+_TRANSFORMS: Mapping[Transform, _Apply] = {
     "equalize": _equalize,
     "absorb": _absorb,
     "channelwise": _channelwise,
