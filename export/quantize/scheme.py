@@ -204,6 +204,10 @@ class QuantScheme:
             activation_bits=activations,
         )
 
+    def with_integer_bias(self) -> QuantScheme:
+        """The same with integer biases, which a plan lists: to find all biases of layers."""
+        return replace(self, integer_bias=True)
+
     @property
     def levels(self) -> int:
         """Number of integers of the activation grid."""

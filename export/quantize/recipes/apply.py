@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from edgec.export.quantize.bias_correction import correct_biases
 from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.clip import clipped_scales
 from edgec.export.quantize.equivalent.transformed import Transformed
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import Learned
+from edgec.export.quantize.matching import match_statistics
 from edgec.export.quantize.recipes.recipe import Recipe, Transform
 from edgec.export.quantize.scheme import QuantScheme
 
@@ -153,7 +155,13 @@ def quantize_by(
         left, scheme, learned = (*left, *plan.exclude), plan.scheme, plan.learned
         notes.append({"step": "mixed", **plan.to_json()})
     graph = model
-    if recipe.bias_correction:
+    if recipe.clip:
+        learned = {**clipped_scales(model, feeds(), scheme, exclude=left), **learned}
+        notes.append({"step": "clip", "weights": len(learned)})
+    if recipe.matching:
+        graph, learned = match_statistics(model, feeds(), scheme, exclude=left, learned=learned)
+        notes.append({"step": "matching", "weights": len(learned)})
+    elif recipe.bias_correction:
         graph = correct_biases(model, feeds(), scheme, exclude=left, learned=learned)
     if recipe.finetune:
         tuned = _finetuned(
