@@ -48,8 +48,9 @@ def activation_parameters(
     scale = np.float32(max((interval.high - interval.low) / (high - low), MIN_SCALE))
     zero_point = int(np.clip(np.rint(low - interval.low / scale), low, high))
     # float32 rounding must not carry the grid past the limit of an absorbed Clip, or the
-    # runtime keeps the Clip and with it a float kernel
-    while interval.low == 0.0 and scale * np.float32(high - low) > np.float32(interval.high):
+    # runtime keeps the Clip and with it a float kernel; one of less than the least scale it passes
+    levels, end = np.float32(high - low), np.float32(interval.high)
+    while interval.low == 0.0 and MIN_SCALE * levels < end < scale * levels:
         scale = np.nextafter(scale, np.float32(0.0))
     return scale, zero_point
 
