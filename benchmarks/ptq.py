@@ -22,6 +22,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 from _ptq import (
     Row,
     Variant,
@@ -40,10 +41,14 @@ from _ptq_peers import elsewhere, onnxruntime_static
 from _timing import interleaved, median_ratio
 from numpy.typing import NDArray
 
+from edgec.export.quantize.graph import constant_of
+from edgec.export.quantize.operands import is_depthwise
 from edgec.export.quantize.placement import placed
+from edgec.export.quantize.plan import WEIGHTED
 from edgec.export.quantize.recipes.choose import choose_recipe
 from edgec.export.quantize.recipes.recipe import builtin_recipes
 from edgec.export.quantize.scheme import ORT_X86, ORT_X86_U8, ORT_X86_VNNI, TENSORRT, QuantScheme
+from edgec.export.rewrite.graph import shape_of
 
 PER_TENSOR = replace(ORT_X86_VNNI, name="per-tensor weights", per_channel=False)
 SCHEMES: dict[str, QuantScheme] = {
@@ -55,6 +60,12 @@ SCHEMES: dict[str, QuantScheme] = {
     "W6A6": ORT_X86_VNNI.with_bits(6, 6),
     "W4A8": ORT_X86_VNNI.with_bits(4, 8),
 }
+EIGHT = {
+    "W4A8, ends at 8 bits": False,
+    "W4A8, ends and depthwise at 8 bits": True,
+}
+"""W4A8 with all eight bits in the weights of the first and the last layer, as the literature has it
+(Esser et al., LSQ, arXiv 1902.08153); or in those of depthwise convolutions, too."""
 EMULATED = ("TensorRT", "TensorRT, fused arms", "per-tensor")
 
 
@@ -62,7 +73,8 @@ def variants(network: Network, recipes: list[str], arguments: argparse.Namespace
     """What is compared."""
     model, known = network.model, builtin_recipes()
     found = []
-    for title, scheme in SCHEMES.items():
+    schemes = SCHEMES | {title: eight_bits(model, each) for title, each in EIGHT.items()}
+    for title, scheme in schemes.items():
         for name in recipes:
             chosen = known[name] if name in known else choose_recipe(name, None, scheme, model)[0]
             label = f"edgec {title}, {Path(name).stem}"
@@ -83,6 +95,20 @@ def variants(network: Network, recipes: list[str], arguments: argparse.Namespace
             found.append(elsewhere(name, model, python, "modelopt", method, emulated=True))
     wanted = arguments.only.split("|")
     return [variant for variant in found if any(part in variant.name for part in wanted)]
+
+
+def eight_bits(model: ir.Model, depthwise: bool) -> QuantScheme:
+    """W4A8 but for the ends, and for depthwise convolutions where asked."""
+    weighted = [
+        n for n in model.graph if n.op_type in WEIGHTED and constant_of(n.inputs[1]) is not None
+    ]
+    kept = [weighted[0], weighted[-1]]
+    if depthwise:
+        kept += [n for n in weighted if is_depthwise(n, shape_of(n.inputs[1]))]
+    for number, node in enumerate(model.graph):
+        node.name = f"node_{number}"  # one called "Conv" would stand for all of them
+    scheme = SCHEMES["W4A8"]
+    return replace(scheme, weight_bits_of={str(node.name): 8 for node in kept})
 
 
 def outputs(

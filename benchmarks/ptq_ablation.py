@@ -170,7 +170,9 @@ class Ablation:
         count: int = CALIBRATION,
     ) -> Row:
         def make(feeds: Sequence[Feed]) -> bytes:
-            graph, _ = transform(self.network.model, self.recipe, lambda: feeds, self.scheme)
+            graph, _ = transform(
+                self.network.model, self.recipe, lambda: feeds, self.scheme, exclude=exclude
+            )
             ranges = calibrate(graph, feeds, method=self.recipe.calib_method)
             made = quantize_by(
                 self.recipe, graph, ranges, lambda: feeds, self.scheme, exclude=exclude

@@ -22,7 +22,7 @@ from edgec.export.emit.tflite.lower import emit
 from edgec.export.emit.tflite.normalise import normalise
 from edgec.export.emit.tflite.read import read_graph
 from edgec.export.errors import UnsupportedError
-from edgec.export.options import INT16X8
+from edgec.export.options import INT16X8, MIXED
 from edgec.export.progress import Reporter
 from edgec.export.quantize.scheme import C_INT16X8, QuantScheme, get_scheme
 from edgec.export.tflite.model import Model
@@ -66,7 +66,9 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
     wide = source.job.options.precision == INT16X8
     precision = (INT16X8 if wide else "int8") if integers else "fp32"
     try:
-        graph = _quantized(source, tick) if integers and not source.job.quantized else source.master
+        graph, mixed = source.master, dict[str, Any]()
+        if integers and not source.job.quantized:
+            graph, mixed = _quantized(source, tick)
         model = _model(graph, integers=integers)
         lowered = lower(model, name=source.job.name)
     except UnsupportedError as error:
@@ -113,7 +115,8 @@ def c_artifact(source: Source, reporter: Reporter, tick: Callable[[int, int], No
         checks=_facts(model, planned, sources, len(golden))
         | {"streamed": list(found.streamed), "executed": executed}
         | {"bill": bill, "peak": peak_text(planned)}
-        | (_agreement(source, model, golden) if integers else {}),
+        | (_agreement(source, model, golden) if integers else {})
+        | mixed,
     )
     return CArtifact(artifact, sources.files)
 
@@ -137,24 +140,34 @@ def _model(graph: ir.Model, *, integers: bool) -> Model:
 def _scheme(source: Source, precision: str) -> str | None:
     if source.job.quantized:
         return as_in_file.scheme_of(precision)
-    return None if precision == "fp32" else f"{precision} ({_scheme_for(source).name})"
+    mixed = ", mixed" if source.job.options.precision == MIXED else ""
+    return None if precision == "fp32" else f"{precision}{mixed} ({_scheme_for(source).name})"
 
 
 def _scheme_for(source: Source) -> QuantScheme:
     return C_INT16X8 if source.job.options.precision == INT16X8 else get_scheme(SCHEME)
 
 
-def _quantized(source: Source, tick: Callable[[int, int], None]) -> ir.Model:
+def _quantized(source: Source, tick: Callable[[int, int], None]) -> tuple[ir.Model, dict[str, Any]]:
+    """The Q/DQ graph, and what a search for a mixed precision found."""
     quantization, data = source.quantization, source.data
     assert quantization is not None
     assert source.calibration is not None
     assert data is not None
     scheme = _scheme_for(source)
-    own = replace(quantization, scheme=scheme, notes=[])
+    own = quantization.in_format(scheme, C_INT16X8, _has_kernels)
     master = source.master
-    if scheme.activation_bits == 16:
-        master = at_opset(master, scheme.lowest_opset)
-    return own.quantize(master, source.calibration, data, tick)
+    if source.job.options.precision in (INT16X8, MIXED):
+        master = at_opset(master, C_INT16X8.lowest_opset)
+    return own.quantize(master, source.calibration, data, tick), own.mixed()
+
+
+def _has_kernels(graph: ir.Model) -> bool:
+    try:
+        c_network(graph, integers=True)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def _with_constants(planned: Plan, sources: Sources, target: Target) -> Plan:

@@ -20,7 +20,7 @@ from edgec.targets.schema import FORMATS, PRECISIONS, Target
 
 CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse", "fisher"]
 MIXED = "mixed"
-"""The ``--precision`` whose int8 artifact keeps some blocks in float."""
+"""The ``--precision`` whose int8 artifact keeps some blocks in float, or on int16."""
 INT16X8 = "int16x8"
 """int16 activations and int8 weights, in .tflite files only; no device's own precision."""
 AUTO_PLACEMENT = "auto"
@@ -36,8 +36,8 @@ class ExportOptions:
     """Everything that decides what `edgec export` writes.
 
     Attributes:
-        precision: ``fp32``, ``fp16``, ``int8``, or ``mixed`` (int8 with the blocks in float that a
-            budget asks for); by default the target's.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``mixed`` (int8 with the blocks in float, or on
+            int16, that a budget asks for); by default the target's.
         weights: path, URL, ``pretrained[:TAG]`` or ``random``; None takes published weights when
             they can be had and says so when they cannot.
         calib: folder, zip or npz of calibration images (or tensors), ``none`` for inputs distilled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -41,6 +41,8 @@ class Quantization:
         chosen: where the recipe came from.
         scheme: of the target.
         notes: what the steps did; grows as they run.
+        executes: of a format whose files mix activations of 8 and 16 bits (the scheme has `wide`
+            rules): whether it can be written for the target from a Q/DQ graph.
     """
 
     job: Job
@@ -48,6 +50,7 @@ class Quantization:
     chosen: str
     scheme: QuantScheme
     notes: Notes = field(default_factory=list)
+    executes: Callable[[ir.Model], bool] | None = None
 
     def prepare(self, master: ir.Model, data: CalibrationData) -> ir.Model:
         """The float graph after the recipe's equivalent transforms, checked to compute the same.
@@ -142,9 +145,12 @@ class Quantization:
             options.max_latency,
             None if options.max_latency is None else predicted_on(self.job.target),
             self._precisions(master),
+            self.executes,
         )
 
     def _precisions(self, master: ir.Model) -> tuple[Precision, ...]:
+        if self.scheme.wide is not None:
+            return ("float", "int16x8", "int8")
         runtime = self.job.target.runtime
         try:
             table = select_table(runtime.name, runtime.version).table
@@ -153,6 +159,25 @@ class Quantization:
         row = table.find("", "DequantizeLinear")
         types = frozenset() if row is None else row.types_at(runtime.opset)
         return executable_precisions(master, types)
+
+    def in_format(
+        self, scheme: QuantScheme, wide: QuantScheme | None, executes: Callable[[ir.Model], bool]
+    ) -> Quantization:
+        """The same for another format, whose mixed precisions may have 16-bit activations.
+
+        Args:
+            scheme: of the format.
+            wide: its rules with 16-bit activations, where the target has kernels for them.
+            executes: see `executes`.
+        """
+        if self.job.options.precision == MIXED:
+            scheme = replace(scheme, wide=wide)
+        return replace(self, scheme=scheme, notes=[], executes=executes)
+
+    def mixed(self) -> dict[str, Any]:
+        """What the search for a mixed precision found, for an artifact's checks; empty without."""
+        found = [note for note in self.notes if note["step"] == "mixed"]
+        return {"mixed": found[-1]} if found else {}
 
     def to_json(self) -> dict[str, Any]:
         """Recipe, where it came from, and what its steps did."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from typing import Any
 
 from edgec.export.bundle import Artifact, Manifest
@@ -116,6 +117,8 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
         lines += _per_output(a["checks"])
         lines += _proxy(a["checks"])
         lines += [f"  {d['line']}" for d in a["checks"].get("delegates", {}).values()]
+        if "mixed" in a["checks"]:
+            lines += [f"  {line}" for line in _mixed_lines([a["checks"]["mixed"]])]
         if "mixes" in a["checks"]:
             lines += [f"  {line}" for line in mix_lines(a["checks"]["mixes"])]
     return lines
@@ -141,16 +144,21 @@ def _mixed_lines(steps: list[dict[str, Any]]) -> list[str]:
         if step["step"] != "mixed":
             continue
         timed = "latency_basis" in step
+        wide = any("int16x8" in point["precisions"].values() for point in step["front"])
         lines.append(
-            "mixed     float blocks    weights"
+            "mixed     float blocks  "
+            + ("int16x8 blocks  activations  " if wide else "")
+            + "  weights"
             + ("  predicted ms (80 %)".ljust(_TIMED) if timed else "")
             + "  divergence  lost points  on held-out samples"
         )
         for point in step["front"]:
-            floats = sum(precision == "float" for precision in point["precisions"].values())
+            count = Counter(point["precisions"].values())
             held = point["held_out_drop"]
             lines.append(
-                f"          {floats:>5} of {len(point['precisions']):<3} {mib(point['bytes']):>10}"
+                f"          {count['float']:>5} of {len(point['precisions']):<3} "
+                + (f"{count['int16x8']:>14}  {mib(point['activation_bytes']):>11}  " * wide)
+                + f"{mib(point['bytes']):>10}"
                 + (_milliseconds(point) if timed else "")
                 + f"  {point['divergence']:>10.2g}  {point['drop']:>11.2f}  "
                 + ("" if held is None else f"{held:.2f}")

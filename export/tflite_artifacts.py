@@ -22,7 +22,7 @@ from edgec.export.files import sha256_bytes
 from edgec.export.golden import Feeds
 from edgec.export.judge import Built, gate
 from edgec.export.lint.engine import LintReport
-from edgec.export.options import INT16X8
+from edgec.export.options import INT16X8, MIXED
 from edgec.export.plan import Job, float_tflite
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
@@ -272,19 +272,28 @@ def _integer(
     scheme, master = scheme_for(source.job), source.master
     if source.job.options.precision == INT16X8:
         precision, scheme = "int16x8", TFLITE_INT16X8
-        master = at_opset(master, scheme.lowest_opset)
-    own = replace(quantization, scheme=scheme, notes=[])
+    if source.job.options.precision in (INT16X8, MIXED):
+        master = at_opset(master, TFLITE_INT16X8.lowest_opset)
+
+    def written(graph: ir.Model) -> TfliteFile:
+        return convert(
+            graph,
+            precision=precision,
+            ends=_ends(source.job),
+            flavour=flavour_for(scheme.name, source.job.target.runtime.name),
+            table=_table(source.job),
+            metadata=_metadata(source),
+            offline=source.job.target.runtime.name == "tflm",
+        )
+
+    # what the Edge TPU does not take falls to the CPU, together with all that follows
+    wide = None if "edgetpu" in source.job.target.delegates else TFLITE_INT16X8
+    own = quantization.in_format(scheme, wide, lambda graph: _can(written, graph))
     graph = own.quantize(master, source.calibration, data, tick)
-    file = convert(
-        graph,
-        precision=precision,
-        ends=_ends(source.job),
-        flavour=flavour_for(scheme.name, source.job.target.runtime.name),
-        table=_table(source.job),
-        metadata=_metadata(source),
-        offline=source.job.target.runtime.name == "tflm",
-    )
-    artifact = _artifact(precision, file, source.job.target, f"{precision} ({scheme.name})")
+    file = written(graph)
+    mixed = ", mixed" if source.job.options.precision == MIXED else ""
+    artifact = _artifact(precision, file, source.job.target, f"{precision}{mixed} ({scheme.name})")
+    artifact = _with(artifact, **own.mixed())
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN), file.content
@@ -310,6 +319,14 @@ def _integer(
         artifact = _with(artifact, mixes=_mixes(source, scheme, mixes))
     item = Built(artifact, content, 0, LintReport((), ""))
     return gate([source.built[0], item], data, source.job, reporter)[1].artifact, file.content
+
+
+def _can(write: Callable[[ir.Model], object], graph: ir.Model) -> bool:
+    try:
+        write(graph)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def at_opset(model: ir.Model, opset: int) -> ir.Model:

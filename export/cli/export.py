@@ -69,7 +69,8 @@ def export(
         str | None,
         typer.Option(
             help="Quantization recipe: auto, plain, default, equalized, wide, qhyvit, smooth, "
-            "rounding, tuned, centred, or a .toml file. [default: the network family's, else auto]"
+            "rounding, few-bits, tuned, centred, or a .toml file. "
+            "[default: the network family's, else auto]"
         ),
     ] = None,
     calib_method: Annotated[

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ def correct_biases(
     """
     copy = prepared_copy(model)
     # the plan lists biases only if they become integers; here float ones count, too
-    plan = plan_quantization(copy, replace(scheme, integer_bias=True), exclude)
+    plan = plan_quantization(copy, scheme.with_integer_bias(), exclude)
     means = _channel_means(copy, plan, feeds)
     nodes = {str(node.name): node for node in copy.graph}
     weights = {(w.tensor, w.axis): w for w in plan.weights}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -136,10 +137,14 @@ class InsertQDQPass(ir.passes.InPlacePass):
         self._values = {str(v.name): v for v in model.graph.inputs}
         self._values |= {str(v.name): v for node in model.graph for v in node.outputs}
         self._values |= dict(model.graph.initializers)
-        # parameters by the tensor that lends its range: same-scale operators share them
-        self._parameters: dict[str, tuple[ir.Value, ir.Value, np.float32]] = {}
-        self._stored: dict[tuple[str, int | None, bool], tuple[ir.Value, NDArray[np.float32]]] = {}
-        self._scale_of: dict[str, np.float32] = {}
+        # parameters by the tensor that lends its range, and width: same-scale operators share them
+        self._parameters: dict[tuple[str, bool], tuple[ir.Value, ir.Value, np.float32]] = {}
+        self._stored: dict[
+            tuple[str, int | None, bool, bool], tuple[ir.Value, NDArray[np.float32]]
+        ] = {}
+        self._scale_of: dict[tuple[str, bool], np.float32] = {}
+        # the nodes behind which a conversion stands
+        self._behind: dict[str, ir.Node] = {}
         self._limits: tuple[ir.Value, ir.Value] | None = None
         self._opset = opset_of(model)
         for quantizer in self.plan.quantizers:
@@ -156,13 +161,16 @@ class InsertQDQPass(ir.passes.InPlacePass):
     # --- activations -----------------------------------------------------------------------
 
     def _activation(self, quantizer: Quantizer) -> None:
-        scheme = self.plan.scheme
+        scheme = self._rules(quantizer.wide)
         value = self._values[quantizer.tensor]
         scale, zero_point, number = self._shared_parameters(quantizer)
-        self._scale_of[quantizer.tensor] = number
+        self._scale_of[quantizer.tensor, quantizer.wide] = number
         producer = value.producer()
         module = self._module_of(producer or self._nodes[quantizer.readers[0][0]])
-        name = quantizer.tensor
+        if quantizer.converts:
+            producer = self._behind[quantizer.tensor]
+            value = producer.outputs[0]
+        name = quantizer.name
         quantized = ir.Value(
             name=f"{name}_quantized",
             type=ir.TensorType(ir.DataType.from_numpy(scheme.dtype)),
@@ -191,12 +199,14 @@ class InsertQDQPass(ir.passes.InPlacePass):
             self._graph.insert_before(self._graph[0], nodes)
         else:
             self._graph.insert_after(producer, nodes)
+        if not quantizer.converts:
+            self._behind[quantizer.tensor] = dq
         for node_name, index in quantizer.readers:
             self._nodes[node_name].replace_input_with(index, dequantized)
         if quantizer.output:
             # the graph keeps its output name; the float value behind it gets another one
-            value.name = f"{name}_float"
-            dequantized.name = name
+            value.name = f"{quantizer.tensor}_float"
+            dequantized.name = quantizer.tensor
             for i, output in enumerate(self._graph.outputs):
                 if output is value:
                     self._graph.outputs[i] = dequantized
@@ -220,21 +230,26 @@ class InsertQDQPass(ir.passes.InPlacePass):
         )
 
     def _shared_parameters(self, quantizer: Quantizer) -> tuple[ir.Value, ir.Value, np.float32]:
-        key = quantizer.range_of
+        key = quantizer.range_of, quantizer.wide
         if key not in self._parameters:
-            scheme = self.plan.scheme
+            scheme = self._rules(quantizer.wide)
+            name = replace(quantizer, tensor=quantizer.range_of).name
             number, zero = activation_parameters(
                 self._range(quantizer), scheme.limits, symmetric=scheme.symmetric
             )
             self._parameters[key] = (
-                self._initializer(f"{key}_scale", np.array(number, np.float32)),
-                self._initializer(f"{key}_zero_point", np.array(zero, scheme.dtype)),
+                self._initializer(f"{name}_scale", np.array(number, np.float32)),
+                self._initializer(f"{name}_zero_point", np.array(zero, scheme.dtype)),
                 number,
             )
         return self._parameters[key]
 
-    def _range(self, quantizer: Quantizer) -> Range:
+    def _rules(self, wide: bool) -> QuantScheme:
         scheme = self.plan.scheme
+        return scheme.wide if wide and scheme.wide is not None else scheme
+
+    def _range(self, quantizer: Quantizer) -> Range:
+        scheme = self._rules(quantizer.wide)
         if quantizer.fixed is not None:
             return Range(*quantizer.fixed)
         chosen = self.calibration.range(
@@ -250,7 +265,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
         for bias in self.plan.biases:
             number = constant_of(self._nodes[bias.node].inputs[bias.index])
             assert number is not None  # the planner took only constant biases
-            floor = scale_floor(number, float(self._scale_of[bias.activation]))
+            floor = scale_floor(number, float(self._scale_of[bias.activation, bias.wide]))
             if bias.axis is None:
                 floor = floor.max(initial=0.0, keepdims=True)
             known = floors.get(bias.weight)
@@ -258,7 +273,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
         return floors
 
     def _weight(self, weight: Weight, floors: dict[str, NDArray[np.float64]]) -> None:
-        key = (weight.tensor, weight.axis, weight.operand)
+        key = (weight.tensor, weight.axis, weight.operand, weight.wide)
         node = self._nodes[weight.node]
         if key not in self._stored:
             number = constant_of(node.inputs[weight.index])
@@ -267,10 +282,11 @@ class InsertQDQPass(ir.passes.InPlacePass):
                 [
                     f"_axis{weight.axis}" if self._has_other(weight) else "",
                     "_operand" if weight.operand else "",
+                    "_wide" if weight.wide else "",
                 ]
             )
             if weight.operand:
-                scheme = self.plan.scheme
+                scheme = self._rules(weight.wide)
                 span = Range.including_zero(float(number.min()), float(number.max()))
                 scalar, zero = activation_parameters(
                     span, scheme.limits, symmetric=scheme.symmetric
@@ -313,8 +329,9 @@ class InsertQDQPass(ir.passes.InPlacePass):
         node = self._nodes[bias.node]
         number = constant_of(node.inputs[bias.index])
         assert number is not None  # the planner took only constant biases
-        _, weight_scales = self._stored[(bias.weight, bias.axis, False)]
-        grid, scales = quantize_bias(number, self._scale_of[bias.activation], weight_scales)
+        _, weight_scales = self._stored[bias.weight, bias.axis, False, False]
+        given = self._scale_of[bias.activation, bias.wide]
+        grid, scales = quantize_bias(number, given, weight_scales)
         name = f"{bias.node}_bias"
         axis = 0 if scales.ndim else None
         node.replace_input_with(

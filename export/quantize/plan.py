@@ -13,12 +13,14 @@ The rules, in the order in which they are applied:
 3. A tensor written by a float operator is quantized only on the edges that an integer node
    reads; other consumers keep the exact value.
 4. A same-scale operator between quantized input and integer consumer passes the parameters on.
+5. Each node has the rules of its own width (`QuantScheme.of`); what is written in one width and
+   read in the other is requantized in between, once for all its readers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -48,6 +50,8 @@ class Quantizer:
         output: the tensor is a graph output and leaves the graph through the DequantizeLinear.
         bounds: limits that the range is cut to.
         fixed: prescribed range, instead of the calibrated one.
+        wide: the grid is that of the scheme's `wide` rules.
+        converts: what enters is the quantized value, on the grid of the other width.
     """
 
     tensor: str
@@ -56,13 +60,23 @@ class Quantizer:
     output: bool = False
     bounds: tuple[float, float] | None = None
     fixed: tuple[float, float] | None = None
+    wide: bool = False
+    converts: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the nodes and values of this quantizer are called after."""
+        if self.wide:
+            return f"{self.tensor}_wide"
+        return f"{self.tensor}_narrow" if self.converts else self.tensor
 
 
 @dataclass(frozen=True)
 class Weight:
     """A constant that becomes integers: int8 with `axis` scales, or (axis None) one scale.
 
-    `operand` marks constants of the activation's kind (integer type of activations);
+    `operand` marks constants of the activation's kind (integer type of activations), `wide` such
+    of a node with the scheme's `wide` rules;
     `pair_safe` is the scheme's, except where the kernel needs no care.
     """
 
@@ -72,17 +86,19 @@ class Weight:
     axis: int | None
     operand: bool = False
     pair_safe: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
 class Bias:
-    """A float bias that becomes int32 with scale s_x·s_w."""
+    """A float bias that becomes int32 with scale s_x·s_w; `wide` says which s_x of `activation`."""
 
     node: str
     index: int
     activation: str
     weight: str
     axis: int | None
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,22 +145,25 @@ class _Planner:
         self.left_float: dict[str, str] = {}
         # source: quantized where it is written, with the tensor that lends its range
         self.source: dict[ir.Value, ir.Value] = {}
-        # float tensors that integer nodes read
-        self.wanted: dict[ir.Value, list[Edge]] = {}
+        # of those tensors the ones with a wide grid
+        self.wide: set[ir.Value] = set()
+        # float tensors that integer nodes read, by whether their grid is wide
+        self.wanted: dict[tuple[ir.Value, bool], list[Edge]] = {}
+        # sources that are read in the other width
+        self.converted: dict[ir.Value, list[Edge]] = {}
 
     def plan(self) -> QuantPlan:
         integer = [node for node in self.nodes if self._is_integer(node)]
         members = set(integer)
         for node in integer:
-            if node.op_type in self.scheme.kernels:
+            if node.op_type in self._rules(node).kernels:
                 self._write(node)
         # Each of the two steps can enable the other, and both only add.
         while self._write_for_integer_readers(members) or self._join(members):
             pass
         needed = self._needed(members)
         for node in self.nodes:
-            if node.op_type in self.scheme.same_scale:
-                self._pass_on(node, needed)
+            self._pass_on(node, needed)
         if self.scheme.shared_concat:
             for node in reversed(self.nodes):
                 if node in members and node.op_type == "Concat":
@@ -169,12 +188,21 @@ class _Planner:
 
     # --- which nodes -----------------------------------------------------------------------
 
+    def _rules(self, node: ir.Node) -> QuantScheme:
+        return self.scheme.of(str(node.name))
+
+    def _written_by(self, wide: bool) -> QuantScheme:
+        return self.scheme.wide if wide and self.scheme.wide is not None else self.scheme
+
+    def _is_wide(self, node: ir.Node) -> bool:
+        return self._rules(node) is not self.scheme
+
     def _has_kernel(self, node: ir.Node) -> bool:
-        known = self.scheme.kernels | self.scheme.float_output
-        return node.domain == "" and node.op_type in known
+        rules = self._rules(node)
+        return node.domain == "" and node.op_type in rules.kernels | rules.float_output
 
     def _is_integer(self, node: ir.Node) -> bool:
-        if not self._has_kernel(node) or node.op_type in self.scheme.opportunistic:
+        if not self._has_kernel(node) or node.op_type in self._rules(node).opportunistic:
             return False
         reason = self._obstacle(node)
         if reason:
@@ -182,7 +210,7 @@ class _Planner:
         return not reason
 
     def _may_join(self, node: ir.Node) -> bool:
-        if not self._has_kernel(node) or node.op_type not in self.scheme.opportunistic:
+        if not self._has_kernel(node) or node.op_type not in self._rules(node).opportunistic:
             return False
         reason = self._obstacle(node)
         if not reason and not any(self._effective_source(v) for v in node.inputs):
@@ -197,7 +225,7 @@ class _Planner:
         """Whether a value is written by an integer kernel, seen through data movement."""
         while value is not None and value not in self.source:
             producer = value.producer()
-            if producer is None or producer.op_type not in self.scheme.same_scale:
+            if producer is None or producer.op_type not in self._rules(producer).same_scale:
                 return False
             value = producer.inputs[0]
         return value is not None
@@ -208,11 +236,12 @@ class _Planner:
             return "excluded"
         if any(v.dtype != ir.DataType.FLOAT for v in node.outputs):
             return "not float32"
+        rules = self._rules(node)
         constants = [constant_of(v) is not None for v in node.inputs]
         if all(constants):
             return "constant"
         outputs = _constant_outputs(node)
-        if outputs is not None and outputs < self.scheme.least_outputs:
+        if outputs is not None and outputs < rules.least_outputs:
             return f"{outputs} output channels"
         if node.op_type in ("Conv", "ConvTranspose"):
             if not constants[1] or constants[0]:
@@ -221,18 +250,18 @@ class _Planner:
         if node.op_type == "Gemm":
             return self._gemm_obstacle(node)
         if node.op_type == "MatMul":
-            if not any(constants) and not self.scheme.attention:
+            if not any(constants) and not rules.attention:
                 return "product of two activations"
             return ""
         if node.op_type in _ELEMENTWISE and any(constants):
-            if not self.scheme.constant_operands:
+            if not rules.constant_operands:
                 return "constant operand"
             if self._is_bias(node):
                 return "bias of a MatMul"
         return ""
 
     def _depthwise_obstacle(self, node: ir.Node) -> str:
-        limit, weight = self.scheme.largest_depthwise, node.inputs[1]
+        limit, weight = self._rules(node).largest_depthwise, node.inputs[1]
         shape = () if weight is None or weight.shape is None else tuple(weight.shape.numpy())
         if limit is None or not is_depthwise(node, shape) or prod(shape[2:]) <= limit:
             return ""
@@ -245,7 +274,7 @@ class _Planner:
             if producer is not None and producer.op_type == "MatMul":
                 add = _bias_add(producer)
                 if add is not None and add[0] is node and not self._obstacle(producer):
-                    return "MatMul" in self.scheme.kernels
+                    return "MatMul" in self._rules(producer).kernels
         return False
 
     def _gemm_obstacle(self, node: ir.Node) -> str:
@@ -269,6 +298,8 @@ class _Planner:
         for value in node.outputs if add is None else add[0].outputs:
             written = self._behind_absorbed(value)
             self.source[written] = written
+            if self._is_wide(node):
+                self.wide.add(written)
 
     def _join(self, members: set[ir.Node]) -> bool:
         """Let opportunistic kernels follow what is quantized before them, in forward order."""
@@ -301,7 +332,9 @@ class _Planner:
             if value is None or self.source.get(value) is not value:
                 continue
             producer = value.producer()
-            if producer is None or producer.op_type in self.scheme.fixed:
+            if producer is None or producer.op_type in self._rules(producer).fixed:
+                continue
+            if (value in self.wide) != (self.source.get(output, output) in self.wide):
                 continue
             if len(value.uses()) == 1 and not value.is_graph_output():
                 self.source[value] = self.source.get(output, output)
@@ -324,7 +357,7 @@ class _Planner:
             if node in members:
                 needed.update(v for i in self._activation_inputs(node) if (v := node.inputs[i]))
                 continue
-            moves = node.op_type in self.scheme.same_scale
+            moves = node.op_type in self._rules(node).same_scale
             source = node.inputs[0] if node.inputs else None
             if moves and source is not None and any(v in needed for v in node.outputs):
                 needed.add(source)
@@ -332,8 +365,10 @@ class _Planner:
 
     def _pass_on(self, node: ir.Node, needed: set[ir.Value]) -> None:
         """Let a same-scale operator hand its input's parameters to its outputs."""
-        value = node.inputs[0]
-        if value not in self.source or is_excluded(node, self.exclude):
+        value = node.inputs[0] if node.inputs else None
+        if value is None or value not in self.source or is_excluded(node, self.exclude):
+            return
+        if node.op_type not in self._written_by(self.source[value] in self.wide).same_scale:
             return
         # all outputs of a Split or none: half-quantized splits fall back to float kernels
         if any(out in needed for out in node.outputs):
@@ -372,39 +407,53 @@ class _Planner:
         return [i for i in arms if i != ranks.index(max(ranks))]
 
     def _want(self, node: ir.Node, index: int) -> None:
-        value = node.inputs[index]
-        if value is not None and value not in self.source:
-            self.wanted.setdefault(value, []).append((str(node.name), index))
+        value, edge = node.inputs[index], (str(node.name), index)
+        if value is None:
+            return
+        if value not in self.source:
+            self.wanted.setdefault((value, self._is_wide(node)), []).append(edge)
+        elif (self.source[value] in self.wide) != self._is_wide(node):
+            self.converted.setdefault(value, []).append(edge)
 
     # --- the plan's entries ----------------------------------------------------------------
 
     def _quantizers(self) -> list[Quantizer]:
-        values = [v for v in self.model.graph.inputs if v in self.wanted]
-        values += [v for n in self.nodes for v in n.outputs if v in self.source or v in self.wanted]
-        result = []
-        for value in values:
-            if value in self.source:
-                edges = consumers(value, self.order)
-                readers = tuple((str(node.name), index) for node, index in edges)
-                output, root = value.is_graph_output(), self.source[value]
-            else:
-                readers, output, root = tuple(self.wanted[value]), False, value
-            producer = root.producer()
-            op_type = producer.op_type if producer is not None else ""
-            bounds = self.scheme.bounds.get(op_type)
-            if producer is not None and op_type in self.scheme.absorbed:
-                bounds = clip_bounds(producer)
-            result.append(
-                Quantizer(
-                    tensor=str(value.name),
-                    range_of=str(root.name),
-                    readers=readers,
-                    output=output,
-                    bounds=bounds,
-                    fixed=self.scheme.fixed.get(op_type),
-                )
-            )
-        return result
+        values = [v for v in self.model.graph.inputs if v.name not in self.model.graph.initializers]
+        values += [v for node in self.nodes for v in node.outputs]
+        return [quantizer for value in values for quantizer in self._quantizers_of(value)]
+
+    def _quantizers_of(self, value: ir.Value) -> Iterator[Quantizer]:
+        """The one where a value is written, and behind it the conversion; or those of its edges."""
+        if value not in self.source:
+            for wide in (False, True):
+                readers = tuple(self.wanted.get((value, wide), ()))
+                if readers:
+                    yield self._quantizer(value, value, readers, wide)
+            return
+        root, converted = self.source[value], tuple(self.converted.get(value, ()))
+        edges = ((str(node.name), index) for node, index in consumers(value, self.order))
+        readers, wide = tuple(e for e in edges if e not in converted), root in self.wide
+        first = self._quantizer(value, root, readers, wide)
+        yield replace(first, output=value.is_graph_output())
+        if converted:
+            yield replace(self._quantizer(value, root, converted, not wide), converts=True)
+
+    def _quantizer(
+        self, value: ir.Value, root: ir.Value, readers: tuple[Edge, ...], wide: bool
+    ) -> Quantizer:
+        rules, producer = self._written_by(wide), root.producer()
+        op_type = producer.op_type if producer is not None else ""
+        bounds = rules.bounds.get(op_type)
+        if producer is not None and op_type in rules.absorbed:
+            bounds = clip_bounds(producer)
+        return Quantizer(
+            tensor=str(value.name),
+            range_of=str(root.name),
+            readers=readers,
+            bounds=bounds,
+            fixed=rules.fixed.get(op_type),
+            wide=wide,
+        )
 
     def _weights(self, node: ir.Node) -> list[Weight]:
         result = []
@@ -417,7 +466,7 @@ class _Planner:
             if weight is None or weight.dtype != np.float32:
                 continue
             kernel = node.op_type in WEIGHTED
-            per_channel = kernel and self.scheme.per_channel
+            per_channel = kernel and self._rules(node).per_channel
             axis = weight_axis(node, index, weight.ndim) if per_channel else None
             result.append(
                 Weight(
@@ -427,6 +476,7 @@ class _Planner:
                     axis,
                     operand=not kernel or index == 0,
                     pair_safe=self.scheme.pair_safe and not is_depthwise(node, weight.shape),
+                    wide=(not kernel or index == 0) and self._is_wide(node),
                 )
             )
         return result
@@ -450,7 +500,8 @@ class _Planner:
             return []
         rank = len(weight.shape) if weight.shape is not None else 0
         axis = weight_axis(node, 1, rank) if self.scheme.per_channel else None
-        return [Bias(str(holder.name), index, str(activation.name), str(weight.name), axis)]
+        wide = self._is_wide(node)
+        return [Bias(str(holder.name), index, str(activation.name), str(weight.name), axis, wide)]
 
 
 def _constant_outputs(node: ir.Node) -> int | None:

@@ -100,6 +100,9 @@ class QuantScheme:
         activation_bits: 8, 6 or 16. Six bits are emulated: the integers of the 8-bit type are cut
             to 64 levels between QuantizeLinear and DequantizeLinear, because QuantizeLinear
             saturates only at the limits of its type. Sixteen need opset 21.
+        wide: rules of the nodes in `wide_nodes`, whose activations have 16 bits; None where the
+            runtime has no kernels for them beside those of 8 bits.
+        wide_nodes: names of these nodes. Between them and the others tensors are requantized.
     """
 
     name: str
@@ -127,6 +130,8 @@ class QuantScheme:
     weight_bits: int = 8
     weight_bits_of: Mapping[str, int] = field(default_factory=dict)
     activation_bits: int = 8
+    wide: QuantScheme | None = None
+    wide_nodes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for bits in (self.weight_bits, *self.weight_bits_of.values()):
@@ -134,6 +139,10 @@ class QuantScheme:
                 raise _no_such_width("weights", bits, WEIGHT_BITS)
         if self.activation_bits not in ACTIVATION_BITS:
             raise _no_such_width("activations", self.activation_bits, ACTIVATION_BITS)
+
+    def of(self, node: str) -> QuantScheme:
+        """The rules of a node."""
+        return self if self.wide is None or node not in self.wide_nodes else self.wide
 
     @property
     def dtype(self) -> np.dtype[np.integer]:
@@ -169,7 +178,8 @@ class QuantScheme:
     @property
     def lowest_opset(self) -> int:
         """`min_opset`, or what the widths need."""
-        return max(self.min_opset, INT4_OPSET if self.activation_bits == 16 else 0)
+        wide = self.activation_bits == 16 or bool(self.wide_nodes)
+        return max(self.min_opset, INT4_OPSET if wide else 0)
 
     def weight_limit(self, node: ir.Node) -> int:
         """Largest magnitude of an integer weight of `node`: 2^(bits - 1) - 1."""
@@ -193,6 +203,10 @@ class QuantScheme:
             weight_bits=weights,
             activation_bits=activations,
         )
+
+    def with_integer_bias(self) -> QuantScheme:
+        """The same with integer biases, which a plan lists: to find all biases of layers."""
+        return replace(self, integer_bias=True)
 
     @property
     def levels(self) -> int:

@@ -48,8 +48,9 @@ def activation_parameters(
     scale = np.float32(max((interval.high - interval.low) / (high - low), MIN_SCALE))
     zero_point = int(np.clip(np.rint(low - interval.low / scale), low, high))
     # float32 rounding must not carry the grid past the limit of an absorbed Clip, or the
-    # runtime keeps the Clip and with it a float kernel
-    while interval.low == 0.0 and scale * np.float32(high - low) > np.float32(interval.high):
+    # runtime keeps the Clip and with it a float kernel; one of less than the least scale it passes
+    levels, end = np.float32(high - low), np.float32(interval.high)
+    while interval.low == 0.0 and MIN_SCALE * levels < end < scale * levels:
         scale = np.nextafter(scale, np.float32(0.0))
     return scale, zero_point
 
@@ -62,6 +63,7 @@ def quantize_weight(
     pair_safe: bool = False,
     floor: NDArray[np.float64] | None = None,
     limit: int = WEIGHT_MAX,
+    importance: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Integers and scales of a weight tensor.
 
@@ -75,6 +77,7 @@ def quantize_weight(
             255·(w1 + w2) fits int16 in whatever order a kernel pairs them.
         floor: least admissible scale per channel (see `scale_floor`).
         limit: largest magnitude of an integer: 127, or 31 or 7 for six or four bits.
+        importance: what squared errors are multiplied by, for ``"mse"``; shape of the weight.
 
     Returns:
         int8 array of the weight's shape; float32 scales of shape (channels,) or ().
@@ -86,7 +89,11 @@ def quantize_weight(
         raise InputError("EC764", "weights hold NaN or infinity", fix="check the checkpoint")
     rows = per_channel(weight, axis)
     peak = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
-    scale = _mse_scale(rows, peak, limit) if rule == "mse" else peak / limit
+    if rule == "mse":
+        counts = None if importance is None else per_channel(importance, axis)
+        scale = _mse_scale(rows, peak, limit, counts)
+    else:
+        scale = peak / limit
     if pair_safe and 2 * limit > PAIR_MAX:
         scale = np.maximum(scale, _largest_pair(rows) / WEIGHT_MAX)
     scale = np.where(peak > 0.0, np.maximum(scale, MIN_SCALE), 1.0)
@@ -192,14 +199,18 @@ def _largest_pair(rows: NDArray[np.float32] | NDArray[np.int8]) -> NDArray[np.fl
 
 
 def _mse_scale(
-    rows: NDArray[np.float32], peak: NDArray[np.float64], limit: int
+    rows: NDArray[np.float32],
+    peak: NDArray[np.float64],
+    limit: int,
+    importance: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     best = peak / limit
     best_error = np.full(len(rows), np.inf)
     for share in np.linspace(1.0, 0.5, 51):
         scale = np.maximum(share * peak / limit, MIN_SCALE)
         grid = np.clip(np.rint(rows / scale[:, None]), -limit, limit)
-        error = ((grid * scale[:, None] - rows) ** 2).sum(axis=1)
+        square = (grid * scale[:, None] - rows) ** 2
+        error = (square if importance is None else square * importance).sum(axis=1)
         better = error < best_error
         best = np.where(better, scale, best)
         best_error = np.where(better, error, best_error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Flavour:
@@ -18,7 +20,8 @@ class Flavour:
             integers as they are.
         float_operators: operators that compute in float between DEQUANTIZE and QUANTIZE although
             the runtime has an integer kernel, because another one is faster; ``MatMul`` means
-            products of two activations.
+            products of two activations. For int8.
+        wide_float_operators: operators that have no kernel for int16.
         channel_linear: FULLY_CONNECTED takes int8 weights with a scale per output channel
             (version 12, TensorFlow 2.17); otherwise such a layer is a 1×1 CONV_2D.
         max_rank: most dimensions of a TRANSPOSE.
@@ -31,10 +34,15 @@ class Flavour:
     name: str = "litert"
     composites: frozenset[str] = frozenset()
     float_operators: frozenset[str] = frozenset()
+    wide_float_operators: frozenset[str] = frozenset({"HardSwish", "LpNormalization"})
     channel_linear: bool = True
     max_rank: int = 6
     least_ratio: float | None = None
     most_joined: int | None = None
+
+    def in_float(self, dtype: np.dtype[np.generic]) -> frozenset[str]:
+        """Operators that compute in float between integers of a type."""
+        return self.wide_float_operators if dtype == np.int16 else self.float_operators
 
 
 LITERT = Flavour(
@@ -63,6 +71,7 @@ C = Flavour(
     name="c",
     max_rank=5,
     composites=frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization"}),
+    wide_float_operators=frozenset(),
 )
 """Our own microcontroller backend."""
 
@@ -79,9 +88,11 @@ def flavour_for(scheme: str, runtime: str) -> Flavour:
     """The flavour for graphs of a quantization scheme on a runtime (`Runtime.name`)."""
     flavour = FLAVOURS.get(scheme, LITERT)
     if runtime == "tflite-runtime":  # its last release is from TensorFlow 2.14
-        flavour = replace(flavour, channel_linear=False)
-        if flavour.name == INTEGER_16.name:  # GELU on int16 is newer
-            return replace(flavour, float_operators=flavour.float_operators | {"Gelu"})
+        # GELU on int16 is newer
+        wide = flavour.wide_float_operators | {"Gelu"}
+        flavour = replace(flavour, channel_linear=False, wide_float_operators=wide)
+        if flavour.name == INTEGER_16.name:
+            return replace(flavour, float_operators=wide)
     return flavour
 
 

@@ -58,11 +58,11 @@ ROUNDING = frozenset({"AveragePool", "Resize", "Pad"})
 what the Q/DQ graph means if it quantizes the result."""
 
 
-def computes_on_integers(op: str, flavour: Flavour) -> bool:
-    """Whether `op` between quantized tensors becomes an integer operator."""
+def computes_on_integers(op: str, flavour: Flavour, dtype: np.dtype[np.generic]) -> bool:
+    """Whether `op` between tensors of integers of type `dtype` becomes an integer operator."""
     if op in flavour.composites:
         return True
-    return op in INTEGER and op not in flavour.float_operators
+    return op in INTEGER and op not in flavour.in_float(dtype)
 
 
 FIXED: Mapping[str, tuple[int, int]] = {
@@ -92,3 +92,8 @@ def same_grid(one: Quantization, other: Quantization) -> bool:
         and np.array_equal(one.scale, other.scale)
         and np.array_equal(one.zero_point, other.zero_point)
     )
+
+
+def widened(grid: Quantization) -> Quantization:
+    """The int16 grid of 1/128 of the steps of an int8 one, which holds all its numbers."""
+    return Quantization.per_tensor(float(grid.scale[0]) / 128)

@@ -5,7 +5,8 @@ DequantizeLinear and a QuantizeLinear is one integer operator (TFLite 8-bit quan
 specification); where the operator has no integer kernel, or a side is float, the conversion becomes
 a node of its own. Operators that only move data keep their input's grid, as their kernels do, and
 those whose output grid TFLite prescribes get it; if the Q/DQ graph wants another grid behind them,
-a Quantize node brings it there by the same formula.
+a Quantize node brings it there by the same formula. Integers are int8 or int16; an operator between
+both computes in float, a composite one on int16.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from edgec.export.emit.tflite.grids import (
     computes_on_integers,
     fixed_grid,
     same_grid,
+    widened,
 )
 from edgec.export.errors import UnsupportedError
 from edgec.export.rewrite.graph import MODULE_KEY, constant, shape_of, sole_user
@@ -227,10 +229,10 @@ class _Reader:
         if bias is not None:
             group.append(bias[0])
         activation = "NONE"
-        found = self._activation_of(group[-1])
-        if found is not None:
-            group.append(found[0])
-            activation = found[1]
+        behind = self._activation_of(group[-1])
+        if behind is not None:
+            group.append(behind[0])
+            activation = behind[1]
         operands = list(node.inputs)
         if bias is not None:
             operands = [*operands[:2], bias[1]]
@@ -269,19 +271,21 @@ class _Reader:
             activation=activation,
             position=position_of(node),
         )
-        grids = self._grids(node.op_type, operands, outputs)
-        if grids is None:
+        found = self._grids(node.op_type, operands, outputs)
+        if found is None:
             made.inputs = [None if v is None else self._float(v) for v in operands]
             made.outputs = [self._value(v) for v in outputs]
             self.nodes.append(made)
             return set(group)
+        grids, dtype = found
         made.inputs = [
             None if v is None else self.twins[v] if v in self.twins else self._value(v)
             for v in operands
         ]
+        if node.op_type in self.flavour.composites and dtype == np.int16:
+            made.inputs = [None if v is None else self._widened(v) for v in made.inputs]
         if node.op_type == "Concat":
             made.inputs = [self._onto(v, grids[0]) for v in made.inputs if v is not None]
-        dtype = next(v.dtype for v in made.inputs if v is not None and v.quantized)
         for output, grid in zip(outputs, grids, strict=True):
             shape = shape_of(output)
             assert shape is not None
@@ -293,25 +297,23 @@ class _Reader:
 
     def _grids(
         self, op: str, operands: list[ir.Value | None], outputs: list[ir.Value]
-    ) -> list[Quantization] | None:
-        """Grids of the outputs if the operator computes on integers, else None."""
+    ) -> tuple[list[Quantization], np.dtype[Any]] | None:
+        """Grids and type of the outputs if the operator computes on integers, else None."""
         first = operands[0]
         if first is None or any(v.dtype != ir.DataType.FLOAT for v in outputs):
             return None
         twin = self.twins.get(first)
         if op in SAME_GRID and op != "Concat":
-            if op in self.flavour.float_operators:
-                return None
             if twin is None or twin.quantization is None or twin.const is not None:
+                return None
+            if op in self.flavour.in_float(twin.dtype):
                 return None
             # a file says itself on which side of its DEQUANTIZE something moves
             literal = op in ROUNDING or all(order_of(v) is not None for v in outputs)
             if literal and any(self._wanted(v) is None for v in outputs):
                 return None
-            return [twin.quantization] * len(outputs)
+            return [twin.quantization] * len(outputs), twin.dtype
         weighted = op == "MatMul" and self._is_linear(operands)
-        if not weighted and not computes_on_integers(op, self.flavour):
-            return None
         floats = [v for v in operands if v is not None and v.dtype == ir.DataType.FLOAT]
         if op in self.flavour.composites:  # their scales and offsets stay float
             floats = [v for v in floats if constant(v) is None]
@@ -320,13 +322,20 @@ class _Reader:
             floats = [*floats[:2], *(v for v in floats[2:] if constant(v) is None)]
         if any(v not in self.twins for v in floats):
             return None
-        wanted = [self._wanted(v) for v in outputs]
-        if any(grid is None for grid in wanted):
+        wanted = [grid for v in outputs if (grid := self._wanted(v)) is not None]
+        read = {self.twins[v].dtype for v in floats if self.twins[v].const is None}
+        types = read | {dtype for _, dtype in wanted}
+        if len(wanted) < len(outputs) or not read:
             return None
-        if op in FIXED:
-            assert twin is not None
-            return [fixed_grid(op, twin.dtype)]
-        return [grid for grid in wanted if grid is not None]
+        wide = np.dtype(np.int16)
+        if op in self.flavour.composites and wide in types:
+            return [grid if dtype == wide else widened(grid) for grid, dtype in wanted], wide
+        if len(types) > 1:
+            return None
+        (dtype,) = types
+        if not weighted and not computes_on_integers(op, self.flavour, dtype):
+            return None
+        return [fixed_grid(op, dtype) if op in FIXED else grid for grid, _ in wanted], dtype
 
     def _is_linear(self, operands: list[ir.Value | None]) -> bool:
         """Whether one operand of a MatMul can be the weight of a FULLY_CONNECTED."""
@@ -340,16 +349,19 @@ class _Reader:
         grid = None if twin is None else twin.quantization
         return grid is None or not grid.zero_point.any()
 
-    def _wanted(self, value: ir.Value) -> Quantization | None:
-        """The grid that all readers of `value` put it on; None if one reads the float."""
+    def _wanted(self, value: ir.Value) -> tuple[Quantization, np.dtype[Any]] | None:
+        """Grid and type that all readers of `value` put it on; None if one reads the float."""
         if value.is_graph_output() or not value.uses():
             return None
-        grids = []
+        grids, types = [], set()
         for use in value.uses():
-            if use.node.op_type != "QuantizeLinear":
+            dtype = use.node.outputs[0].dtype
+            if use.node.op_type != "QuantizeLinear" or dtype is None:
                 return None
             grids.append(self._grid(use.node))
-        return grids[0] if all(same_grid(grids[0], g) for g in grids) else None
+            types.add(np.dtype(dtype.numpy()))
+        same = len(types) == 1 and all(same_grid(grids[0], g) for g in grids)
+        return (grids[0], types.pop()) if same else None
 
     def _onto(self, value: Value, grid: Quantization) -> Value:
         """`value` on another grid of the same type."""
@@ -364,6 +376,16 @@ class _Reader:
             made.const = np.clip(levels, info.min, info.max).astype(value.dtype)
             return made
         self.nodes.append(Node("Quantize", f"{value.name}/requantize", [value], [made]))
+        return made
+
+    def _widened(self, value: Value) -> Value:
+        """`value` as int16: the same numbers."""
+        if value.dtype != np.int8 or value.quantization is None or value.const is not None:
+            return value
+        self.requantizations += 1
+        grid = widened(value.quantization)
+        made = Value(f"{value.name}/wide", value.shape, np.dtype(np.int16), None, grid)
+        self.nodes.append(Node("Quantize", f"{value.name}/widen", [value], [made]))
         return made
 
     def _bias_of(self, node: ir.Node) -> tuple[ir.Node, ir.Value] | None:

@@ -15,7 +15,7 @@ quantized addition reads, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ def shift(
     feeds: Feeds,
     scheme: QuantScheme,
     *,
+    exclude: Collection[str] = (),
     gain: float = 1.25,
     method: Method = "mse",
 ) -> Transformed:
@@ -58,6 +59,7 @@ def shift(
         model: float32 graph; not modified.
         feeds: calibration samples, anew at each call; called twice.
         scheme: where its quantizers stand. Grids with zero points need no shift: nothing is done.
+        exclude: node names, operator types or module paths that stay float, and need no shift.
         gain: how many times smaller the range must become.
         method: rule for the ranges that c is the middle of, behind activations.
 
@@ -70,7 +72,7 @@ def shift(
     nodes = {str(node.name): node for node in copy.graph}
     readers: dict[str, list[Linear]] = {}
     refused = []
-    for quantizer in plan_quantization(copy, scheme).quantizers:
+    for quantizer in plan_quantization(copy, scheme, exclude).quantizers:
         reason = _obstacle(quantizer, nodes)
         if reason:
             refused.append(Refused(quantizer.tensor, reason))

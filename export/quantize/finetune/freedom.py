@@ -14,7 +14,6 @@ The way back is a float graph with other weights and biases, ranges, and weight 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -221,8 +220,8 @@ class Freedom:
         return all(bool(p.isfinite().all()) for group in self.parameters() for p in group)
 
     def _add_range(self, quantizer: Quantizer) -> None:
-        if quantizer.fixed is not None:
-            return
+        if quantizer.fixed is not None or quantizer.wide or quantizer.converts:
+            return  # sixteen bits leave nothing to learn; what is narrowed follows its source
         scheme, key = self._scheme, quantizer.range_of
         bounds = quantizer.bounds or (float("-inf"), float("inf"))
         start = self._calibration.range(key, levels=scheme.levels, symmetric=scheme.symmetric)
@@ -263,7 +262,7 @@ class Freedom:
 
     def _add_biases(self, exclude: Collection[str]) -> None:
         # float biases move, too
-        plan = plan_quantization(self._model, replace(self._scheme, integer_bias=True), exclude)
+        plan = plan_quantization(self._model, self._scheme.with_integer_bias(), exclude)
         for bias in plan.biases:
             value = self._nodes[bias.node].inputs[bias.index]
             shown = self._quantized[bias.node].inputs[bias.index]
@@ -286,7 +285,7 @@ def own_biases(model: ir.Model, scheme: QuantScheme, exclude: Collection[str]) -
     """A copy in which no two layers share the initializer of a bias."""
     copy = in_memory(model)
     nodes = {str(node.name): node for node in copy.graph}
-    plan = plan_quantization(copy, replace(scheme, integer_bias=True), exclude)
+    plan = plan_quantization(copy, scheme.with_integer_bias(), exclude)
     for bias in plan.biases:
         node = nodes[bias.node]
         number = constant_of(node.inputs[bias.index])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
 import onnx_ir as ir
@@ -15,16 +16,15 @@ from edgec.export.quantize.scheme import INT4_OPSET, QuantScheme
 from edgec.export.rewrite.graph import MODULE_KEY
 from edgec.profiles.macs import count_graph_macs
 
-Precision = Literal["int8", "int4", "float"]
-"""``"int8"``: as the scheme says; ``"int4"``: the same with 4-bit weights; ``"float"``: float32.
-
-Activations of 16 bits are no choice: only LiteRT has kernels for them, which are slower than float.
-"""
+Precision = Literal["int8", "int4", "int16x8", "float"]
+"""``"int8"``: as the scheme says; ``"int4"``: the same with 4-bit weights; ``"int16x8"``: 8-bit
+weights and activations of 16 bits, by the scheme's `wide` rules; ``"float"``: float32."""
 
 Assignment = tuple[Precision, ...]
 """One precision per block."""
 
-_WEIGHT_BITS: Mapping[Precision, int] = {"int8": 8, "int4": 4, "float": 32}
+_WEIGHT_BITS: Mapping[Precision, int] = {"int8": 8, "int4": 4, "int16x8": 8, "float": 32}
+_ACTIVATION_BITS: Mapping[Precision, int] = {"int16x8": 16, "float": 32}
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,20 @@ class Cost:
             stand-in for time where nothing was measured (Wang et al., "Differentiable joint
             pruning and quantization", arXiv 2007.10463).
         milliseconds: on the device; 0 where nobody asked for it.
+        activation_bytes: of the tensors between kernels, each counted where it is written.
     """
 
     bytes: int
     bit_operations: int
     milliseconds: float = 0.0
+    activation_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.bytes + other.bytes,
             self.bit_operations + other.bit_operations,
             self.milliseconds + other.milliseconds,
+            self.activation_bytes + other.activation_bytes,
         )
 
 
@@ -77,7 +80,7 @@ def block_costs(
         blocks: of the graph.
         precisions: choices.
     """
-    macs = _macs(model, blocks)
+    macs, written = _macs(model, blocks), _written(model, plan, blocks)
     nodes = {str(node.name): node for node in model.graph}
     sizes: dict[tuple[str, int | None], tuple[int, int]] = {}
     for weight in plan.weights:
@@ -86,15 +89,16 @@ def block_costs(
             channels = 1 if weight.axis is None else number.shape[weight.axis]
             sizes[(weight.tensor, weight.axis)] = number.size, channels
     result = []
-    for block, work in zip(blocks, macs, strict=True):
+    for block, work, elements in zip(blocks, macs, written, strict=True):
         costs: dict[Precision, Cost] = {}
         for precision in precisions:
             bits = _WEIGHT_BITS[precision]
             stored = sum(-(-sizes[key][0] * bits // 8) for key in block.weights)
             if precision != "float":
                 stored += sum(4 * sizes[key][1] for key in block.weights)
-            activation = 32 if precision == "float" else plan.scheme.activation_bits
-            costs[precision] = Cost(stored, work * bits * activation)
+            activation = _ACTIVATION_BITS.get(precision, plan.scheme.activation_bits)
+            moved = -(-elements * activation // 8)
+            costs[precision] = Cost(stored, work * bits * activation, activation_bytes=moved)
         result.append(costs)
     return tuple(result)
 
@@ -121,16 +125,29 @@ def exclusions(plan: QuantPlan, blocks: Sequence[Block], assignment: Assignment)
 def assigned_scheme(
     scheme: QuantScheme, blocks: Sequence[Block], assignment: Assignment
 ) -> QuantScheme:
-    """The scheme with 4-bit weights where the assignment has them."""
-    four = {
-        name: 4
-        for block, precision in zip(blocks, assignment, strict=True)
-        if precision == "int4"
-        for name in block.nodes
-    }
-    if not four:
-        return scheme
-    return replace(scheme, weight_bits_of={**scheme.weight_bits_of, **four})
+    """The scheme with 4-bit weights, and with 16-bit activations, where the assignment has them."""
+    named: dict[Precision, list[str]] = {"int4": [], "int16x8": []}
+    for block, precision in zip(blocks, assignment, strict=True):
+        if precision in named:
+            named[precision] += block.nodes
+    four = dict.fromkeys(named["int4"], 4)
+    return replace(
+        scheme,
+        weight_bits_of={**scheme.weight_bits_of, **four},
+        wide_nodes=frozenset(named["int16x8"]),
+    )
+
+
+def _written(model: ir.Model, plan: QuantPlan, blocks: Sequence[Block]) -> list[int]:
+    """Elements per block of the tensors that are quantized where they are written."""
+    block_of = {name: i for i, block in enumerate(blocks) for name in block.nodes}
+    quantized = {q.tensor for q in plan.quantizers}
+    result = [0] * len(blocks)
+    for node in model.graph:
+        for value in node.outputs:
+            if str(value.name) in quantized and value.shape is not None:
+                result[block_of[str(node.name)]] += prod(value.shape.numpy())
+    return result
 
 
 def _macs(model: ir.Model, blocks: Sequence[Block]) -> list[int]:

@@ -23,7 +23,8 @@ from edgec.profiles.layers import Layer
 from edgec.targets.schema import Target
 
 _STORED: Mapping[Precision, str] = {"float": "fp32", "int8": "int8", "int4": "int8"}
-"""Precision of the activations, by which constants are chosen; 4-bit weights are unpacked to 8."""
+"""Precision of the activations, by which constants are chosen; 4-bit weights are unpacked to 8.
+16-bit activations are not priced: no device was measured with them."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def predicted_on(target: Target, threads: int = 1) -> Price:
                     "measures",
                 )
             found[stored] = made, _by_block(layers, made.layer_ms, blocks)
+        precisions = [p for p in precisions if p in _STORED]
         whole = {p: found[_STORED[p]][0] for p in precisions}
         return Prices(
             tuple({p: found[_STORED[p]][1][i] for p in precisions} for i in range(len(blocks))),

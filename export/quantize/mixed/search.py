@@ -61,7 +61,7 @@ class MixedPoint:
 
     Attributes:
         precisions: block name → precision.
-        bytes, bit_operations: see `edgec.export.quantize.mixed.choice.Cost`.
+        bytes, bit_operations, activation_bytes: see `edgec.export.quantize.mixed.choice.Cost`.
         predicted: sum of the blocks' divergences, in nats.
         divergence: measured on the search samples, in nats.
         drop: points lost, measured on the search samples; see `search_mixed`.
@@ -72,6 +72,7 @@ class MixedPoint:
     precisions: Mapping[str, Precision]
     bytes: int
     bit_operations: int
+    activation_bytes: int
     predicted: float
     divergence: float
     drop: float
@@ -88,7 +89,8 @@ class MixedPlan:
         front: the measured points, cheapest first.
         chosen: the verified one among them.
         exclude: nodes to leave float, for `quantize`.
-        scheme: the scheme, with 4-bit weights where they were chosen, for `quantize`.
+        scheme: the scheme, with 4-bit weights and 16-bit activations where they were chosen, for
+            `quantize`.
         learned: the learned weights that still apply, for `quantize`.
         sensitivity: block name → precision → divergence when it alone is quantized, in nats.
         met: the budget holds on the held-out samples.
@@ -133,6 +135,7 @@ def search_mixed(
     labels: Sequence[int] | None = None,
     holdout_labels: Sequence[int] | None = None,
     precisions: Sequence[Precision] = ("float", "int8"),
+    executes: Callable[[ir.Model], bool] | None = None,
     learned: Learned | None = None,
     points: int = 12,
     max_layers: int = MAX_LAYERS,
@@ -152,12 +155,16 @@ def search_mixed(
         holdout: samples for the verification, disjoint from them; read once and held.
         max_drop: in points, e.g. 0.5; the cost is bit operations.
         max_bytes: of weights and scales; the cost is bytes.
-        max_latency: in milliseconds, as `price` predicts; the cost is time. Give one of the three.
+        max_latency: in milliseconds, as `price` predicts; the cost is time, and what it does not
+            price is not offered. Give one of the three.
         price: what blocks cost on the device; with `max_latency` only.
         labels, holdout_labels: class of each sample of `feeds` and `holdout`.
         precisions: what the target executes, see
-            `edgec.export.quantize.mixed.choice.executable_precisions`.
-        learned: rounding learned for `scheme`; used in the blocks that are int8.
+            `edgec.export.quantize.mixed.choice.executable_precisions`; int16x8 needs a scheme with
+            `wide` rules and opset 21.
+        executes: whether the target's backend has the kernels of a Q/DQ graph; blocks that it
+            refuses with 16-bit activations are not offered them. By default it has all.
+        learned: rounding learned for `scheme`; used in the blocks with 8-bit weights.
         points: most points of the front that are really measured.
         max_layers: most weights of a block, see `edgec.export.quantize.rounding.blocks`.
         on_progress: called with what is done ("sensitivity", "front"), a number and a count.
@@ -174,6 +181,8 @@ def search_mixed(
         raise _misuse("give one of max_drop, max_bytes, and max_latency with a price; none below 0")
     work = _Search(model, calibration, scheme, feeds, learned or {}, precisions, max_layers)
     work.labels = _checked(labels, work.reference)
+    if executes is not None:
+        work.restrict(executes)
     held = _Held(work, list(holdout), holdout_labels)
     if max_drop is not None and not work.has_classes():
         raise _misuse("the network has no class scores to lose points on: give max_bytes")
@@ -227,13 +236,14 @@ class _Search:
     ) -> None:
         self.model = prepared_copy(model)
         self.calibration, self.scheme = calibration, scheme
-        self.learned, self.precisions = learned, tuple(precisions)
+        self.learned = learned
         self.samples = [dict(feed) for feed in feeds]
         if not self.samples:
             raise no_samples()
         self.plan = plan_quantization(self.model, scheme)
         self.blocks: tuple[Block, ...] = find_blocks(self.model, self.plan, max_layers=max_layers)
-        self.costs = block_costs(self.model, self.plan, self.blocks, self.precisions)
+        self.costs = block_costs(self.model, self.plan, self.blocks, precisions)
+        self.options: list[tuple[Precision, ...]] = [tuple(precisions)] * len(self.blocks)
         self.reference: Arrays = run(self.model, self.samples)
         self.labels: NDArray[np.int64] | None = None
         self.prices: Prices | None = None
@@ -242,11 +252,31 @@ class _Search:
         """Give every block its time."""
         integer: Precision = "int8"
         integers = self.build((integer,) * len(self.blocks))
-        self.prices = price(self.model, integers, self.blocks, self.precisions)
+        self.prices = price(self.model, integers, self.blocks, self.precisions())
+        known = [times.keys() for times in self.prices.blocks]
+        self.options = [
+            tuple(p for p in options if p in times)
+            for options, times in zip(self.options, known, strict=True)
+        ]
         self.costs = tuple(
-            {p: replace(cost, milliseconds=times[p]) for p, cost in costs.items()}
+            {p: replace(cost, milliseconds=times[p]) for p, cost in costs.items() if p in times}
             for costs, times in zip(self.costs, self.prices.blocks, strict=True)
         )
+
+    def precisions(self) -> tuple[Precision, ...]:
+        """What some block may have."""
+        return tuple(dict.fromkeys(p for options in self.options for p in options))
+
+    def restrict(self, executes: Callable[[ir.Model], bool]) -> None:
+        """Leave out 16-bit activations where a backend has no kernels for them."""
+        wide: Precision = "int16x8"
+        whole: Assignment = (wide,) * len(self.blocks)
+        if wide not in self.precisions() or executes(self.build(whole)):
+            return
+        for i in range(len(self.blocks)):
+            alone: Assignment = tuple(wide if i == j else "int8" for j in range(len(self.blocks)))
+            if not executes(self.build(alone)):
+                self.options[i] = tuple(p for p in self.options[i] if p != wide)
 
     def has_classes(self) -> bool:
         return any(a.ndim in (2, 3) and a.shape[-1] >= MIN_CLASSES for a in self.reference)
@@ -255,7 +285,8 @@ class _Search:
         self, on_progress: Callable[[str, int, int], None] | None
     ) -> dict[str, dict[Precision, float]]:
         found: dict[str, dict[Precision, float]] = {block.name: {} for block in self.blocks}
-        for precision in self.precisions:
+        for precision in self.precisions():
+            offered = [b for b, o in zip(self.blocks, self.options, strict=True) if precision in o]
             if precision == "float":
                 for name in found:
                     found[name][precision] = 0.0
@@ -270,7 +301,7 @@ class _Search:
                 self.model,
                 self.calibration,
                 assigned_scheme(self.scheme, self.blocks, whole),
-                self.blocks,
+                offered,
                 self.samples,
                 learned=self.learned_of(whole),
                 on_progress=progress,
@@ -286,12 +317,20 @@ class _Search:
     ) -> list[Candidate]:
         """The predicted front."""
         front = pareto_front(
-            [[getattr(c[p], cost) for p in self.precisions] for c in self.costs],
-            [[sensitivity[block.name][p] for p in self.precisions] for block in self.blocks],
+            [
+                [getattr(costs[p], cost) for p in options]
+                for costs, options in zip(self.costs, self.options, strict=True)
+            ],
+            [
+                [sensitivity[block.name][p] for p in options]
+                for block, options in zip(self.blocks, self.options, strict=True)
+            ],
         )
         result = []
         for choice in front:
-            assignment: Assignment = tuple(self.precisions[i] for i in choice.options)
+            assignment: Assignment = tuple(
+                options[i] for options, i in zip(self.options, choice.options, strict=True)
+            )
             result.append(Candidate(assignment, total_cost(self.costs, assignment), choice.loss))
         return result
 
@@ -310,6 +349,7 @@ class _Search:
                     precisions=dict(zip(names, candidate.assignment, strict=True)),
                     bytes=candidate.cost.bytes,
                     bit_operations=candidate.cost.bit_operations,
+                    activation_bytes=candidate.cost.activation_bytes,
                     predicted=candidate.predicted,
                     divergence=found.divergence,
                     drop=_drop(self.reference, outputs, self.labels),
@@ -336,7 +376,7 @@ class _Search:
         eight = {
             key
             for block, precision in zip(self.blocks, assignment, strict=True)
-            if precision == "int8"
+            if precision in ("int8", "int16x8")
             for key in block.weights
         }
         return {key: value for key, value in self.learned.items() if key in eight}

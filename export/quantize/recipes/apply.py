@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from edgec.export.quantize.bias_correction import correct_biases
 from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.clip import clipped_scales
 from edgec.export.quantize.equivalent.transformed import Transformed
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import Learned
+from edgec.export.quantize.matching import match_statistics
 from edgec.export.quantize.recipes.recipe import Recipe, Transform
 from edgec.export.quantize.scheme import QuantScheme
 
@@ -45,6 +47,8 @@ class Budget:
         max_bytes: of weights and scales.
         max_latency: in milliseconds, by `price`.
         precisions: what the target executes.
+        executes: whether it executes a Q/DQ graph, see
+            `edgec.export.quantize.mixed.search.search_mixed`.
     """
 
     samples: Callable[[], Iterable[Labelled]]
@@ -54,6 +58,7 @@ class Budget:
     max_latency: float | None = None
     price: Price | None = None
     precisions: tuple[Precision, ...] = ("float", "int8")
+    executes: Callable[[ir.Model], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,12 @@ class Quantized:
 
 
 def transform(
-    model: ir.Model, recipe: Recipe, feeds: Feeds, scheme: QuantScheme
+    model: ir.Model,
+    recipe: Recipe,
+    feeds: Feeds,
+    scheme: QuantScheme,
+    *,
+    exclude: Collection[str] = (),
 ) -> tuple[ir.Model, Notes]:
     """The float graph after the recipe's equivalent transforms; it computes the same.
 
@@ -79,13 +89,15 @@ def transform(
         recipe: whose `transforms` are applied in order.
         feeds: calibration samples.
         scheme: the grids that the transforms make room for.
+        exclude: left float besides the recipe's `keep_float`.
 
     Returns:
         The graph, to be calibrated anew, and what was done.
     """
     notes: Notes = []
+    left = tuple(dict.fromkeys((*recipe.keep_float, *exclude)))
     for name in recipe.transforms:
-        result = _TRANSFORMS[name](model, feeds, scheme)
+        result = _TRANSFORMS[name](model, feeds, scheme, left)
         model = result.model
         refused = sorted({found.reason for found in result.refused})
         notes.append({"step": name, "changed": len(result.changes), "refused": refused})
@@ -143,7 +155,13 @@ def quantize_by(
         left, scheme, learned = (*left, *plan.exclude), plan.scheme, plan.learned
         notes.append({"step": "mixed", **plan.to_json()})
     graph = model
-    if recipe.bias_correction:
+    if recipe.clip:
+        learned = {**clipped_scales(model, feeds(), scheme, exclude=left), **learned}
+        notes.append({"step": "clip", "weights": len(learned)})
+    if recipe.matching:
+        graph, learned = match_statistics(model, feeds(), scheme, exclude=left, learned=learned)
+        notes.append({"step": "matching", "weights": len(learned)})
+    elif recipe.bias_correction:
         graph = correct_biases(model, feeds(), scheme, exclude=left, learned=learned)
     if recipe.finetune:
         tuned = _finetuned(
@@ -188,6 +206,7 @@ def _mixed(
         labels=_labels(seen),
         holdout_labels=_labels(held),
         precisions=budget.precisions,
+        executes=budget.executes,
         learned=learned,
         on_progress=None
         if on_progress is None
@@ -257,44 +276,57 @@ def _finetuned(
     )
 
 
-def _equalize(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _equalize(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.equalize import equalize
 
     return equalize(model)
 
 
-def _absorb(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _absorb(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.absorb import absorb_high_biases
 
     return absorb_high_biases(model, feeds())
 
 
-def _channelwise(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _channelwise(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.channelwise import channelwise
 
     return channelwise(model, feeds())
 
 
-def _repq(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _repq(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.repq import reparameterize_norms
 
     # a shift of the zero point means nothing where zero points are zero
     return reparameterize_norms(model, feeds(), shift=not scheme.symmetric)
 
 
-def _smooth(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _smooth(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.smoothquant import smooth
 
     return smooth(model, feeds(), scheme)
 
 
-def _shift(model: ir.Model, feeds: Feeds, scheme: QuantScheme) -> Transformed:
+def _shift(
+    model: ir.Model, feeds: Feeds, scheme: QuantScheme, exclude: Collection[str]
+) -> Transformed:
     from edgec.export.quantize.equivalent.shift import shift
 
-    return shift(model, feeds, scheme)
+    return shift(model, feeds, scheme, exclude=exclude)
 
 
-_TRANSFORMS: Mapping[Transform, Callable[[ir.Model, Feeds, QuantScheme], Transformed]] = {
+_Apply = Callable[[ir.Model, Feeds, QuantScheme, Collection[str]], Transformed]
+_TRANSFORMS: Mapping[Transform, _Apply] = {
     "equalize": _equalize,
     "absorb": _absorb,
     "channelwise": _channelwise,

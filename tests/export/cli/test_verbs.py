@@ -55,7 +55,7 @@ def test_every_verb_has_help_with_an_example(main) -> None:
 def test_the_help_of_export_names_every_recipe(main) -> None:
     from edgec.export.quantize.recipes.recipe import builtin_recipes
 
-    words = re.findall(r"[a-z]+", main("export", "--help")[1])
+    words = re.findall(r"[a-z][a-z-]*", main("export", "--help")[1])
     assert set(builtin_recipes()) | {"auto"} <= set(words)
 
 

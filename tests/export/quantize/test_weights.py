@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -22,6 +22,7 @@ LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "symmetric": (-127, 127)}
 finite = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
 
 
+@example(0.0, 1e-30, "uint8")
 @given(finite, finite, st.sampled_from(sorted(LIMITS)))
 @settings(max_examples=200, deadline=None)
 def test_grid_holds_zero_exactly_and_covers_the_range(a, b, kind):

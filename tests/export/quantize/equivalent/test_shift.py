@@ -15,6 +15,8 @@ from edgec.export.quantize.equivalent.statistics import channel_statistics
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.kernels import emulation_options
 from edgec.export.quantize.plan import plan_quantization
+from edgec.export.quantize.recipes.apply import quantize_by, transform
+from edgec.export.quantize.recipes.recipe import get_recipe
 from edgec.export.quantize.scheme import ORT_ARM, TENSORRT
 
 Feeds = list[dict[str, np.ndarray]]
@@ -140,3 +142,22 @@ def test_two_sided_tensors_and_grids_with_zero_points_stay(chain) -> None:
     result = shift(model, lambda: feeds, ORT_ARM)
     assert (result.changes, result.refused) == ((), ())
     assert [n.op_type for n in result.model.graph] == [n.op_type for n in model.graph]
+
+
+def test_readers_that_stay_float_get_no_addition(chain, node) -> None:
+    two = [
+        node("Conv", ["a", "v", "o"], ["d"]),
+        node("Conv", ["a", "k", "o"], ["e"]),
+        node("Sub", ["d", "e"], ["y"]),
+    ]
+    model, feeds = chain("Relu", two, k=np.ones((4, 6, 1, 1), np.float32))
+    whole = shift(model, lambda: feeds, TENSORRT)
+    assert whole.changes[0].consumers == ("node_d", "node_e")
+    one = shift(model, lambda: feeds, TENSORRT, exclude=("node_e",))
+    assert one.changes[0].consumers == ("node_d",)
+    recipe = replace(get_recipe("centred"), keep_float=("node_d", "node_e"))
+    graph, notes = transform(model, recipe, lambda: feeds, TENSORRT)
+    assert notes[0]["changed"] == 0
+    assert [n.op_type for n in graph.graph] == [n.op_type for n in model.graph]
+    made = quantize_by(recipe, graph, calibrate(graph, feeds), lambda: feeds, TENSORRT).graph
+    assert "Add" not in {n.op_type for n in made.graph}

@@ -133,6 +133,15 @@ def test_few_bits_learn_their_rounding_as_long_as_time_allows(bits: tuple[int, i
     large, why = automatic_recipe(replace(SPREAD, macs=10**12), few)
     assert large.rounding == "nearest"
     assert "learned rounding may take over" in why
+    # what it can afford instead was measured at four bits
+    assert large.clip is large.matching is (bits[0] == 4)
+    assert ("matching" in why, "bias correction" in why) == (bits[0] == 4, bits[0] != 4)
+
+
+def test_without_bias_correction_nothing_is_matched() -> None:
+    recipe = get_recipe("few-bits")
+    assert with_options(recipe, {"bias_correction": (True, "command line")}).matching
+    assert not with_options(recipe, {"bias_correction": (False, "command line")}).matching
 
 
 def test_explicit_options_take_precedence_and_defaults_do_not() -> None:
