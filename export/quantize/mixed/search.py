@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -136,6 +136,7 @@ def search_mixed(
     holdout_labels: Sequence[int] | None = None,
     precisions: Sequence[Precision] = ("float", "int8"),
     executes: Callable[[ir.Model], bool] | None = None,
+    exclude: Collection[str] = (),
     learned: Learned | None = None,
     points: int = 12,
     max_layers: int = MAX_LAYERS,
@@ -164,6 +165,7 @@ def search_mixed(
             `wide` rules and opset 21.
         executes: whether the target's backend has the kernels of a Q/DQ graph; blocks that it
             refuses with 16-bit activations are not offered them. By default it has all.
+        exclude: node names, operator types or module paths that stay float in any case.
         learned: rounding learned for `scheme`; used in the blocks with 8-bit weights.
         points: most points of the front that are really measured.
         max_layers: most weights of a block, see `edgec.export.quantize.rounding.blocks`.
@@ -179,7 +181,9 @@ def search_mixed(
     budgets = [b for b in (max_drop, max_bytes, max_latency) if b is not None]
     if len(budgets) != 1 or budgets[0] < 0 or (price is None) != (max_latency is None):
         raise _misuse("give one of max_drop, max_bytes, and max_latency with a price; none below 0")
-    work = _Search(model, calibration, scheme, feeds, learned or {}, precisions, max_layers)
+    work = _Search(
+        model, calibration, scheme, feeds, exclude, learned or {}, precisions, max_layers
+    )
     work.labels = _checked(labels, work.reference)
     if executes is not None:
         work.restrict(executes)
@@ -214,7 +218,7 @@ def search_mixed(
     return MixedPlan(
         front=tuple(measured),
         chosen=measured[chosen],
-        exclude=exclusions(work.plan, work.blocks, assignment),
+        exclude=work.left(assignment),
         scheme=assigned_scheme(scheme, work.blocks, assignment),
         learned=work.learned_of(assignment),
         sensitivity=sensitivity,
@@ -230,17 +234,18 @@ class _Search:
         calibration: Calibration,
         scheme: QuantScheme,
         feeds: Samples,
+        exclude: Collection[str],
         learned: Learned,
         precisions: Sequence[Precision],
         max_layers: int,
     ) -> None:
         self.model = prepared_copy(model)
         self.calibration, self.scheme = calibration, scheme
-        self.learned = learned
+        self.exclude, self.learned = tuple(exclude), learned
         self.samples = [dict(feed) for feed in feeds]
         if not self.samples:
             raise no_samples()
-        self.plan = plan_quantization(self.model, scheme)
+        self.plan = plan_quantization(self.model, scheme, exclude)
         self.blocks: tuple[Block, ...] = find_blocks(self.model, self.plan, max_layers=max_layers)
         self.costs = block_costs(self.model, self.plan, self.blocks, precisions)
         self.options: list[tuple[Precision, ...]] = [tuple(precisions)] * len(self.blocks)
@@ -303,6 +308,7 @@ class _Search:
                 assigned_scheme(self.scheme, self.blocks, whole),
                 offered,
                 self.samples,
+                exclude=self.exclude,
                 learned=self.learned_of(whole),
                 on_progress=progress,
             )
@@ -368,9 +374,13 @@ class _Search:
             self.model,
             self.calibration,
             assigned_scheme(self.scheme, self.blocks, assignment),
-            exclude=exclusions(self.plan, self.blocks, assignment),
+            exclude=self.left(assignment),
             learned=self.learned_of(assignment),
         )
+
+    def left(self, assignment: Assignment) -> tuple[str, ...]:
+        """What stays float."""
+        return (*self.exclude, *exclusions(self.plan, self.blocks, assignment))
 
     def learned_of(self, assignment: Assignment) -> Learned:
         eight = {

@@ -151,8 +151,8 @@ def quantize_by(
         learned, note = _rounded(recipe, model, calibration, feeds, scheme, left, on_progress)
         notes.append(note)
     if budget is not None:
-        plan = _mixed(budget, model, calibration, scheme, learned, on_progress)
-        left, scheme, learned = (*left, *plan.exclude), plan.scheme, plan.learned
+        plan = _mixed(budget, model, calibration, scheme, left, learned, on_progress)
+        left, scheme, learned = plan.exclude, plan.scheme, plan.learned
         notes.append({"step": "mixed", **plan.to_json()})
     graph = model
     if recipe.clip:
@@ -187,6 +187,7 @@ def _mixed(
     model: ir.Model,
     calibration: Calibration,
     scheme: QuantScheme,
+    exclude: tuple[str, ...],
     learned: Learned,
     on_progress: Callable[[int, int], None] | None,
 ) -> MixedPlan:
@@ -207,6 +208,7 @@ def _mixed(
         holdout_labels=_labels(held),
         precisions=budget.precisions,
         executes=budget.executes,
+        exclude=exclude,
         learned=learned,
         on_progress=None
         if on_progress is None

@@ -7,7 +7,7 @@ run of the samples per block, and needs neither gradients nor labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,7 @@ def measured_sensitivity(
     blocks: Sequence[Block],
     feeds: Iterable[Mapping[str, NDArray[Any]]],
     *,
+    exclude: Collection[str] = (),
     learned: Learned | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Damage]:
@@ -65,6 +66,7 @@ def measured_sensitivity(
         scheme: grids and placement.
         blocks: from `find_blocks` on the same graph.
         feeds: samples, read once and held.
+        exclude: node names, operator types or module paths that stay float in any case.
         learned: weights that are not rounded to nearest; those outside the block are left out.
         on_progress: called with the number of blocks done and their count.
 
@@ -75,12 +77,12 @@ def measured_sensitivity(
     if not samples:
         raise no_samples()
     copy = prepared_copy(model)
-    integer = plan_quantization(copy, scheme).integer_nodes
+    integer = plan_quantization(copy, scheme, exclude).integer_nodes
     reference = run(copy, samples)
     result = {}
     for done, block in enumerate(blocks):
         inside = set(block.nodes)
-        others = tuple(name for name in integer if name not in inside)
+        others = (*exclude, *(name for name in integer if name not in inside))
         chosen = {k: v for k, v in (learned or {}).items() if k in block.weights}
         quantized = quantize(copy, calibration, scheme, exclude=others, learned=chosen)
         result[block.name] = damage(reference, run(quantized, samples))

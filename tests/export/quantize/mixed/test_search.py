@@ -236,3 +236,28 @@ def test_misuse_is_named(network, calibration, samples):
     for data in (([], some), (some, [])):
         with pytest.raises(InputError, match="EC760"):
             search(*data, max_drop=1.0)
+
+
+def test_what_stays_float_in_any_case_is_no_choice(network, calibration, samples):
+    train, held = samples[:24], samples[24:]
+
+    def search(most: int):
+        return search_mixed(
+            network, calibration, ORT_X86_VNNI, train, held, max_bytes=most, exclude=("Conv",)
+        )
+
+    cheapest = min(search(10**6).front, key=lambda point: point.bytes)
+    plan = search(cheapest.bytes)
+    assert set(plan.chosen.precisions.values()) == {"int8"}
+    model = plan.quantize(network, calibration)
+    weighted = {n.op_type for n in model.graph if len(n.inputs) > 1 and _dequantized(n.inputs[1])}
+    assert "MatMul" in weighted
+    assert "Conv" not in weighted
+    # what the search measured is what is written
+    found = damage(run(prepared_copy(network), train), run(model, train)).divergence
+    assert found == pytest.approx(plan.chosen.divergence)
+
+
+def _dequantized(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
