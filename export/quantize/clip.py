@@ -9,7 +9,6 @@ AWQ, Lin et al., arXiv 2306.00978).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -17,11 +16,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgec.export.quantize.entries import Weight
 from edgec.export.quantize.graph import constant_of, prepared_copy
 from edgec.export.quantize.learned import Learned, LearnedWeight
-from edgec.export.quantize.plan import Weight, plan_quantization
+from edgec.export.quantize.moments import channel_axis, channel_moments
+from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.scheme import QuantScheme
-from edgec.export.quantize.stream import run_activations
 from edgec.export.quantize.weights import quantize_weight
 from edgec.export.rewrite.graph import int_attr
 
@@ -47,7 +47,9 @@ def clipped_scales(
     plan = plan_quantization(copy, scheme, exclude)
     nodes = {str(node.name): node for node in copy.graph}
     weights = [weight for weight in plan.weights if not weight.operand]
-    power = _mean_squares(copy, [nodes[weight.node] for weight in weights], feeds)
+    layers = [nodes[weight.node] for weight in weights]
+    axes = {_input(layer): channel_axis(layer.op_type) for layer in layers}
+    power = {name: square for name, (_, square) in channel_moments(copy, axes, feeds).items()}
     found = {}
     for weight in weights:
         key, node = (weight.tensor, weight.axis), nodes[weight.node]
@@ -71,23 +73,6 @@ def _input(node: ir.Node) -> str:
     value = node.inputs[0]
     assert value is not None
     return str(value.name)
-
-
-def _mean_squares(
-    model: ir.Model, nodes: list[ir.Node], feeds: Iterable[Mapping[str, NDArray[Any]]]
-) -> dict[str, NDArray[np.float64]]:
-    """Mean square per input channel of every layer's input."""
-    axes = {_input(n): 1 if n.op_type.startswith("Conv") else -1 for n in nodes}
-    totals: dict[str, NDArray[np.float64]] = {}
-    samples: Counter[str] = Counter()
-    for _, values in run_activations(model, feeds, list(axes)):
-        for name, value in values.items():
-            kept = axes[name] % value.ndim
-            rest = tuple(a for a in range(value.ndim) if a != kept)
-            square = np.square(value, dtype=np.float64).mean(axis=rest)
-            totals[name] = totals[name] + square if name in totals else square
-            samples[name] += 1
-    return {name: total / samples[name] for name, total in totals.items()}
 
 
 def _importance(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.entries import Bias, Quantizer, QuantPlan, Weight
 from edgec.export.quantize.graph import (
     constant_of,
     drop_unused_constants,
@@ -22,7 +23,7 @@ from edgec.export.quantize.graph import (
     require_float32,
 )
 from edgec.export.quantize.learned import Learned, learned_grid
-from edgec.export.quantize.plan import Bias, Quantizer, QuantPlan, Weight, plan_quantization
+from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.ranges import Range
 from edgec.export.quantize.scheme import INT4_OPSET, QuantScheme
 from edgec.export.quantize.weights import (
@@ -161,7 +162,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
     # --- activations -----------------------------------------------------------------------
 
     def _activation(self, quantizer: Quantizer) -> None:
-        scheme = self._rules(quantizer.wide)
+        scheme = self.plan.scheme.in_width(quantizer.wide)
         value = self._values[quantizer.tensor]
         scale, zero_point, number = self._shared_parameters(quantizer)
         self._scale_of[quantizer.tensor, quantizer.wide] = number
@@ -232,7 +233,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
     def _shared_parameters(self, quantizer: Quantizer) -> tuple[ir.Value, ir.Value, np.float32]:
         key = quantizer.range_of, quantizer.wide
         if key not in self._parameters:
-            scheme = self._rules(quantizer.wide)
+            scheme = self.plan.scheme.in_width(quantizer.wide)
             name = replace(quantizer, tensor=quantizer.range_of).name
             number, zero = activation_parameters(
                 self._range(quantizer), scheme.limits, symmetric=scheme.symmetric
@@ -244,12 +245,8 @@ class InsertQDQPass(ir.passes.InPlacePass):
             )
         return self._parameters[key]
 
-    def _rules(self, wide: bool) -> QuantScheme:
-        scheme = self.plan.scheme
-        return scheme.wide if wide and scheme.wide is not None else scheme
-
     def _range(self, quantizer: Quantizer) -> Range:
-        scheme = self._rules(quantizer.wide)
+        scheme = self.plan.scheme.in_width(quantizer.wide)
         if quantizer.fixed is not None:
             return Range(*quantizer.fixed)
         chosen = self.calibration.range(
@@ -286,7 +283,7 @@ class InsertQDQPass(ir.passes.InPlacePass):
                 ]
             )
             if weight.operand:
-                scheme = self._rules(weight.wide)
+                scheme = self.plan.scheme.in_width(weight.wide)
                 span = Range.including_zero(float(number.min()), float(number.max()))
                 scalar, zero = activation_parameters(
                     span, scheme.limits, symmetric=scheme.symmetric

@@ -11,7 +11,6 @@ arXiv 1810.05723, match the weights' own statistics; with samples as in Nagel et
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -21,6 +20,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from numpy.typing import NDArray
 
+from edgec.export.quantize.entries import Bias, QuantPlan, Weight
 from edgec.export.quantize.graph import (
     constant_of,
     drop_unused_constants,
@@ -29,9 +29,9 @@ from edgec.export.quantize.graph import (
     prepared_copy,
 )
 from edgec.export.quantize.learned import Learned, LearnedWeight, learned_grid
-from edgec.export.quantize.plan import Bias, QuantPlan, Weight, plan_quantization
+from edgec.export.quantize.moments import channel_axis, channel_moments
+from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.scheme import QuantScheme
-from edgec.export.quantize.stream import run_activations
 from edgec.export.quantize.weights import quantize_weight
 
 SAMPLES = 32
@@ -40,7 +40,7 @@ MOST = 2.0
 """Factor by which a deviation is changed at most: a channel that rounding silenced stays quiet."""
 
 Feeds = Sequence[Mapping[str, NDArray[Any]]]
-Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def match_statistics(
@@ -71,9 +71,9 @@ def match_statistics(
     plan = plan_quantization(copy, scheme.with_integer_bias(), exclude)
     work = _Work(copy, plan, scheme, learned or {})
     layers = [(bias, work.output(bias)) for bias in plan.biases]
-    wanted = _moments(copy, {name: work.axis(bias) for bias, name in layers}, samples)
+    wanted = _deviations(copy, {name: work.axis(bias) for bias, name in layers}, samples)
     for bias, name in layers:
-        found = _moments(_until(work.rounded, name), {name: work.axis(bias)}, samples)
+        found = _deviations(_until(work.rounded, name), {name: work.axis(bias)}, samples)
         work.match(bias, wanted[name], found[name])
     drop_unused_constants(work.result)
     return work.result, work.learned
@@ -102,9 +102,9 @@ class _Work:
 
     def axis(self, bias: Bias) -> int:
         """Channel axis of the output."""
-        return 1 if self._nodes[bias.node].op_type == "Conv" else -1
+        return channel_axis(self._nodes[bias.node].op_type)
 
-    def match(self, bias: Bias, wanted: Moments, found: Moments) -> None:
+    def match(self, bias: Bias, wanted: Statistics, found: Statistics) -> None:
         """Change scale and bias of one layer."""
         node = self._nodes[bias.node]
         number = constant_of(self._twins[bias.node].inputs[bias.index])
@@ -169,20 +169,7 @@ def _until(model: ir.Model, name: str) -> ir.Model:
     return copy
 
 
-def _moments(model: ir.Model, axes: Mapping[str, int], feeds: Feeds) -> dict[str, Moments]:
+def _deviations(model: ir.Model, axes: Mapping[str, int], feeds: Feeds) -> dict[str, Statistics]:
     """Mean and standard deviation per channel."""
-    sums: dict[str, NDArray[np.float64]] = {}
-    count: Counter[str] = Counter()
-    for _, values in run_activations(model, feeds, list(axes)):
-        for name, value in values.items():
-            kept = axes[name] % value.ndim
-            rest = tuple(a for a in range(value.ndim) if a != kept)
-            wide = value.astype(np.float64)
-            both = np.stack([wide.mean(axis=rest), np.square(wide).mean(axis=rest)])
-            sums[name] = sums[name] + both if name in sums else both
-            count[name] += 1
-    result = {}
-    for name, both in sums.items():
-        mean, square = both / count[name]
-        result[name] = mean, np.sqrt(np.maximum(square - mean**2, 0.0))
-    return result
+    found = channel_moments(model, axes, feeds)
+    return {n: (mean, np.sqrt(np.maximum(sq - mean**2, 0.0))) for n, (mean, sq) in found.items()}

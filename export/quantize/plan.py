@@ -1,8 +1,5 @@
 """Where quantizers go: from a float graph and a `QuantScheme` to a `QuantPlan`.
 
-A plan is plain data (names and indices), separate from the ranges and from the graph surgery,
-so that a search can read it, change it, and ask for its ranges per tensor.
-
 The rules, in the order in which they are applied:
 
 1. A node is *integer* if the scheme has a kernel for it and its operands have a legal form.
@@ -20,105 +17,21 @@ The rules, in the order in which they are applied:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
+from edgec.export.quantize.entries import Bias, Edge, Quantizer, QuantPlan, Weight
 from edgec.export.quantize.graph import constant_of, consumers, is_excluded
 from edgec.export.quantize.operands import is_depthwise, weight_axis
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.rewrite.graph import float_attr, int_attr
 
-Edge = tuple[str, int]
-"""A consumer: node name and input index."""
-
 _ELEMENTWISE = frozenset({"Add", "Mul", "Sub", "Div"})
 _BIASED = frozenset({"Conv", "Gemm"})
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-
-
-@dataclass(frozen=True)
-class Quantizer:
-    """An activation that is quantized, and who reads the quantized value.
-
-    Attributes:
-        tensor: name of the float value that enters QuantizeLinear.
-        range_of: tensor whose calibrated range is used (differs for same-scale operators).
-        readers: edges redirected to the DequantizeLinear.
-        output: the tensor is a graph output and leaves the graph through the DequantizeLinear.
-        bounds: limits that the range is cut to.
-        fixed: prescribed range, instead of the calibrated one.
-        wide: the grid is that of the scheme's `wide` rules.
-        converts: what enters is the quantized value, on the grid of the other width.
-    """
-
-    tensor: str
-    range_of: str
-    readers: tuple[Edge, ...]
-    output: bool = False
-    bounds: tuple[float, float] | None = None
-    fixed: tuple[float, float] | None = None
-    wide: bool = False
-    converts: bool = False
-
-    @property
-    def name(self) -> str:
-        """What the nodes and values of this quantizer are called after."""
-        if self.wide:
-            return f"{self.tensor}_wide"
-        return f"{self.tensor}_narrow" if self.converts else self.tensor
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A constant that becomes integers: int8 with `axis` scales, or (axis None) one scale.
-
-    `operand` marks constants of the activation's kind (integer type of activations), `wide` such
-    of a node with the scheme's `wide` rules;
-    `pair_safe` is the scheme's, except where the kernel needs no care.
-    """
-
-    node: str
-    index: int
-    tensor: str
-    axis: int | None
-    operand: bool = False
-    pair_safe: bool = False
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class Bias:
-    """A float bias that becomes int32 with scale s_x·s_w; `wide` says which s_x of `activation`."""
-
-    node: str
-    index: int
-    activation: str
-    weight: str
-    axis: int | None
-    wide: bool = False
-
-
-@dataclass(frozen=True)
-class QuantPlan:
-    """Everything that becomes integer, in graph order.
-
-    `left_float` says for each node that has an integer kernel in the scheme, but does not use
-    it, why not.
-    """
-
-    scheme: QuantScheme
-    quantizers: tuple[Quantizer, ...]
-    weights: tuple[Weight, ...]
-    biases: tuple[Bias, ...]
-    integer_nodes: tuple[str, ...]
-    left_float: dict[str, str] = field(default_factory=dict)
-
-    def calibrated_tensors(self) -> list[str]:
-        """The tensors whose ranges the plan needs, without repetition."""
-        return list(dict.fromkeys(q.range_of for q in self.quantizers if q.fixed is None))
 
 
 def plan_quantization(
@@ -190,9 +103,6 @@ class _Planner:
 
     def _rules(self, node: ir.Node) -> QuantScheme:
         return self.scheme.of(str(node.name))
-
-    def _written_by(self, wide: bool) -> QuantScheme:
-        return self.scheme.wide if wide and self.scheme.wide is not None else self.scheme
 
     def _is_wide(self, node: ir.Node) -> bool:
         return self._rules(node) is not self.scheme
@@ -368,7 +278,7 @@ class _Planner:
         value = node.inputs[0] if node.inputs else None
         if value is None or value not in self.source or is_excluded(node, self.exclude):
             return
-        if node.op_type not in self._written_by(self.source[value] in self.wide).same_scale:
+        if node.op_type not in self.scheme.in_width(self.source[value] in self.wide).same_scale:
             return
         # all outputs of a Split or none: half-quantized splits fall back to float kernels
         if any(out in needed for out in node.outputs):
@@ -441,7 +351,7 @@ class _Planner:
     def _quantizer(
         self, value: ir.Value, root: ir.Value, readers: tuple[Edge, ...], wide: bool
     ) -> Quantizer:
-        rules, producer = self._written_by(wide), root.producer()
+        rules, producer = self.scheme.in_width(wide), root.producer()
         op_type = producer.op_type if producer is not None else ""
         bounds = rules.bounds.get(op_type)
         if producer is not None and op_type in rules.absorbed:

@@ -144,6 +144,10 @@ class QuantScheme:
         """The rules of a node."""
         return self if self.wide is None or node not in self.wide_nodes else self.wide
 
+    def in_width(self, wide: bool) -> QuantScheme:
+        """The `wide` rules, or these."""
+        return self.wide if wide and self.wide is not None else self
+
     @property
     def dtype(self) -> np.dtype[np.integer]:
         """numpy dtype of quantized activations."""

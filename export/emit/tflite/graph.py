@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.model import Quantization
+
+if TYPE_CHECKING:
+    from edgec.export.emit.tflite.layouts import Config
 
 Shape = tuple[int, ...]
 Array = NDArray[Any]
@@ -134,7 +137,7 @@ class Graph:
     output_names: list[str]
     name: str = ""
     requantizations: int = 0
-    layout: Any = None
+    layout: dict[Node, Config] | None = None
 
     def readers(self) -> dict[Value, list[Node]]:
         """Nodes that read each value, in order, once per operand."""

@@ -23,6 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgec.export.quantize.calibrate import calibrate
+from edgec.export.quantize.entries import Quantizer
 from edgec.export.quantize.equivalent.equalize import change
 from edgec.export.quantize.equivalent.links import (
     Link,
@@ -35,7 +36,7 @@ from edgec.export.quantize.equivalent.links import (
 from edgec.export.quantize.equivalent.statistics import channel_statistics
 from edgec.export.quantize.equivalent.transformed import Change, Transformed
 from edgec.export.quantize.graph import prepared_copy
-from edgec.export.quantize.plan import Quantizer, plan_quantization
+from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.ranges import Method
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.rewrite.graph import MODULE_KEY, add_initializer, module_of

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.entries import Quantizer, QuantPlan, Weight
 from edgec.export.quantize.finetune.learned_step import learned_step
 from edgec.export.quantize.graph import (
     constant_of,
@@ -30,7 +31,7 @@ from edgec.export.quantize.graph import (
     in_memory,
 )
 from edgec.export.quantize.learned import Learned, LearnedWeight, WeightKey
-from edgec.export.quantize.plan import Quantizer, QuantPlan, Weight, plan_quantization
+from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.ranges import Range
 from edgec.export.quantize.replay.graph import Intercept
 from edgec.export.quantize.replay.integers import round_through

@@ -9,8 +9,8 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from edgec.export.quantize.entries import QuantPlan
 from edgec.export.quantize.graph import constant_of, opset_of
-from edgec.export.quantize.plan import QuantPlan
 from edgec.export.quantize.rounding.blocks import Block
 from edgec.export.quantize.scheme import INT4_OPSET, QuantScheme
 from edgec.export.rewrite.graph import MODULE_KEY

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from edgec.export.quantize.calibrate import Calibration
-from edgec.export.quantize.plan import QuantPlan
+from edgec.export.quantize.entries import QuantPlan
 from edgec.export.quantize.qhyvit.layers import Layer
 from edgec.export.quantize.qhyvit.pointwise import Pointwise
 from edgec.export.quantize.ranges import Range

@@ -33,10 +33,11 @@ from torch import Tensor
 
 from edgec.export.quantize.bridges import Bridge, find_bridges
 from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.entries import QuantPlan
 from edgec.export.quantize.graph import prepared_copy
 from edgec.export.quantize.insert import check_quantizable, quantize
 from edgec.export.quantize.learned import Learned, LearnedWeight, WeightKey
-from edgec.export.quantize.plan import QuantPlan, plan_quantization
+from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.qhyvit.gradients import Gradients
 from edgec.export.quantize.qhyvit.groups import Group, find_groups
 from edgec.export.quantize.qhyvit.layers import Layer

@@ -16,8 +16,8 @@ from itertools import pairwise
 
 import onnx_ir as ir
 
+from edgec.export.quantize.entries import QuantPlan
 from edgec.export.quantize.learned import WeightKey
-from edgec.export.quantize.plan import QuantPlan
 from edgec.export.rewrite.graph import MODULE_KEY
 
 MAX_LAYERS = 6

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgec.export.quantize.calibrate import Calibration
+from edgec.export.quantize.entries import QuantPlan, Weight
 from edgec.export.quantize.graph import constant_of, prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import LearnedWeight, WeightKey
-from edgec.export.quantize.plan import QuantPlan, Weight, plan_quantization
+from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.replay.graph import Intercept, Replay, Segment
 from edgec.export.quantize.rounding.target import RoundingTarget
 from edgec.export.quantize.scheme import QuantScheme
