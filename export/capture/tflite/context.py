@@ -317,7 +317,7 @@ class Context:
 
     def reshaped(self, index: int, shape: Sequence[int]) -> ir.Value:
         """The real numbers in the file's order, in another shape."""
-        if self.first(index) and _same_order(self.shape(index)):
+        if self.first(index) and not self.marked and _same_order(self.shape(index)):
             return self.reshape(self.read(index, first=True), shape)
         value = self.read(index)
         return value if tuple(shape) == self.shape(index) else self.reshape(value, shape)

@@ -251,6 +251,20 @@ def test_attention(attention: ir.Model, written_again: Callable[[ir.Model], list
         assert encode(decode(content)) == content
 
 
+def test_a_reshape_that_only_changes_the_layout_stays(
+    graph: Callable[..., ir.Model], written_again: Callable[[ir.Model], list[bytes]]
+) -> None:
+    """One channel: (N, H, W, 1) and (N, 1, H, W) are the same bytes, but not the same tensor."""
+    text = """
+    g (float[2,1,4,4] x) => (float[2,1,2,2] y) {
+        pooled = AveragePool <kernel_shape=[2,2], strides=[2,2]> (x)
+        turned = Transpose <perm=[0,1,3,2]> (pooled)
+        product = MatMul (pooled, turned)
+        y = Softmax <axis=0> (product)
+    }"""
+    written_again(graph(text))
+
+
 def test_names_of_tensors_stay_when_names_of_values_change(attention: ir.Model) -> None:
     file = convert(attention).content
     read = from_tflite(decode(file))
