@@ -392,6 +392,8 @@ class _Reader:
         """The Add of a constant vector behind a product with a constant matrix, and the vector."""
         if node.op_type != "MatMul" or self._array(node.inputs[1]) is None:
             return None
+        if order_of(node.outputs[0]) is not None:
+            return None  # a tensor of the file that it was read from
         add = sole_user(node.outputs[0])
         weight = self._array(node.inputs[1])
         if add is None or add.op_type != "Add" or weight is None or weight.ndim != 2:
@@ -405,6 +407,8 @@ class _Reader:
     def _activation_of(self, node: ir.Node) -> tuple[ir.Node, str] | None:
         if node.op_type not in _FUSABLE or len(node.outputs) != 1:
             return None
+        if order_of(node.outputs[0]) is not None:
+            return None  # a tensor of the file that it was read from
         if node.op_type == "MatMul" and all(self._array(v) is None for v in node.inputs):
             return None  # BATCH_MATMUL has no activation
         user = sole_user(node.outputs[0])

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from edgec.export.capture import from_tflite
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tflite.write import convert
+from edgec.export.errors import InputError
 from edgec.export.rewrite.engine import run_stages
 from edgec.export.tflite import decode, encode
 from edgec.export.tflite.marks import METADATA, ORDER_KEY, own_entry
@@ -216,7 +217,11 @@ def test_random_networks(
         chain.step()
     model = graph(chain.text(), chain.weights)
     run_stages(model, target_opset=20, verify=False)  # operators that do nothing are not read again
-    written_again(model)
+    try:
+        written_again(model)
+    except InputError as error:  # products of products leave the range of float32
+        assume(error.code != "EC762")
+        raise
 
 
 ATTENTION = """
@@ -263,6 +268,21 @@ def test_a_reshape_that_only_changes_the_layout_stays(
         y = Softmax <axis=0> (product)
     }"""
     written_again(graph(text))
+
+
+def test_an_activation_of_its_own_stays(
+    graph: Callable[..., ir.Model], written_again: Callable[[ir.Model], list[bytes]]
+) -> None:
+    """The last operator of a LayerNormalization could take it in, on reading."""
+    text = """
+    g (float[1,6,8] x, float[8] scale, float[8] offset) => (float[1,6,8] y) {
+        normed = LayerNormalization <axis=2> (x, scale, offset)
+        positive = Relu (normed)
+        y = Add (positive, offset)
+    }"""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal(8).astype(np.float32) for name in ("scale", "offset")}
+    written_again(graph(text, weights))
 
 
 def test_names_of_tensors_stay_when_names_of_values_change(attention: ir.Model) -> None:
