@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from edgec.export.quantize.bias_correction import correct_biases
 from edgec.export.quantize.calibrate import Calibration
-from edgec.export.quantize.clip import clipped_scales
+from edgec.export.quantize.compensate import compensate
 from edgec.export.quantize.equivalent.transformed import Transformed
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import Learned
-from edgec.export.quantize.matching import match_statistics
 from edgec.export.quantize.recipes.recipe import Recipe, Transform
 from edgec.export.quantize.scheme import QuantScheme
 
@@ -155,12 +154,9 @@ def quantize_by(
         left, scheme, learned = plan.exclude, plan.scheme, plan.learned
         notes.append({"step": "mixed", **plan.to_json()})
     graph = model
-    if recipe.clip:
-        learned = {**clipped_scales(model, feeds(), scheme, exclude=left), **learned}
-        notes.append({"step": "clip", "weights": len(learned)})
-    if recipe.matching:
-        graph, learned = match_statistics(model, feeds(), scheme, exclude=left, learned=learned)
-        notes.append({"step": "matching", "weights": len(learned)})
+    if recipe.compensation:
+        graph, learned = compensate(model, feeds(), scheme, exclude=left, on_progress=on_progress)
+        notes.append({"step": "compensation", "weights": len(learned)})
     elif recipe.bias_correction:
         graph = correct_biases(model, feeds(), scheme, exclude=left, learned=learned)
     if recipe.finetune:

@@ -22,8 +22,6 @@ SECONDS = 90.0
 MACS_PER_SECOND = 0.4e9
 """How fast a training step goes, the MACs of its forward pass counted alone, as measured on the
 networks of the zoo; small feature maps cost more than their MACs."""
-COARSE = 4
-"""Bits of weights at which clipped scales and matched channels were measured to win."""
 BATCH = 32
 ITERATIONS = (15, 60)
 """Training steps per block: fewer are not worth it, more are not needed."""
@@ -78,10 +76,9 @@ def automatic_recipe(features: GraphFeatures, scheme: QuantScheme) -> tuple[Reci
             reasons.append("fewer than 8 bits: rounding decides")
         else:
             reasons.append(f"fewer than 8 bits, but learned rounding may take over {SECONDS:.0f} s")
-            if scheme.weight_bits <= COARSE:
-                recipe = replace(recipe, clip=True, matching=True)
-                steps += ["clipping", "matching"]
-    if not recipe.matching:
+            recipe = replace(recipe, compensation=True)
+            steps.append("compensation")
+    if not recipe.compensation:
         steps.append("bias correction")
     if not reasons:
         reasons.append(f"8 bits, and channels of {features.layers} layers fit their scales")
@@ -124,5 +121,5 @@ def with_options(recipe: Recipe, options: Mapping[str, tuple[Any, str]]) -> Reci
             value = tuple(dict.fromkeys((*recipe.keep_float, *value)))
         recipe = replace(recipe, **{name: value})
         if name == "bias_correction":
-            recipe = replace(recipe, matching=recipe.matching and value)
+            recipe = replace(recipe, compensation=recipe.compensation and value)
     return recipe

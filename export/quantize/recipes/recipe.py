@@ -29,9 +29,9 @@ class Recipe:
         search: search of ranges and weight scales after calibration.
         rounding: how weights are rounded.
         iterations: training steps per block of learned rounding; 0 for its own default.
-        clip: weight scales below the largest weight where the layer's output gains by it.
         bias_correction: correct biases for the mean error of the weights.
-        matching: instead, match mean and deviation of each channel, layer after layer.
+        compensation: instead, round layer after layer so that each weight makes up for the errors
+            before it, biases included.
         finetune: steps of joint fine-tuning behind everything else; 0 for none.
         wide_weights: on x86 without VNNI, keep all eight bits of the weights by slower kernels
             instead of the seven that cannot saturate; nothing elsewhere.
@@ -45,9 +45,8 @@ class Recipe:
     search: Search = "none"
     rounding: Rounding = "nearest"
     iterations: int = 0
-    clip: bool = False
     bias_correction: bool = True
-    matching: bool = False
+    compensation: bool = False
     finetune: int = 0
     wide_weights: bool = False
     keep_float: tuple[str, ...] = ()
@@ -78,12 +77,14 @@ class Recipe:
             values[key] = tuple(items)
         for item in values["transforms"]:
             _one_of({"transforms": item}, "transforms", get_args(Transform))
-        for key in ("bias_correction", "wide_weights", "clip", "matching"):
+        for key in ("bias_correction", "wide_weights", "compensation"):
             if not isinstance(values.get(key, True), bool):
                 raise ValueError(f"{key} is true or false")
         learns = values.get("rounding", "nearest") != "nearest" or values.get("search") == "qhyvit"
-        if values.get("clip") and learns:
-            raise ValueError("clip has no meaning beside rounding or search, which choose scales")
+        if values.get("compensation") and learns:
+            raise ValueError(
+                "compensation, rounding and search exclude each other: each chooses the integers"
+            )
         for key in ("iterations", "finetune"):
             count = values.get(key, 0)
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -133,30 +132,11 @@ def test_few_bits_learn_their_rounding_as_long_as_time_allows(bits: tuple[int, i
     large, why = automatic_recipe(replace(SPREAD, macs=10**12), few)
     assert large.rounding == "nearest"
     assert "learned rounding may take over" in why
-    # what it can afford instead was measured at four bits
-    assert large.clip is large.matching is (bits[0] == 4)
-    assert ("matching" in why, "bias correction" in why) == (bits[0] == 4, bits[0] != 4)
+    assert large.compensation
+    assert "compensation" in why
 
 
-def test_without_bias_correction_nothing_is_matched() -> None:
+def test_without_bias_correction_nothing_is_compensated() -> None:
     recipe = get_recipe("few-bits")
-    assert with_options(recipe, {"bias_correction": (True, "command line")}).matching
-    assert not with_options(recipe, {"bias_correction": (False, "command line")}).matching
-
-
-def test_explicit_options_take_precedence_and_defaults_do_not() -> None:
-    recipe = replace(get_recipe("plain"), keep_float=("stem",))
-    same: dict[str, Any] = {
-        "calib_method": ("mse", "default"),
-        "bias_correction": (True, "default"),
-        "keep_float": ((), "default"),
-    }
-    assert with_options(recipe, same) == recipe
-    explicit: dict[str, Any] = {
-        "calib_method": ("entropy", "command line"),
-        "bias_correction": (True, "edgec.toml"),
-        "keep_float": (("head",), "command line"),
-    }
-    found = with_options(recipe, explicit)
-    assert (found.calib_method, found.bias_correction) == ("entropy", True)
-    assert found.keep_float == ("stem", "head")
+    assert with_options(recipe, {"bias_correction": (True, "command line")}).compensation
+    assert not with_options(recipe, {"bias_correction": (False, "command line")}).compensation
