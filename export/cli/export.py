@@ -69,7 +69,7 @@ def export(
         str | None,
         typer.Option(
             help="Quantization recipe: auto, plain, default, equalized, wide, qhyvit, smooth, "
-            "rounding, few-bits, tuned, centred, or a .toml file. "
+            "rounding, compensated, tuned, centred, or a .toml file. "
             "[default: the network family's, else auto]"
         ),
     ] = None,

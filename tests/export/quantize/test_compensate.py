@@ -178,7 +178,7 @@ def test_the_recipe(chain: tuple[ir.Model, Feeds]) -> None:
     model, feeds = chain
     ranges, held = calibrate(model, feeds), feeds[64:]
     found, seen = {}, []
-    for name in ("default", "few-bits"):
+    for name in ("default", "compensated"):
         made = quantize_by(
             get_recipe(name), model, ranges, lambda: feeds, FOUR,
             on_progress=lambda done, total: seen.append((done, total)),
@@ -186,6 +186,6 @@ def test_the_recipe(chain: tuple[ir.Model, Feeds]) -> None:
         found[name] = sqnr(model, made.graph, held)
     assert made.notes == [{"step": "compensation", "weights": 7}]
     assert seen[-1] == (7, 7)
-    assert found["few-bits"] > found["default"] + 4
+    assert found["compensated"] > found["default"] + 4
     with pytest.raises(ValueError, match="exclude each other"):
         Recipe.from_table("x", {"compensation": True, "rounding": "flexround"})

@@ -137,6 +137,6 @@ def test_few_bits_learn_their_rounding_as_long_as_time_allows(bits: tuple[int, i
 
 
 def test_without_bias_correction_nothing_is_compensated() -> None:
-    recipe = get_recipe("few-bits")
+    recipe = get_recipe("compensated")
     assert with_options(recipe, {"bias_correction": (True, "command line")}).compensation
     assert not with_options(recipe, {"bias_correction": (False, "command line")}).compensation
