@@ -39,7 +39,7 @@ from edgec.export.quantize.weights import MIN_SCALE, quantize_weight, round_weig
 
 SAMPLES = 128
 """Calibration samples that are used."""
-RIDGE = 0.1
+RIDGE = 0.03
 """What keeps the fitted weights near the float ones: share of the mean square of the inputs."""
 DAMPING = 0.01
 """The same for the spreading of errors (GPTQ's 1 %)."""
