@@ -153,10 +153,10 @@ def read_anchors(path: Path, stored: str, target: Target, reporter: Reporter) ->
     for model, latency in entries:
         if not (math.isfinite(latency) and latency > 0):
             raise wrong(f"{model}: {latency} is no latency in milliseconds")
-        work = fit.networks.get(model)
+        work = fit.known(threads).get(model)
         if work is None:
             profile = static_profile(model, target, {}, reporter)
-            work = matrix(profile.layers, fit.features, fit.merge).sum(axis=0)
+            work = matrix(profile.layers, fit.features, fit.merge, threads).sum(axis=0)
         if not np.any(work):
             raise wrong(f"{model}: the network has no layer that takes time")
         measured.append(Anchor(model, np.atleast_2d(work), latency))

@@ -123,7 +123,7 @@ def predict_for(
     basis = (
         f"{fit.runtime} {fit.precision} on {core} at {clock:.0f} MHz, {_threads(threads)}; "
         f"constants of {known.boards} {'chips' if known.boards > 1 else 'chip'} with this core, "
-        f"{len(fit.networks)} networks{_unmeasured(target, fit)}"
+        f"{len(fit.known(threads))} networks{_unmeasured(target, fit)}"
     )
     return predict(fit, class_constants(known, clock), layers, basis)
 
@@ -140,7 +140,7 @@ def _on_npu(layers: Sequence[Layer], target: Target, fit: Fit) -> Prediction:
     others = fit.provenance["boards"]
     basis += (
         f"; constants of {known.boards} {'chips' if known.boards > 1 else 'chip'} with it"
-        f"{f', drawn to those of {others} chips' if others > 1 else ''}, {len(fit.networks)} "
+        f"{f', drawn to those of {others} chips' if others > 1 else ''}, {len(fit.known(1))} "
         f"networks{_unmeasured(target, fit, ' on the CPU')}"
     )
     return predict(fit, class_constants(known, known.clock_mhz), layers, basis)
@@ -154,7 +154,7 @@ def _calibrated(layers: Sequence[Layer], anchors: Anchors) -> Prediction:
         f"{anchors.runtime}, {_threads(anchors.threads)}; constants of {fit.runtime} "
         f"{fit.precision} on {_boards(fit)} before"
     )
-    constants = calibrate(fit, any_board(fit), anchors.measured)
+    constants = calibrate(fit, any_board(fit, anchors.threads), anchors.measured)
     return predict(fit, constants, layers, basis, scale=fit.calibrated_scale)
 
 

@@ -13,7 +13,7 @@ from edgec.profiles.latency.features import APART, WORK, matrix
 from edgec.profiles.latency.predict import Anchor
 from edgec.profiles.latency.target import Anchors, core_of, fit_for, predict_for, transfer
 from edgec.profiles.layers import Layer
-from edgec.targets import get_target
+from edgec.targets import get_target, list_targets
 
 
 def network(scale: int = 1) -> list[Layer]:
@@ -50,7 +50,7 @@ def test_shipped_constants_are_whole(fit) -> None:
     assert 75 <= scores["coverage_80"] <= 85
     assert fit.hull.work[0] < fit.hull.work[1]
     if fit.mixture is not None:
-        assert set(fit.mixture.networks) <= set(fit.networks)
+        assert all(set(fit.mixture.networks) <= set(known) for known in fit.networks.values())
 
 
 def test_a_microcontroller_and_a_board() -> None:
@@ -73,6 +73,22 @@ def test_boards_are_predicted_with_one_thread_and_four(name: str, stored: str) -
     assert one.latency_ms is not None, one.refused
     assert four.latency_ms is not None, four.refused
     assert four.latency_ms < one.latency_ms
+
+
+def test_more_threads_of_a_targets_core_are_faster() -> None:
+    """All fitted networks, on the cores of targets; up to four threads, which are of one kind."""
+    cores = {core_of(get_target(name))[0] for name in list_targets()}
+    times: dict[tuple[str, str, str], dict[int, float]] = {}
+    for fit in shipped_fits():
+        for entry in fit.classes if fit.runtime == "ncnn" else ():
+            if entry.core in cores and entry.threads in (1, 4):
+                for name, work in fit.known(entry.threads).items():
+                    by_threads = times.setdefault((fit.precision, entry.core, name), {})
+                    by_threads[entry.threads] = float(work @ np.exp(entry.mean))
+    both = {key: found for key, found in times.items() if len(found) == 2}
+    assert len({core for _, core, _ in both}) >= 4
+    slower = [key for key, found in both.items() if found[4] >= found[1]]
+    assert not slower
 
 
 @pytest.mark.parametrize(("stored", "said"), [("fp16", "float16"), ("int8", "8 bits")])
@@ -174,7 +190,7 @@ def test_known_networks_are_transferred() -> None:
     assert fit.mixture is not None
     names = fit.mixture.best_anchors(3)
     middle = dict(zip(fit.mixture.networks, fit.mixture.means[0], strict=True))
-    anchors = [Anchor(n, fit.networks[n][None], math.exp(3 + middle[n])) for n in names]
+    anchors = [Anchor(n, fit.known(1)[n][None], math.exp(3 + middle[n])) for n in names]
     found = transfer(Anchors(fit, "mine", "ncnn", 1, tuple(anchors)))
     assert set(found) == set(fit.mixture.networks) - set(names)
     for prediction in found.values():
