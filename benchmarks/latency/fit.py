@@ -153,6 +153,7 @@ TASKS = (
             # a thousand networks tell these apart
             *("functions", "transposed", "window_io", "pointwise_io", "depthwise_io"),
             *("group_kernels", "large_depthwise"),
+            *("gemm", "joined", "joins", "concatenated", "reductions"),
         ),
         {
             **dict.fromkeys(("winograd", "stem", "unpacked"), "conv"),

@@ -40,12 +40,18 @@ CPU_PRIOR = {
     "group_kernels": 9.0,
     "large_depthwise": 0.7,
     "far": 1.0,
+    "gemm": 0.0,
+    "joined": 2.0,
+    "joins": 10.0,
+    "concatenated": 2.3,
+    "reductions": 10.0,
 }
 """Log cost of a unit of work in pointwise MACs."""
 
 SPREAD = 0.45
 WIDE = {
     **dict.fromkeys(("transcendental", "local_norm", "normalization", "kernels", "far"), 1.0),
+    **dict.fromkeys(("joins", "reductions"), 1.0),
     "functions": 0.7,
 }
 """Standard deviations of these guesses."""

@@ -493,7 +493,9 @@ NOTES = [
     "uncertainty; work terms: the anchors calibrate constants, which predict any network, instead "
     "of the networks that other boards ran.",
     "coverage 80: share inside the 80 % interval, whose width is set on the other folds.",
-    "ncnn: configurations of up to eight threads, one thread and several apart.",
+    "ncnn: configurations of up to eight threads, one thread and several apart. Its work terms "
+    "were chosen by these scores among some sixty sets of terms, each a guess at what the kernels "
+    "do; what was taken gains with one thread and with several.",
     "noise of the rows: two runs on one chip with as many threads, one factor between them taken "
     "away, over √2: what a perfect predictor would score.",
     "bias given: the median error of the unseen network (or family) over all boards is taken away, "
@@ -501,7 +503,8 @@ NOTES = [
     "hexagon is TensorFlow Lite with Qualcomm's QNN delegate on the NPUs of phones and boards (AI "
     "Hub), float16 and 8 bits; its networks as timm defines them.",
     "cube is X-CUBE-AI on Cortex-M7; torch-x86 is torch.compile of two PyTorch versions on one "
-    "Intel i9-10940X, families of networks left out together.",
+    "Intel i9-10940X, families of networks left out together; the work terms of torch-x86 "
+    "were chosen by these scores among some sixty sets of terms.",
     "neural-art is ST Edge AI Core 2.0 and 3.0 on the NPU of an STM32N6570-DK; an architecture of "
     "one width leaves with all its inputs and classifiers, as one network. Its work terms, and the "
     "1 MiB from which on activations count as far, were chosen by these scores.",

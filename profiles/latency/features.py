@@ -43,6 +43,11 @@ Work = Literal[
     "functions",
     "large_stem",
     "unpacked_winograd",
+    "gemm",
+    "joined",
+    "joins",
+    "concatenated",
+    "reductions",
 ]
 WORK: tuple[Work, ...] = get_args(Work)
 """MACs: ``winograd`` 3x3 of stride 1, ``conv`` other windows, ``stem`` windows on few channels,
@@ -58,14 +63,23 @@ moved to scale channels (squeeze and excitation), ``transposed`` ones moved by t
 ``far`` those of layers whose activations exceed `ON_CHIP`, on top of what they are counted as, and
 ``functions`` results of functions with exponentials (SiLU, GELU), which joined a kernel or not.
 Told apart where CPU libraries do: ``large_stem`` windows beyond 3x3 on few channels, which fill
-vectors along the window, and ``unpacked_winograd`` 3x3 of stride 1 among the ``unpacked``."""
+vectors along the window, and ``unpacked_winograd`` 3x3 of stride 1 among the ``unpacked``.
+Told apart where a compiler leaves convolutions and products to libraries: ``gemm`` MACs of products
+of several rows with constants, ``joined`` elements moved by passes of joined functions, ``joins``
+these passes, ``concatenated`` elements moved to put aligned channels together, and ``reductions``
+launches of norms and softmax."""
 
 APART = {
     "large_depthwise": "depthwise",
     "group_kernels": "kernels",
     "gates": "memory",
     "transposed": "memory",
-    "unaligned": "memory",
+    "unaligned": "concatenated",
+    "concatenated": "memory",
+    "gemm": "pointwise",
+    "joined": "",
+    "joins": "",
+    "reductions": "kernels",
     "large_stem": "stem",
     "unpacked_winograd": "winograd",
 }
@@ -96,7 +110,10 @@ MOST_THREADS = 8
 """Constants of more are not fitted."""
 
 SHARED: frozenset[Work] = frozenset(
-    ("winograd", "conv", "stem", "large_stem", "unpacked", "unpacked_winograd", "pointwise")
+    (
+        *("winograd", "conv", "stem", "large_stem", "unpacked", "unpacked_winograd", "pointwise"),
+        "gemm",
+    )
 )
 """Work that threads share by blocks of output channels."""
 
@@ -127,21 +144,25 @@ def layer_work(layer: Layer, threads: int = 1) -> dict[Work, float]:
     elif layer.kind == "matmul":
         work |= {"matmul": layer.macs, "pointwise_io": moved}
     elif layer.kind == "softmax":
-        work["transcendental"] = layer.out_elems
+        work = {"reductions": 1.0, "transcendental": layer.out_elems}
     elif layer.operator == "LRN":
         work["local_norm"] = layer.out_elems
     elif layer.kind == "norm":
-        work["normalization"] = layer.out_elems
+        work = {"reductions": 1.0, "normalization": layer.out_elems}
     elif layer.operator.lower() == "transpose":
         work["transposed"] = moved
     elif layer.kind == "move" and layer.in_ch % LANES:
         work["unaligned"] = moved
+    elif layer.operator.lower().startswith("concat") or layer.operator == "cat":
+        work["concatenated"] = moved
     else:
         work["gates" if _scales_channels(layer) else "memory"] = moved
     if moved > ON_CHIP:
         work["far"] = moved
     if layer.functions:
         work["functions"] = layer.functions
+    if layer.joined:
+        work |= {"joined": layer.joined, "joins": 1}
     idle = idle_factor(layer.out_ch, threads)
     return {name: amount * idle if name in SHARED else amount for name, amount in work.items()}
 
@@ -171,7 +192,8 @@ def _window(layer: Layer, moved: int) -> dict[Work, float]:
         "group_kernels": groups - 1,
     }
     if layer.kernel <= 1:
-        work["unpacked" if unpacked else "pointwise"] = layer.macs
+        product: Work = "pointwise" if "conv" in layer.operator.lower() else "gemm"
+        work["unpacked" if unpacked else product] = layer.macs
         work["pointwise_io"] = moved
         return work
     work["window_io"] = moved

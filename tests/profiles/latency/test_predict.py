@@ -72,6 +72,23 @@ def test_winograd_saves_half_where_channels_are_not_packed() -> None:
     assert (matrix([odd], features[1:], {"winograd": "conv"}) * 1e6).tolist() == [[160, 0]]
 
 
+def test_what_a_compiler_leaves_to_libraries_and_what_it_runs_itself() -> None:
+    rows = Layer("m", "MatMul", "1x1", macs=160, kernel=1, in_ch=16, out_ch=16, joined=40)
+    conv = replace(rows, operator="Conv", joined=0)
+    norm = Layer("n", "LayerNormalization", "norm", in_elems=50, out_elems=50)
+    join = Layer("c", "Concat", "move", in_elems=60, out_elems=60, in_ch=16)
+    layers = [rows, conv, norm, join]
+    features = ("gemm", "pointwise", "joined", "joins", "concatenated", "reductions", "kernels")
+    assert (matrix(layers, features, {}) * 1e6).tolist() == [
+        [160, 0, 40, 1, 0, 0, 1],
+        [0, 160, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 120, 0, 1],
+    ]
+    together = matrix(layers, ("pointwise", "kernels", "memory"), {}).sum(0) * 1e6
+    assert together.tolist() == pytest.approx([320, 4, 120])
+
+
 def test_threads_that_get_no_block_of_channels_are_idle() -> None:
     assert [idle_factor(24, threads) for threads in (0, 1, 2, 3, 4)] == pytest.approx(
         [1, 1, 4 / 3, 1, 4 / 3]
