@@ -159,9 +159,13 @@ def _calibration(calibration: Record | None) -> Block | None:
 
 def _bench(record: Record) -> dict[str, Any]:
     before, after = record["environment_before"], record["environment_after"]
+    slowed = record.get("throttled")
     conditions = table(
         ("condition", "before", "after"),
-        [(key.replace("_", " "), value, after.get(key)) for key, value in before.items()],
+        [
+            *((key.replace("_", " "), value, after.get(key)) for key, value in before.items()),
+            ("slowed down meanwhile", "", None if slowed is None else "yes" if slowed else "no"),
+        ],
     )
     results = record["results"]
     summary = bars(

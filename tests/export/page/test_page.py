@@ -85,6 +85,8 @@ def test_a_measurement_shows_latency_layers_and_conditions() -> None:
     text = _Tags(render(page([(measurement(), None, None)]))).text
     for expected in ("2.5 ms median", "min 1, p90 3, 50 runs", "0.25 ms", "load 1min", "2 thread"):
         assert expected in text
+    slowed = _Tags(render(page([(measurement() | {"throttled": True}, None, None)]))).text
+    assert "slowed down meanwhile yes" in " ".join(slowed.split())
 
 
 def test_names_stay_text() -> None:
