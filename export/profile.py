@@ -147,7 +147,8 @@ def read_anchors(path: Path, stored: str, target: Target, reporter: Reporter) ->
         raise wrong(f"{len(entries)} measurements; {FEWEST_ANCHORS} to {MOST_ANCHORS} are used")
     if len({model for model, _ in entries}) != len(entries):
         raise wrong("a network is listed twice: keep the fastest of its measurements")
-    fit = fit_for(target, stored, threads)
+    runtime = str(data.get("runtime", "runtime not named"))
+    fit = fit_for(target, stored, threads, runtime)
     if fit is None:
         return None
     measured = []
@@ -164,7 +165,7 @@ def read_anchors(path: Path, stored: str, target: Target, reporter: Reporter) ->
     return Anchors(
         fit,
         str(data.get("device", "your board")),
-        str(data.get("runtime", "runtime not named")),
+        runtime,
         threads,
         tuple(measured),
     )

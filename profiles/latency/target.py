@@ -58,13 +58,16 @@ def npu_of(target: Target) -> tuple[str, str] | None:
     return None
 
 
-def fit_for(target: Target, stored: str, threads: int) -> Fit | None:
+def fit_for(target: Target, stored: str, threads: int, runtime: str = "") -> Fit | None:
     """The constants whose runtime resembles the target's most; None where there are none.
 
     Args:
         target: its kind and core decide.
         stored: precision of activations, e.g. ``"int8"``.
         threads: of the runtime.
+        runtime: that measured the anchors. PyTorch has constants of its own, of one processor with
+            many threads; any other resembles ncnn more, which was measured on processors of all
+            kinds.
     """
     precision = "int8" if stored == "int8" else "fp32"
     count = "one" if threads == 1 else "several"
@@ -73,7 +76,7 @@ def fit_for(target: Target, stored: str, threads: int) -> Fit | None:
     core, clock = core_of(target)
     if npu is not None and (core is None or clock is None or not _ran_on(core)):
         wanted = npu[1]
-    elif target.kind == "cpu" and core is None:
+    elif target.kind == "cpu" and core is None and "torch" in runtime.lower():
         wanted = "PyTorch (torch.compile)"
     for fit in shipped_fits():
         same = fit.runtime == wanted and fit.precision == precision

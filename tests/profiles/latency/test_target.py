@@ -185,6 +185,17 @@ def test_anchors_give_a_number_where_the_core_is_unknown() -> None:
     assert "calibrated by 3 measurements on mine, onnxruntime, 2 threads" in found.basis
 
 
+def test_anchors_of_an_unknown_processor_calibrate_what_ran_on_many() -> None:
+    target = get_target("generic-x86-64")
+    for threads, expected in ((1, "ncnn-fp32-one"), (4, "ncnn-fp32-several")):
+        fit = fit_for(target, "fp32", threads, "onnxruntime")
+        assert fit is not None
+        assert fit.id == expected
+    compiled = fit_for(target, "fp32", 14, "PyTorch 2.4")
+    assert compiled is not None
+    assert compiled.id == "torch-x86-fp32"
+
+
 def test_known_networks_are_transferred() -> None:
     fit = fit_for(get_target("raspberry-pi-5"), "fp32", 1)
     assert fit is not None
