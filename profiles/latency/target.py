@@ -50,6 +50,12 @@ def core_of(target: Target) -> tuple[str | None, float | None]:
     return (match[0] if match else None), (None if clock is None else float(clock))
 
 
+def cores_in(target: Target) -> int | None:
+    """How many cores the target's facts count, of all kinds; None where they do not."""
+    counts = re.findall(r"(\d+)x ", str(target.fact("cpu") or ""))
+    return sum(map(int, counts)) or None
+
+
 def npu_of(target: Target) -> tuple[str, str] | None:
     """The NPU that constants are kept for by name, e.g. ``"Hexagon HTP v75"``, and its runtime."""
     for pattern, runtime in NPUS.items():
@@ -118,6 +124,9 @@ def predict_for(
     basis = f"{fit.runtime} {fit.precision}, {_threads(threads)}"
     if core is None or clock is None:
         return Prediction(basis, refused="the target's facts name no core with a clock")
+    cores = cores_in(target)
+    if cores is not None and threads > cores:
+        return Prediction(basis, refused=f"{target.name} has {cores} cores")
     known = fit.core_class(core, threads)
     if known is None:
         have = _measured(fit, core)

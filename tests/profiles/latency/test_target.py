@@ -170,6 +170,14 @@ def test_threads_that_were_not_measured_name_those_that_were() -> None:
     assert "there are Cortex-A72 (1 thread), Cortex-A72 (2 threads)" in found.refused
 
 
+def test_no_more_threads_than_cores() -> None:
+    """Eight threads of an RK3588 are no prediction for the four cores of a Raspberry Pi 5."""
+    large = network() * 6
+    assert predict_for(large, "fp32", get_target("rk3588"), threads=8).latency_ms is not None
+    refused = predict_for(large, "fp32", get_target("raspberry-pi-5"), threads=8).refused
+    assert refused == "raspberry-pi-5 has 4 cores"
+
+
 def test_anchors_give_a_number_where_the_core_is_unknown() -> None:
     target = get_target("generic-x86-64")
     fit = fit_for(target, "fp32", 2)
