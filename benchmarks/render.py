@@ -225,6 +225,14 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("set", "test", "n", "within_10", "within_20", "median_error", "kendall_tau",
          "coverage_80"),
     ),
+    "latency_anchors": (
+        "Latency predicted from anchors, on the machine of these benchmarks",
+        "Networks in ONNX Runtime on an x86-64 processor that no constants are of, each "
+        "predicted ten times from five others drawn by chance. The product calibrates ncnn's "
+        "constants; those of torch.compile are taken where the anchors are PyTorch's. In percent "
+        "of the predictions.",
+        (),
+    ),
 }  # fmt: skip
 
 SCRIPTS = {

@@ -217,7 +217,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
         (folder / "lint.json").write_text(dump_json(lint_record(job, built)), "utf-8")
         (folder / "report.json").write_text(dump_json(report), "utf-8")
         (folder / "report.txt").write_text(text_report(report), "utf-8")
-        html = render(page([(report, export_command(manifest), None)]))
+        html = render(page([(report, export_command(manifest), {})]))
         (folder / "report.html").write_text(html, "utf-8")
         files = {
             path.relative_to(folder).as_posix(): sha256_file(path)

@@ -29,6 +29,7 @@ from edgec.profiles.latency.target import (
     predict_for,
 )
 from edgec.profiles.layers import Layer, StaticProfile
+from edgec.profiles.side_by_side import by_module
 from edgec.targets.registry import get_target
 from edgec.targets.schema import Target
 
@@ -146,24 +147,25 @@ def read_anchors(path: Path, stored: str, target: Target, reporter: Reporter) ->
         raise wrong(f"{len(entries)} measurements; {FEWEST_ANCHORS} to {MOST_ANCHORS} are used")
     if len({model for model, _ in entries}) != len(entries):
         raise wrong("a network is listed twice: keep the fastest of its measurements")
-    fit = fit_for(target, stored, threads)
+    runtime = str(data.get("runtime", "runtime not named"))
+    fit = fit_for(target, stored, threads, runtime)
     if fit is None:
         return None
     measured = []
     for model, latency in entries:
         if not (math.isfinite(latency) and latency > 0):
             raise wrong(f"{model}: {latency} is no latency in milliseconds")
-        work = fit.networks.get(model)
+        work = fit.known(threads).get(model)
         if work is None:
             profile = static_profile(model, target, {}, reporter)
-            work = matrix(profile.layers, fit.features, fit.merge).sum(axis=0)
+            work = matrix(profile.layers, fit.features, fit.merge, threads).sum(axis=0)
         if not np.any(work):
             raise wrong(f"{model}: the network has no layer that takes time")
         measured.append(Anchor(model, np.atleast_2d(work), latency))
     return Anchors(
         fit,
         str(data.get("device", "your board")),
-        str(data.get("runtime", "runtime not named")),
+        runtime,
         threads,
         tuple(measured),
     )
@@ -209,31 +211,9 @@ def side_by_side(
 
     A measured module may hold several layers of the profile: these are summed under its name.
     """
-    rows: dict[str, dict[str, Any]] = {}
-    for index, layer in enumerate(profile.layers):
-        module = _covering(layer.module, measured)
-        row = rows.setdefault(
-            module, {"module": module, "macs": 0, "predicted_ms": None, "measured": None}
-        )
-        row["macs"] += layer.macs
-        if layer_ms:
-            row["predicted_ms"] = (row["predicted_ms"] or 0.0) + layer_ms[index]
-    for module, value in measured.items():
-        row = rows.setdefault(
-            module, {"module": module, "macs": 0, "predicted_ms": None, "measured": None}
-        )
-        row["measured"] = value
-    return list(rows.values())
-
-
-def _covering(module: str, measured: Mapping[str, float]) -> str:
-    """The innermost measured module that `module` is in, else `module` itself."""
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        name = ".".join(parts[:length])
-        if name in measured:
-            return name
-    return module
+    times = layer_ms or (None,) * len(profile.layers)
+    layers = zip(profile.layers, times, strict=True)
+    return by_module([(layer.module, layer.macs, ms) for layer, ms in layers], measured)
 
 
 def need_target(target: str | None, option: str) -> Target:

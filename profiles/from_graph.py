@@ -124,7 +124,12 @@ class _Lowering:
         self.owner.update(dict.fromkeys(node.outputs, owner))
         self.results[owner] = out
         layer = self.layers[owner]
-        self.layers[owner] = replace(layer, functions=layer.functions + _functions(node))
+        joined = 2 * _elements(out) if node.op_type in POINTWISE else 0  # one pass for them all
+        self.layers[owner] = replace(
+            layer,
+            functions=layer.functions + _functions(node),
+            joined=max(layer.joined, joined),
+        )
         self.nodes[owner].append(node.name or node.op_type)
         if node.op_type not in QUANTIZERS:
             self.constants[owner] += self._constants(node)

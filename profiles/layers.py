@@ -61,6 +61,8 @@ class Layer:
         groups: of a convolution.
         functions: elements of which it or what joined it computes a function with exponentials
             (`EXPONENTIAL`).
+        joined: elements that the functions of single elements which joined it would read and write
+            in a pass of their own, as compilers without fused convolutions run them.
         nodes: names of all nodes that it stands for.
     """
 
@@ -83,6 +85,7 @@ class Layer:
     out_hw: int = 0
     groups: int = 1
     functions: int = 0
+    joined: int = 0
     nodes: tuple[str, ...] = ()
 
     @property

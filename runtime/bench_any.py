@@ -13,6 +13,7 @@ from edgec.runtime.adb.devices import open_android
 from edgec.runtime.bench import bench_local
 from edgec.runtime.bench_remote import bench_remote
 from edgec.runtime.bench_tool import bench_tool, tool_named
+from edgec.runtime.environment import throttled
 from edgec.runtime.host.remote import bench_c
 from edgec.runtime.qemu.artifact import c_artifact_of
 from edgec.runtime.runners import runnable_here
@@ -75,8 +76,25 @@ def bench_any(
         UsageError: EC239, such a file for another device.
 
     What the device's kind, or the device itself, cannot run is listed as ``left_out``: path →
-    reason.
+    reason. ``throttled`` tells whether the machine slowed down meanwhile.
     """
+    counts: dict[str, Any] = {"runs": runs, "warmup": warmup, "tick": tick}
+    record = _measure(bundle, artifacts, device, tool, power, threads=threads, **counts)
+    return record | {"throttled": throttled(record)}
+
+
+def _measure(
+    bundle: Bundle,
+    artifacts: list[Artifact],
+    device: str,
+    tool: Path | None,
+    power: Path | None,
+    *,
+    threads: int,
+    runs: int,
+    warmup: int,
+    tick: Callable[[int, int | None], None],
+) -> dict[str, Any]:
     if power is not None and not device.startswith("serial:"):
         raise UsageError(
             "EC239",

@@ -36,13 +36,10 @@ from rows import (
     x86_table,
 )
 
-from edgec.profiles.latency.features import matrix
+from edgec.profiles.latency.features import MOST_THREADS, matrix
 from edgec.profiles.latency.similar import Similar
 
 TARGET = Path(__file__).parents[2] / "profiles" / "latency" / "constants.json"
-MOST_THREADS = 8
-"""Servers with more are left out: no target has as many, and their rows are mostly noise."""
-
 IO_IN_MEMORY = {"window_io": "memory", "pointwise_io": "memory", "depthwise_io": "memory"}
 
 
@@ -70,7 +67,8 @@ class Task:
     processor: str = "cpu"
 
     def table(self) -> Table:
-        """Its measurements, boards with too few networks left out."""
+        """Its measurements, boards with too few networks left out, and those with more than
+        `MOST_THREADS`: no target has as many, and their rows are mostly noise."""
         tables = {
             "ncnn": lambda: ncnn_table(self.precision),
             "X-CUBE-AI": cortex_m_table,
@@ -96,16 +94,27 @@ class Task:
         )
 
     def work(self, table: Table) -> Array:
-        """Amounts of each network, shape (M, K)."""
-        return np.array(
-            [matrix(table.layers[n], self.features, self.merge).sum(0) for n in table.networks]
-        )
+        """Amounts of each network on each board, shape (B, M, K)."""
+        counts = {board.threads for board in table.boards}
+        amounts = {threads: self.amounts(table, threads) for threads in counts}
+        return np.array([amounts[board.threads] for board in table.boards])
+
+    def amounts(self, table: Table, threads: int) -> Array:
+        """Amounts of each network with a number of threads, shape (M, K)."""
+        layers = [table.layers[name] for name in table.networks]
+        return np.array([matrix(n, self.features, self.merge, threads).sum(0) for n in layers])
 
 
 CPU = (
     *("winograd", "conv", "stem", "unpacked", "pointwise", "depthwise", "linear", "weights"),
-    *("memory", "kernels", "local_norm"),
+    *("pointwise_io", "memory", "kernels", "local_norm", "far"),
 )
+IN_CPU = {
+    "window_io": "memory",
+    "depthwise_io": "memory",
+    "large_stem": "conv",
+    "unpacked_winograd": "unpacked",
+}
 ATTENTION = ("transcendental", "normalization", "matmul")
 """Work that classic networks lack: their constants stay as uncertain as the prior has them."""
 
@@ -118,7 +127,7 @@ TASKS = (
             precision,
             # in 8 bits functions are tables
             (*CPU, *ATTENTION, *(("functions",) if precision == "fp32" else ())),
-            IO_IN_MEMORY,
+            IN_CPU,
             fewest=fewest,
             threads=threads,
         )
@@ -144,6 +153,7 @@ TASKS = (
             # a thousand networks tell these apart
             *("functions", "transposed", "window_io", "pointwise_io", "depthwise_io"),
             *("group_kernels", "large_depthwise"),
+            *("gemm", "joined", "joins", "concatenated", "reductions"),
         ),
         {
             **dict.fromkeys(("winograd", "stem", "unpacked"), "conv"),
@@ -203,8 +213,8 @@ def fit_task(
         work, log_times(table), task.features, shrink=task.shrink, processor=task.processor
     )
     times = work * np.exp(found.mean)
-    share = (times / times.sum(1, keepdims=True)).max(0)
-    size = np.log(times.sum(1))
+    share = (times / times.sum(2, keepdims=True)).max((0, 1))
+    size = np.log(times.sum(2))
     within = _within(found, table.boards)
     named = len(table.networks) < 100
     return {
@@ -232,11 +242,9 @@ def fit_task(
         "residuals": {
             n: _round(u) for n, u in zip(table.networks, found.residual, strict=True) if named
         },
-        "networks": {
-            n: [_round(v) for v in w] for n, w in zip(table.networks, work, strict=True) if named
-        },
+        "networks": _networks(task, table) if named else {},
         "mixture": _mixture(table, scale[2]) if len(table.boards) > 20 else None,
-        "similar": None if named else _similar(work, found),
+        "similar": None if named else _similar(work[0], found),
         "provenance": {
             "data_sha256": data_hash(),
             "rows": int(np.isfinite(table.ms).sum()),
@@ -245,6 +253,18 @@ def fit_task(
             "configurations": len(table.boards),
             "cross_validation": errors,
         },
+    }
+
+
+def _networks(task: Task, table: Table) -> dict[int, dict[str, list[float]]]:
+    """Amounts of the networks by number of threads, boards of any number included."""
+    several = range(2, MOST_THREADS + 1) if task.threads == "several" else (1,)
+    return {
+        threads: {
+            name: [_round(v) for v in amounts]
+            for name, amounts in zip(table.networks, task.amounts(table, threads), strict=True)
+        }
+        for threads in several
     }
 
 

@@ -39,12 +39,19 @@ CPU_PRIOR = {
     "transposed": 2.5,
     "group_kernels": 9.0,
     "large_depthwise": 0.7,
+    "far": 1.0,
+    "gemm": 0.0,
+    "joined": 2.0,
+    "joins": 10.0,
+    "concatenated": 2.3,
+    "reductions": 10.0,
 }
 """Log cost of a unit of work in pointwise MACs."""
 
 SPREAD = 0.45
 WIDE = {
-    **dict.fromkeys(("transcendental", "local_norm", "normalization", "kernels"), 1.0),
+    **dict.fromkeys(("transcendental", "local_norm", "normalization", "kernels", "far"), 1.0),
+    **dict.fromkeys(("joins", "reductions"), 1.0),
     "functions": 0.7,
 }
 """Standard deviations of these guesses."""
@@ -135,15 +142,15 @@ def fit(
     """Fit boards that ran networks.
 
     Args:
-        work: amounts, shape (M, K).
+        work: amounts, shape (M, K), or (B, M, K) where they differ between boards.
         log_ms: log milliseconds, shape (B, M); NaN where not measured.
         features: names of the K amounts.
         rounds: of alternating between boards and population.
         shrink: weight of the guess of S, in boards.
         processor: what the boards executed with, one of `PRIORS`.
     """
-    count, width = len(log_ms), work.shape[1]
-    work = work + 1e-9
+    count, width = len(log_ms), work.shape[-1]
+    work = np.broadcast_to(work, (count, *work.shape[-2:])) + 1e-9
     seen = np.isfinite(log_ms).astype(float)
     data = np.where(seen > 0, log_ms, 0.0)
     prior_mean, prior_sd = prior_of(features, processor)
@@ -154,7 +161,7 @@ def fit(
     prior_mean = prior_mean + np.median(offset)
     mean = prior_mean.copy()
     boards = np.repeat((offset - np.median(offset))[:, None], width, axis=1)
-    residual = np.zeros(len(work))
+    residual = np.zeros(work.shape[1])
     sigma, tau2 = 0.08, 0.15**2
     posterior = np.repeat(covariance[None], count, axis=0)
     measured = seen.sum(0) > 0
@@ -197,5 +204,5 @@ def fit(
 def _derivative(work: Array, constants: Array) -> tuple[Array, Array]:
     """d log t / d θ, shape (B, M, K), and t, shape (B, M)."""
     cost = np.exp(np.clip(constants, -30, 30))
-    total = cost @ work.T
-    return work[None] * cost[:, None, :] / total[:, :, None], total
+    total = np.einsum("bmk,bk->bm", work, cost)
+    return work * cost[:, None, :] / total[:, :, None], total

@@ -149,6 +149,7 @@ def to_layers(facts: Iterable[Mapping[str, Any]]) -> list[Layer]:
                 out_hw=row["out_hw"],
                 groups=groups,
                 functions=row.get("functions", row["out_elems"] if alone else 0),
+                joined=row.get("joined", 0),
             )
         )
     return found
@@ -350,15 +351,23 @@ def torch_to_layers(facts: Iterable[Mapping[str, Any]], *, apart: bool = False) 
         apart: functions of two tensors do not join, and copies that transpose count.
     """
     kept: list[dict[str, Any]] = []
+    last = 0  # elements that the latest joined function writes
     for row in facts:
         name = row["layer"]
         functions = row["out_elems"] if name.rstrip("_") in EXPONENTIAL else 0
         two = name in ("add", "add_", "mul") and row["in_elems"] > row["out_elems"]
         if name not in JOINED or (apart and two):
             turned = apart and name == "clone"
-            kept.append({**row, "layer": "transpose" if turned else name, "functions": functions})
+            name = "transpose" if turned else name
+            kept.append({**row, "layer": name, "functions": functions, "joined": 0})
         elif kept:
-            kept[-1]["functions"] += functions
+            before = kept[-1]
+            before["functions"] += functions
+            # one pass over all that joined: what enters it, and the last result
+            more = row["in_elems"] - row["out_elems"]
+            entering = max(more, 0) - last if before["joined"] else row["in_elems"]
+            last = row["out_elems"]
+            before["joined"] += entering + last
     return [
         replace(layer, kind="norm") if layer.operator in NORMS else layer
         for layer in to_layers(kept)

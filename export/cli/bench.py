@@ -14,9 +14,6 @@ from edgec.export.errors import UsageError
 
 MOST_DETAILED = 2
 """Artifacts of which the slowest layers are printed; the record has them all."""
-SLOW = 1.15
-"""Drift of the samples from which the machine is said to have slowed down."""
-
 ASTRAY, ROUNDING = 3.0, 0.01
 """Times the graph's own distance to the golden outputs, and part of their range, that an engine may
 be off: it rounds elsewhere than ONNX Runtime does, in TF32 or float16."""
@@ -121,10 +118,10 @@ def bench(
     elsewhere = [r["artifact"] for r in record["results"] if r["made_for_elsewhere"]]
     if elsewhere:
         print(f"{', '.join(elsewhere)}: quantized for other hardware: times mean little")
-    slowed = [r for r in record["results"] if r["latency"].get("drift", 1.0) > SLOW]
-    if slowed:
-        worst = max(r["latency"]["drift"] for r in slowed)
-        print(f"the machine slowed down by {worst:.2f}x meanwhile: heat, or other work on it")
+    if record["throttled"]:
+        worst = max(r["latency"].get("drift", 1.0) for r in record["results"])
+        how = f" by {worst:.2f}x" if worst > 1 else ", its firmware says"
+        print(f"the machine slowed down{how} meanwhile: heat, or other work on it")
     base = record["results"][0]["latency"]["median_ms"]
     print_table(
         ("artifact", "min ms", "median ms", "p90 ms", "vs first", "max |Δ| to golden"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,25 @@ import onnx_ir as ir
 
 from edgec.export.bundle import Bundle
 from edgec.export.diagnose.diagnose import export_command
-from edgec.export.page.blocks import Block, picture
+from edgec.export.errors import UnsupportedError
+from edgec.export.page.blocks import Block, bars, picture
+from edgec.export.profile import profiled_artifact, static_profile
+from edgec.export.progress import Reporter
 from edgec.profiles.memory.from_onnx import from_onnx
 from edgec.profiles.memory.plan import plan
 from edgec.profiles.memory.regions import ANY_RAM
 from edgec.profiles.memory.svg import plan_svg
+from edgec.profiles.waterline import own_balance, waterline, waterline_svg
 from edgec.runtime.results.compare import find_record
 
 PLANNING_SECONDS = 5.0
 BYTES = {"fp32": 4, "fp16": 2, "int16x8": 2, "int8": 1, "mixed": 4}
 
-Part = tuple[dict[str, Any], str | None, Block | None]
+Part = tuple[dict[str, Any], str | None, Mapping[str, Block]]
 
 
 def gather(sources: Sequence[str], store: str | None) -> list[Part]:
-    """Record, command and arena map of each source; see `edgec.export.page.describe.page`.
+    """Record, command and drawings of each source; see `edgec.export.page.describe.page`.
 
     Raises:
         InputError: a source that is no bundle and no record.
@@ -38,10 +42,38 @@ def gather(sources: Sequence[str], store: str | None) -> list[Part]:
 def _part(source: str, store: str | None) -> Part:
     path = Path(source)
     if not path.is_dir():
-        return find_record(source, store), None, None
+        return find_record(source, store), None, {}
     bundle = Bundle.open(path)
     record = find_record(source, store)
-    return record, export_command(bundle.manifest), arena_map(bundle)
+    drawings = {"arena": arena_map(bundle), **layer_views(bundle)}
+    return record, export_command(bundle.manifest), drawings
+
+
+def layer_views(bundle: Bundle) -> dict[str, Block]:
+    """``sizes``: bytes of constants by layer, the largest first. ``waterline``: intensity by layer.
+
+    Of the artifact that ``edgec profile`` takes; empty where its shapes are not static.
+    """
+    try:
+        facts = static_profile(str(bundle.path), None, {}, Reporter(quiet=True))
+    except UnsupportedError:
+        return {}
+    of = profiled_artifact(str(bundle.path), None)
+    largest = sorted(facts.layers, key=lambda layer: -layer.weight_bytes)
+    rows = [
+        (layer.module or layer.name, float(layer.weight_bytes), layer.operator)
+        for layer in largest
+        if layer.weight_bytes
+    ]
+    line = waterline(facts, own_balance(facts), "half of the network's MACs lie above")
+    caption = (
+        f"{of}: layers in order, as wide as their time at least, as high as their multiply-"
+        "accumulates per byte. Half of these lie above the line."
+    )
+    return {
+        "sizes": bars("bytes", rows),
+        "waterline": picture(waterline_svg(facts, line), caption),
+    }
 
 
 def arena_map(bundle: Bundle) -> Block:

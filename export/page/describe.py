@@ -8,27 +8,33 @@ from typing import Any
 from edgec.export.errors import InputError
 from edgec.export.page.blocks import Block, bars, facts, notes, number, section, table
 from edgec.export.report import artifact_text, mib
+from edgec.profiles.side_by_side import by_module
 
 Record = Mapping[str, Any]
 Section = dict[str, Any]
 SCHEMA = "edgec.page/1"
+MOST_BESIDE = 20
+"""Modules of which predicted and measured times are compared."""
 
 
-def page(parts: Sequence[tuple[Record, str | None, Block | None]]) -> dict[str, Any]:
+def page(parts: Sequence[tuple[Record, str | None, Mapping[str, Block]]]) -> dict[str, Any]:
     """Everything on the page, JSON-ready.
 
     Args:
-        parts: for each result its record; of a bundle also the command that made it and, where it
-            was drawn, the map of its arena.
+        parts: for each result its record; of a bundle also the command that made it, and what was
+            drawn of it: ``arena``, ``waterline``, ``sizes``.
 
     Raises:
         InputError: EC710, a record of another kind.
     """
     results = []
-    for record, command, arena in parts:
+    reports = [record for record, _, _ in parts if record.get("schema") == "edgec.report/1"]
+    for record, command, drawings in parts:
         schema = str(record.get("schema"))
         if schema == "edgec.report/1":
-            results.append(_export(record, command, arena))
+            results.append(_export(record, command, drawings))
+        elif schema == "edgec.bench/1":
+            results.append(_bench(record, reports))
         elif schema in _OTHERS:
             results.append(_OTHERS[schema](record))
         else:
@@ -45,7 +51,7 @@ def _result(title: str, headline: str, sections: Iterable[Section | None]) -> di
     return {"title": title, "headline": headline, "sections": [s for s in sections if s]}
 
 
-def _export(report: Record, command: str | None, arena: Block | None) -> dict[str, Any]:
+def _export(report: Record, command: str | None, drawn: Mapping[str, Block]) -> dict[str, Any]:
     graph, target, model = report["graph"], report["target"], report["model"]
     summary = facts(
         [
@@ -81,8 +87,10 @@ def _export(report: Record, command: str | None, arena: Block | None) -> dict[st
             section("Summary", summary),
             section("Artifacts", artifacts),
             section("Accuracy", *_accuracy(report)),
-            section("Latency", notes([_latency(report["latency"])])),
-            section("Memory", _memory(graph), arena),
+            section("Latency", notes(_latency(report["latency"])), _predicted(report["latency"])),
+            section("Memory", _memory(graph), drawn.get("arena")),
+            section("Size by layer", drawn.get("sizes")),
+            section("Waterline", drawn.get("waterline")),
             section(
                 "Network",
                 notes([f"Recognised: {', '.join(patterns)}."] if patterns else []),
@@ -108,9 +116,22 @@ def _weights(weights: Record) -> str:
     return str(weights.get("source") or weights.get("kind") or "those of the file")
 
 
-def _latency(latency: Record) -> str:
+def _latency(latency: Record) -> list[str]:
     value = latency.get("value_ms")
-    return f"{value:.3g} ms, {latency['basis']}" if value is not None else str(latency["basis"])
+    basis = str(latency["basis"])
+    predicted = latency.get("predicted")
+    return [
+        f"{value:.3g} ms, {basis}" if value is not None else basis,
+        *([f"{predicted['artifact']}: {predicted['line']}"] if predicted else []),
+    ]
+
+
+def _predicted(latency: Record) -> Block | None:
+    """Predicted milliseconds by layer, the slowest first."""
+    layers = (latency.get("predicted") or {}).get("layers") or []
+    slowest = sorted(layers, key=lambda layer: -layer["ms"])
+    rows = [(x["module"] or x["name"], x["ms"], x["kind"]) for x in slowest]
+    return bars("ms predicted", rows) if rows else None
 
 
 def _memory(graph: Record) -> Block:
@@ -157,11 +178,15 @@ def _calibration(calibration: Record | None) -> Block | None:
     )
 
 
-def _bench(record: Record) -> dict[str, Any]:
+def _bench(record: Record, reports: Sequence[Record]) -> dict[str, Any]:
     before, after = record["environment_before"], record["environment_after"]
+    slowed = record.get("throttled")
     conditions = table(
         ("condition", "before", "after"),
-        [(key.replace("_", " "), value, after.get(key)) for key, value in before.items()],
+        [
+            *((key.replace("_", " "), value, after.get(key)) for key, value in before.items()),
+            ("slowed down meanwhile", "", None if slowed is None else "yes" if slowed else "no"),
+        ],
     )
     results = record["results"]
     summary = bars(
@@ -197,12 +222,42 @@ def _bench(record: Record) -> dict[str, Any]:
         f"{title}: {record['runtime']}, {record.get('threads', 1)} thread(s)",
         [
             section("Latency", summary),
+            *(_beside(record, r, reports) for r in results),
             *layers,
             section("Energy", _energy(results)),
             section("Outputs", checks),
             section("Conditions", conditions),
         ],
     )
+
+
+def _beside(record: Record, result: Record, reports: Sequence[Record]) -> Section | None:
+    """Measured modules, the slowest first, each with its predicted time under it, where a bundle
+    on the page has a prediction of the same artifact."""
+    for report in reports:
+        predicted = report["latency"].get("predicted") or {}
+        same = report["model"].get("name") == record.get("model")
+        if not same or predicted.get("artifact") != result["artifact"]:
+            continue
+        if not (predicted.get("layers") and result.get("layers")):
+            continue
+        measured: dict[str, float] = {}
+        for layer in result["layers"]:
+            module = layer["module"] or ""
+            measured[module] = measured.get(module, 0.0) + layer["ms"]
+        found = by_module([(x["module"], 0, x["ms"]) for x in predicted["layers"]], measured)
+        both = [row for row in found if row["measured"] and row["predicted_ms"]]
+        slowest = sorted(both, key=lambda row: -row["measured"])[:MOST_BESIDE]
+        rows = []
+        for row in slowest:
+            rows.append((row["module"] or "without a module", row["measured"], "measured"))
+            rows.append(("", row["predicted_ms"], "predicted"))
+        return section(
+            f"Predicted beside measured, {result['artifact']}",
+            notes([predicted["line"]]),
+            bars("ms", rows),
+        )
+    return None
 
 
 def _energy(results: Sequence[Record]) -> Block:
@@ -288,7 +343,6 @@ def _fix(fix: Record | None) -> list[str]:
 
 
 _OTHERS: Mapping[str, Callable[[Record], dict[str, Any]]] = {
-    "edgec.bench/1": _bench,
     "edgec.count/1": _count,
     "edgec.explain/1": _explained,
 }

@@ -77,7 +77,8 @@ class Fit:
         calibrated_scale: the same after measurements on the board.
         hull: of the fitted networks.
         residuals: log latency over the terms' prediction, by network that was fitted.
-        networks: amounts of work of these networks, so that they can serve as anchors by name.
+        networks: amounts of work of these networks, so that they can serve as anchors by name;
+            by number of threads.
         mixture: of boards, for transfer between these networks; None for too few boards.
         similar: what networks of like composition leave unexplained; None for small sets.
         provenance: data hash, number of rows, networks and boards, error in cross-validation.
@@ -97,10 +98,16 @@ class Fit:
     calibrated_scale: float
     hull: Hull
     residuals: Mapping[str, float]
-    networks: Mapping[str, Vector]
+    networks: Mapping[int, Mapping[str, Vector]]
     provenance: Mapping[str, Any]
     mixture: Mixture | None = None
     similar: Similar | None = None
+
+    def known(self, threads: int) -> Mapping[str, Vector]:
+        """Amounts of work of the fitted networks with so many threads, or the nearest number."""
+        if not self.networks:
+            return {}
+        return self.networks[min(self.networks, key=lambda count: abs(count - threads))]
 
     def unexplained(self, work: Vector) -> float:
         """Log time beyond the work terms that networks of like composition showed; work (K,)."""
@@ -131,7 +138,10 @@ class Fit:
             calibrated_scale=data["calibrated_scale"],
             hull=Hull(data["hull"]["share"], (data["hull"]["work"][0], data["hull"]["work"][1])),
             residuals=data["residuals"],
-            networks={name: np.array(work) for name, work in data["networks"].items()},
+            networks={
+                int(threads): {name: np.array(work) for name, work in known.items()}
+                for threads, known in data["networks"].items()
+            },
             provenance=data["provenance"],
             mixture=_mixture(data["mixture"]),
             similar=_similar(data["similar"]),

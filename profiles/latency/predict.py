@@ -76,22 +76,26 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Constants:
-    """Distribution of the log constants of one board: mean (K,), covariance (K, K)."""
+    """Distribution of the log constants of one board with a number of threads: mean (K,),
+    covariance (K, K)."""
 
     mean: Vector
     covariance: Vector
+    threads: int = 1
 
 
 def class_constants(known: CoreClass, clock_mhz: float) -> Constants:
     """Constants of a board that is known by its core; time goes with one over the clock."""
-    return Constants(known.mean + np.log(known.clock_mhz / clock_mhz), known.covariance)
+    mean = known.mean + np.log(known.clock_mhz / clock_mhz)
+    return Constants(mean, known.covariance, known.threads)
 
 
-def any_board(fit: Fit) -> Constants:
+def any_board(fit: Fit, threads: int = 1) -> Constants:
     """Constants of a board of which nothing is known: anchors have to say how fast it is."""
     found = fit.population
     width = len(found.mean)
-    return Constants(found.mean, found.covariance + UNKNOWN_SPEED * np.ones((width, width)))
+    wide = found.covariance + UNKNOWN_SPEED * np.ones((width, width))
+    return Constants(found.mean, wide, threads)
 
 
 def calibrate(fit: Fit, prior: Constants, anchors: Sequence[Anchor]) -> Constants:
@@ -120,7 +124,7 @@ def calibrate(fit: Fit, prior: Constants, anchors: Sequence[Anchor]) -> Constant
         posterior = np.linalg.inv((jacobian * weight[:, None]).T @ jacobian + precision)
         gradient = jacobian.T @ (weight * error) - precision @ (mean - prior.mean)
         mean = mean + np.clip(posterior @ gradient, -1, 1)
-    return Constants(mean, posterior)
+    return Constants(mean, posterior, prior.threads)
 
 
 def predict(
@@ -140,7 +144,7 @@ def predict(
         basis: the sentence to give with it.
         scale: standard deviations of the interval; by default those of an uncalibrated board.
     """
-    work = matrix(layers, fit.features, fit.merge)
+    work = matrix(layers, fit.features, fit.merge, constants.threads)
     refused = outside(fit, constants, work)
     if refused is not None:
         return Prediction(basis, refused=refused)
@@ -184,9 +188,10 @@ def _seen(fit: Fit, constants: Constants) -> Vector:
     """Largest share of each term in a fitted network: on this board where the networks are known,
     since what is dear there takes more of every network."""
     seen = np.array([fit.hull.share.get(name, 0.0) for name in fit.features])
-    if not fit.networks:
+    known = fit.known(constants.threads)
+    if not known:
         return seen
-    here, _ = _derivative(np.array(list(fit.networks.values())), constants.mean)
+    here, _ = _derivative(np.array(list(known.values())), constants.mean)
     return np.where(seen > 0, here.max(axis=0), 0.0)
 
 

@@ -50,6 +50,12 @@ def core_of(target: Target) -> tuple[str | None, float | None]:
     return (match[0] if match else None), (None if clock is None else float(clock))
 
 
+def cores_in(target: Target) -> int | None:
+    """How many cores the target's facts count, of all kinds; None where they do not."""
+    counts = re.findall(r"(\d+)x ", str(target.fact("cpu") or ""))
+    return sum(map(int, counts)) or None
+
+
 def npu_of(target: Target) -> tuple[str, str] | None:
     """The NPU that constants are kept for by name, e.g. ``"Hexagon HTP v75"``, and its runtime."""
     for pattern, runtime in NPUS.items():
@@ -58,13 +64,16 @@ def npu_of(target: Target) -> tuple[str, str] | None:
     return None
 
 
-def fit_for(target: Target, stored: str, threads: int) -> Fit | None:
+def fit_for(target: Target, stored: str, threads: int, runtime: str = "") -> Fit | None:
     """The constants whose runtime resembles the target's most; None where there are none.
 
     Args:
         target: its kind and core decide.
         stored: precision of activations, e.g. ``"int8"``.
         threads: of the runtime.
+        runtime: that measured the anchors. PyTorch has constants of its own, of one processor with
+            many threads; any other resembles ncnn more, which was measured on processors of all
+            kinds.
     """
     precision = "int8" if stored == "int8" else "fp32"
     count = "one" if threads == 1 else "several"
@@ -73,7 +82,7 @@ def fit_for(target: Target, stored: str, threads: int) -> Fit | None:
     core, clock = core_of(target)
     if npu is not None and (core is None or clock is None or not _ran_on(core)):
         wanted = npu[1]
-    elif target.kind == "cpu" and core is None:
+    elif target.kind == "cpu" and core is None and "torch" in runtime.lower():
         wanted = "PyTorch (torch.compile)"
     for fit in shipped_fits():
         same = fit.runtime == wanted and fit.precision == precision
@@ -115,6 +124,9 @@ def predict_for(
     basis = f"{fit.runtime} {fit.precision}, {_threads(threads)}"
     if core is None or clock is None:
         return Prediction(basis, refused="the target's facts name no core with a clock")
+    cores = cores_in(target)
+    if cores is not None and threads > cores:
+        return Prediction(basis, refused=f"{target.name} has {cores} cores")
     known = fit.core_class(core, threads)
     if known is None:
         have = _measured(fit, core)
@@ -123,7 +135,7 @@ def predict_for(
     basis = (
         f"{fit.runtime} {fit.precision} on {core} at {clock:.0f} MHz, {_threads(threads)}; "
         f"constants of {known.boards} {'chips' if known.boards > 1 else 'chip'} with this core, "
-        f"{len(fit.networks)} networks{_unmeasured(target, fit)}"
+        f"{len(fit.known(threads))} networks{_unmeasured(target, fit)}"
     )
     return predict(fit, class_constants(known, clock), layers, basis)
 
@@ -140,7 +152,7 @@ def _on_npu(layers: Sequence[Layer], target: Target, fit: Fit) -> Prediction:
     others = fit.provenance["boards"]
     basis += (
         f"; constants of {known.boards} {'chips' if known.boards > 1 else 'chip'} with it"
-        f"{f', drawn to those of {others} chips' if others > 1 else ''}, {len(fit.networks)} "
+        f"{f', drawn to those of {others} chips' if others > 1 else ''}, {len(fit.known(1))} "
         f"networks{_unmeasured(target, fit, ' on the CPU')}"
     )
     return predict(fit, class_constants(known, known.clock_mhz), layers, basis)
@@ -154,7 +166,7 @@ def _calibrated(layers: Sequence[Layer], anchors: Anchors) -> Prediction:
         f"{anchors.runtime}, {_threads(anchors.threads)}; constants of {fit.runtime} "
         f"{fit.precision} on {_boards(fit)} before"
     )
-    constants = calibrate(fit, any_board(fit), anchors.measured)
+    constants = calibrate(fit, any_board(fit, anchors.threads), anchors.measured)
     return predict(fit, constants, layers, basis, scale=fit.calibrated_scale)
 
 

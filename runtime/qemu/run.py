@@ -241,7 +241,12 @@ def _sizes(image: Path) -> dict[str, int]:
 def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            list(argv), capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            list(argv),
+            capture_output=True,
+            text=True,
+            errors="replace",  # what a program prints need not be text
+            timeout=TIMEOUT_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise InternalError(

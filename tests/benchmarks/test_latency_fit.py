@@ -150,6 +150,26 @@ def test_rows_of_the_hub_are_those_that_ran_on_the_npu_alone(
     assert set(hub_module.SIZES) | set(hub_module.FAMILIES) <= set(hub_module.NETWORKS)
 
 
+def test_functions_of_a_compiled_network_join_in_one_pass(scripts) -> None:
+    def row(name: str, entering: int, leaving: int) -> dict:
+        facts = dict.fromkeys(("macs", "weights", "kernel", "stride", "in_ch", "out_ch"), 0)
+        return facts | {"layer": name, "kind": name, "in_elems": entering, "out_elems": leaving,
+                        "out_hw": 0}  # fmt: skip
+
+    found = scripts["rows"].torch_to_layers(
+        [
+            row("convolution", 500, 100) | {"kind": "conv", "kernel": 3, "stride": 1},
+            row("native_batch_norm", 108, 100),
+            row("add", 200, 100),  # a shortcut enters
+            row("silu_", 100, 100),
+            row("max_pool2d_with_indices", 100, 25),
+            row("relu", 25, 25),
+        ]
+    )
+    assert [layer.joined for layer in found] == [108 + 100 + 100, 25 + 25]
+    assert [layer.functions for layer in found] == [100, 0]
+
+
 def test_the_noise_of_one_chip_measured_twice(scripts) -> None:
     rows, validate = scripts["rows"], scripts["validate"]
     rng = np.random.default_rng(0)

@@ -156,3 +156,4 @@ def test_functions_that_joined_a_kernel_are_counted() -> None:
     model = onnx.shape_inference.infer_shapes(helper.make_model(graph))
     (layer,) = profile_graph(ir.from_proto(model), "net").layers
     assert (layer.operator, layer.functions) == ("Conv", 4 * 64)
+    assert layer.joined == 2 * 4 * 64, "one pass for all of them"

@@ -190,7 +190,7 @@ def test_here_and_by_python_on_a_device(
             energy["watts"] * energy["seconds"] / energy["inferences"], rel=0.01
         )
         assert "joules_per_inference" in {figure.name for figure in summarize(record).figures}
-        assert "INA3221 POM_5V_IN" in str(page([(record, None, None)]))
+        assert "INA3221 POM_5V_IN" in str(page([(record, None, {})]))
 
 
 def test_without_meters_the_record_says_so(

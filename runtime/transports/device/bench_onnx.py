@@ -51,6 +51,7 @@ def environment(onnxruntime, numpy):
         "load_1min": round(os.getloadavg()[0], 2),
         "governor": read(base + "scaling_governor"),
         "clock_khz": int(clock) if clock and clock.isdigit() else None,
+        "power_mode": meters.power_mode(),
         "temperatures_mc": heat,
         # the Raspberry Pi's firmware tells of throttling
         "throttled": read("/sys/devices/platform/soc/soc:firmware/get_throttled"),

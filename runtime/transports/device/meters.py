@@ -9,6 +9,7 @@ Thor tells microwatts of what the whole module takes. What the numbers mean is w
 # This file runs on boards with old Pythons: no syntax newer than 3.6, standard library only.
 import glob
 import os
+import subprocess
 import threading
 import time
 from typing import Any, Callable, Dict, List, Optional
@@ -24,6 +25,20 @@ def read(path: str) -> Optional[str]:
             return stream.readline().strip("\0\n ")
     except (OSError, ValueError):
         return None
+
+
+def power_mode() -> Optional[str]:
+    """The name that nvpmodel gives to a Jetson's mode, e.g. 25W; None elsewhere."""
+    try:
+        done = subprocess.run(
+            ["nvpmodel", "-q"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    for line in done.stdout.decode("utf-8", "replace").splitlines():
+        if "Power Mode:" in line:
+            return line.partition("Power Mode:")[2].strip()
+    return None
 
 
 def find_meters(sys: str = "/sys") -> List[Dict[str, Any]]:

@@ -48,6 +48,8 @@ environment() {
     cpufreq=$sys/devices/system/cpu/cpu0/cpufreq
     first "$cpufreq/scaling_governor" governor
     first "$cpufreq/scaling_cur_freq" clock_khz
+    mode=$(nvpmodel -q 2>/dev/null | sed -n 's/.*Power Mode: *//p' | head -n 1)
+    [ -z "$mode" ] || printf 'power_mode %s\n' "$mode"
     first "$sys/devices/platform/soc/soc:firmware/get_throttled" throttled
     for zone in "$sys"/class/thermal/thermal_zone*; do
         IFS= read -r kind 2>/dev/null <"$zone/type" || continue

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgec.export.page.blocks import bars
 from edgec.export.page.describe import page
 from edgec.export.page.render import render
 
@@ -68,12 +69,21 @@ def export_page() -> dict:
             {"path": long, "precision": "fp32", "scheme": None, "bytes": 5, "status": "built",
              "why": None, "checks": {}},
         ],
-        "latency": {"value_ms": None, "basis": "not measured"},
+        "latency": {
+            "value_ms": None,
+            "basis": "not measured",
+            "predicted": {
+                "artifact": long,
+                "line": long,
+                "layers": [{"module": long, "name": "a", "kind": "conv", "ms": 1.5}],
+            },
+        },
         "calibration": None,
         "warnings": [long],
     }  # fmt: skip
-    arena = {"kind": "picture", "svg": svg, "caption": long}
-    return page([(record, f"edgec export --model {long}", arena)])
+    drawing = {"kind": "picture", "svg": svg, "caption": long}
+    drawn = {"arena": drawing, "waterline": drawing, "sizes": bars("bytes", [(long, 7.0, long)])}
+    return page([(record, f"edgec export --model {long}", drawn)])
 
 
 def run(path: Path, home: Path, *options: str) -> subprocess.CompletedProcess[str]:

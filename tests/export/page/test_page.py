@@ -68,11 +68,17 @@ def test_a_bundle_tells_everything(bundle: Path) -> None:
     (result,) = content["results"]
     titles = [s["title"] for s in result["sections"]]
     assert titles == [
-        "Summary", "Artifacts", "Accuracy", "Latency", "Memory", "Network", "Quantization",
-        "Warnings", "Notes on the target", "Reproduce",
+        "Summary", "Artifacts", "Accuracy", "Latency", "Memory", "Size by layer", "Waterline",
+        "Network", "Quantization", "Warnings", "Notes on the target", "Reproduce",
     ]  # fmt: skip
     memory = next(s for s in result["sections"] if s["title"] == "Memory")
     assert memory["blocks"][1]["svg"].startswith("<svg")
+    water = next(s for s in result["sections"] if s["title"] == "Waterline")
+    assert water["blocks"][0]["svg"].startswith("<svg")
+    sizes = next(s for s in result["sections"] if s["title"] == "Size by layer")["blocks"][0]
+    values = [row["value"] for row in sizes["rows"]]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] > 0
     json.dumps(content)
     text = _Tags(render(content)).text
     report = json.loads((bundle / "report.json").read_text("utf-8"))
@@ -82,13 +88,45 @@ def test_a_bundle_tells_everything(bundle: Path) -> None:
 
 
 def test_a_measurement_shows_latency_layers_and_conditions() -> None:
-    text = _Tags(render(page([(measurement(), None, None)]))).text
+    text = _Tags(render(page([(measurement(), None, {})]))).text
     for expected in ("2.5 ms median", "min 1, p90 3, 50 runs", "0.25 ms", "load 1min", "2 thread"):
         assert expected in text
+    slowed = _Tags(render(page([(measurement() | {"throttled": True}, None, {})]))).text
+    assert "slowed down meanwhile" in slowed
+    assert "yes" in slowed.split("slowed down meanwhile")[1][:20]
+
+
+def test_prediction_and_measurement_stand_beside_each_other(bundle: Path) -> None:
+    report = json.loads((bundle / "report.json").read_text("utf-8"))
+    layers = [
+        {"module": "stage.a", "name": "1", "kind": "1x1", "ms": 1.0},
+        {"module": "stage.b", "name": "2", "kind": "1x1", "ms": 2.0},
+        {"module": "head", "name": "3", "kind": "linear", "ms": 0.5},
+    ]
+    report["latency"]["predicted"] = {"artifact": "net", "line": "3.5 ms", "layers": layers}
+    record = measurement() | {"model": report["model"]["name"]}
+    record["results"][0]["layers"] = [
+        {"name": "x", "module": "stage", "ms": 4.0},
+        {"name": "y", "module": "head", "ms": 0.25},
+        {"name": "z", "module": None, "ms": 9.0},  # nothing is predicted for it
+    ]
+    content = page([(record, None, {}), (report, None, {})])
+    measured, exported = content["results"]
+    beside = next(s for s in measured["sections"] if s["title"].startswith("Predicted beside"))
+    assert [(r["label"], r["value"], r["note"]) for r in beside["blocks"][1]["rows"]] == [
+        ("stage", 4.0, "measured"),
+        ("", 3.0, "predicted"),
+        ("head", 0.25, "measured"),
+        ("", 0.5, "predicted"),
+    ]
+    latency = next(s for s in exported["sections"] if s["title"] == "Latency")
+    assert [row["value"] for row in latency["blocks"][1]["rows"]] == [2.0, 1.0, 0.5]
+    other = page([(record | {"model": "another"}, None, {}), (report, None, {})])
+    assert not [s for s in other["results"][0]["sections"] if s["title"].startswith("Predicted")]
 
 
 def test_names_stay_text() -> None:
-    html = render(page([(measurement(HOSTILE), None, None)]))
+    html = render(page([(measurement(HOSTILE), None, {})]))
     parsed = _Tags(html)
     assert {tag for tag, _ in parsed.tags} <= {
         "html", "head", "meta", "title", "style", "body", "article", "h1", "h2", "p", "section",
@@ -106,7 +144,7 @@ def test_nothing_is_fetched(bundle: Path) -> None:
 
 def test_other_files_make_no_report() -> None:
     with pytest.raises(InputError, match="EC710"):
-        page([({"schema": "edgec.plan/1"}, None, None)])
+        page([({"schema": "edgec.plan/1"}, None, {})])
 
 
 def test_bars_share_one_scale_and_sum_the_rest() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgec.profiles.latency.constants import Fit
-from edgec.profiles.latency.features import layer_work, matrix
+from edgec.profiles.latency.features import idle_factor, layer_work, matrix
 from edgec.profiles.latency.predict import (
     Anchor,
     Constants,
@@ -28,7 +28,9 @@ def test_work_of_convolutions_by_what_kernel_runs_them() -> None:
     assert layer_work(ragged)["winograd"] == pytest.approx(160 * (8 / 5) ** 2)
     assert "conv" in layer_work(replace(plain, stride=2))
     assert "stem" in layer_work(replace(plain, in_ch=3))
-    assert "unpacked" in layer_work(replace(plain, out_ch=18))
+    assert "large_stem" in layer_work(replace(plain, in_ch=3, kernel=7, stride=2))
+    assert "unpacked" in layer_work(replace(plain, out_ch=18, stride=2))
+    assert layer_work(replace(plain, out_ch=18))["unpacked_winograd"] == 160
     grouped = replace(plain, kind="grouped", groups=4, kernel=1)
     work = layer_work(grouped)
     assert work["kernels"] + work["group_kernels"] == 4
@@ -58,6 +60,57 @@ def test_what_an_accelerator_tells_apart_belongs_elsewhere_for_others() -> None:
     groups = Layer("g", "Conv", "grouped", macs=1, in_ch=32, out_ch=32, kernel=3, groups=4)
     assert matrix([groups], ("kernels",), {}).sum() * 1e6 == pytest.approx(4)
     assert matrix([groups], ("kernels",), {"group_kernels": ""}).sum() * 1e6 == pytest.approx(1)
+
+
+def test_winograd_saves_half_where_channels_are_not_packed() -> None:
+    odd = Layer("x", "Conv", "3x3", kernel=3, stride=1, macs=160, in_ch=16, out_ch=18, out_hw=16)
+    features = ("winograd", "conv", "unpacked")
+    assert (matrix([odd], features, {"unpacked_winograd": "unpacked"}) * 1e6).tolist() == [
+        [0, 0, 80]
+    ]
+    assert (matrix([odd], features, {}) * 1e6).tolist() == [[160, 0, 0]]
+    assert (matrix([odd], features[1:], {"winograd": "conv"}) * 1e6).tolist() == [[160, 0]]
+
+
+def test_what_a_compiler_leaves_to_libraries_and_what_it_runs_itself() -> None:
+    rows = Layer("m", "MatMul", "1x1", macs=160, kernel=1, in_ch=16, out_ch=16, joined=40)
+    conv = replace(rows, operator="Conv", joined=0)
+    norm = Layer("n", "LayerNormalization", "norm", in_elems=50, out_elems=50)
+    join = Layer("c", "Concat", "move", in_elems=60, out_elems=60, in_ch=16)
+    layers = [rows, conv, norm, join]
+    features = ("gemm", "pointwise", "joined", "joins", "concatenated", "reductions", "kernels")
+    assert (matrix(layers, features, {}) * 1e6).tolist() == [
+        [160, 0, 40, 1, 0, 0, 1],
+        [0, 160, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 120, 0, 1],
+    ]
+    together = matrix(layers, ("pointwise", "kernels", "memory"), {}).sum(0) * 1e6
+    assert together.tolist() == pytest.approx([320, 4, 120])
+
+
+def test_threads_that_get_no_block_of_channels_are_idle() -> None:
+    assert [idle_factor(24, threads) for threads in (0, 1, 2, 3, 4)] == pytest.approx(
+        [1, 1, 4 / 3, 1, 4 / 3]
+    )
+    # five blocks, the last one of two channels, in two rounds
+    assert idle_factor(34, 4) == pytest.approx(8 / 5)
+    assert idle_factor(8, 64) == idle_factor(8, 8) == 8
+    narrow = Layer("x", "Conv", "1x1", macs=160, weights=9, in_elems=50, kernel=1, out_ch=24)
+    one, four = layer_work(narrow), layer_work(narrow, 4)
+    assert four["pointwise"] == pytest.approx(one["pointwise"] * 4 / 3)
+    assert {**four, "pointwise": 0.0} == {**one, "pointwise": 0.0}
+    assert matrix([narrow], ("pointwise",), {}, 4).sum() * 1e6 == pytest.approx(160 * 4 / 3)
+
+
+def test_predictions_and_anchors_count_idle_threads(fit: Fit, layers: list[Layer]) -> None:
+    """With three threads, the four blocks of the first layer take two rounds."""
+    board = replace(fit.classes[0], threads=3)
+    found = predict(fit, class_constants(board, 1000.0), layers, "")
+    work = matrix(layers, fit.features, fit.merge, 3)
+    assert found.latency_ms == pytest.approx((work @ np.exp(board.mean)).sum())
+    assert found.layer_ms[0] > predict(fit, any_board(fit), layers, "").layer_ms[0]
+    assert calibrate(fit, any_board(fit, 3), [Anchor("n", work, 9.0)]).threads == 3
 
 
 def test_work_without_a_constant_is_merged_or_dropped(layers: list[Layer]) -> None:
@@ -107,6 +160,12 @@ def test_a_core_is_found_with_its_threads(fit: Fit) -> None:
     assert fit.core_class("Cortex-A72", 1) is fit.classes[0]
     assert fit.core_class("Cortex-A9", 1) is None
     assert fit.core_class("Cortex-A72", 4) is None
+
+
+def test_networks_are_known_with_the_nearest_number_of_threads(fit: Fit) -> None:
+    several = replace(fit, networks={2: {"n": np.ones(5)}, 8: {"n": np.full(5, 3.0)}})
+    assert [several.known(threads)["n"][0] for threads in (2, 4, 7, 64)] == [1, 1, 3, 3]
+    assert not fit.known(4)
 
 
 def test_what_was_not_fitted_is_refused(fit: Fit, layers: list[Layer]) -> None:
@@ -162,5 +221,5 @@ def test_shares_are_those_of_the_board(fit: Fit, layers: list[Layer]) -> None:
     slow = Constants(fit.population.mean + np.array([0, 0, 5.0, 0, 0]), fit.population.covariance)
     wide = replace(fit, hull=replace(fit.hull, work=(-50.0, 50.0)))
     assert predict(wide, slow, layers, "").refused is not None
-    known = replace(wide, networks={"like": work})
+    known = replace(wide, networks={1: {"like": work}})
     assert predict(known, slow, layers, "").refused is None

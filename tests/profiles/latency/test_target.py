@@ -13,7 +13,7 @@ from edgec.profiles.latency.features import APART, WORK, matrix
 from edgec.profiles.latency.predict import Anchor
 from edgec.profiles.latency.target import Anchors, core_of, fit_for, predict_for, transfer
 from edgec.profiles.layers import Layer
-from edgec.targets import get_target
+from edgec.targets import get_target, list_targets
 
 
 def network(scale: int = 1) -> list[Layer]:
@@ -36,6 +36,7 @@ def test_shipped_constants_are_whole(fit) -> None:
     assert set(fit.features) <= set(WORK)
     # every kind of work is charged somewhere; streaming weights and launches may be free
     free = {"weights", "kernels", "group_kernels", "launch", "far", "functions"}
+    free |= {"reductions", "joined", "joins"}
     for name in set(WORK) - free:
         while name not in fit.features:
             assert name in fit.merge or name in APART, name
@@ -50,7 +51,7 @@ def test_shipped_constants_are_whole(fit) -> None:
     assert 75 <= scores["coverage_80"] <= 85
     assert fit.hull.work[0] < fit.hull.work[1]
     if fit.mixture is not None:
-        assert set(fit.mixture.networks) <= set(fit.networks)
+        assert all(set(fit.mixture.networks) <= set(known) for known in fit.networks.values())
 
 
 def test_a_microcontroller_and_a_board() -> None:
@@ -73,6 +74,22 @@ def test_boards_are_predicted_with_one_thread_and_four(name: str, stored: str) -
     assert one.latency_ms is not None, one.refused
     assert four.latency_ms is not None, four.refused
     assert four.latency_ms < one.latency_ms
+
+
+def test_more_threads_of_a_targets_core_are_faster() -> None:
+    """All fitted networks, on the cores of targets; up to four threads, which are of one kind."""
+    cores = {core_of(get_target(name))[0] for name in list_targets()}
+    times: dict[tuple[str, str, str], dict[int, float]] = {}
+    for fit in shipped_fits():
+        for entry in fit.classes if fit.runtime == "ncnn" else ():
+            if entry.core in cores and entry.threads in (1, 4):
+                for name, work in fit.known(entry.threads).items():
+                    by_threads = times.setdefault((fit.precision, entry.core, name), {})
+                    by_threads[entry.threads] = float(work @ np.exp(entry.mean))
+    both = {key: found for key, found in times.items() if len(found) == 2}
+    assert len({core for _, core, _ in both}) >= 4
+    slower = [key for key, found in both.items() if found[4] >= found[1]]
+    assert not slower
 
 
 @pytest.mark.parametrize(("stored", "said"), [("fp16", "float16"), ("int8", "8 bits")])
@@ -153,6 +170,14 @@ def test_threads_that_were_not_measured_name_those_that_were() -> None:
     assert "there are Cortex-A72 (1 thread), Cortex-A72 (2 threads)" in found.refused
 
 
+def test_no_more_threads_than_cores() -> None:
+    """Eight threads of an RK3588 are no prediction for the four cores of a Raspberry Pi 5."""
+    large = network() * 6
+    assert predict_for(large, "fp32", get_target("rk3588"), threads=8).latency_ms is not None
+    refused = predict_for(large, "fp32", get_target("raspberry-pi-5"), threads=8).refused
+    assert refused == "raspberry-pi-5 has 4 cores"
+
+
 def test_anchors_give_a_number_where_the_core_is_unknown() -> None:
     target = get_target("generic-x86-64")
     fit = fit_for(target, "fp32", 2)
@@ -168,13 +193,24 @@ def test_anchors_give_a_number_where_the_core_is_unknown() -> None:
     assert "calibrated by 3 measurements on mine, onnxruntime, 2 threads" in found.basis
 
 
+def test_anchors_of_an_unknown_processor_calibrate_what_ran_on_many() -> None:
+    target = get_target("generic-x86-64")
+    for threads, expected in ((1, "ncnn-fp32-one"), (4, "ncnn-fp32-several")):
+        fit = fit_for(target, "fp32", threads, "onnxruntime")
+        assert fit is not None
+        assert fit.id == expected
+    compiled = fit_for(target, "fp32", 14, "PyTorch 2.4")
+    assert compiled is not None
+    assert compiled.id == "torch-x86-fp32"
+
+
 def test_known_networks_are_transferred() -> None:
     fit = fit_for(get_target("raspberry-pi-5"), "fp32", 1)
     assert fit is not None
     assert fit.mixture is not None
     names = fit.mixture.best_anchors(3)
     middle = dict(zip(fit.mixture.networks, fit.mixture.means[0], strict=True))
-    anchors = [Anchor(n, fit.networks[n][None], math.exp(3 + middle[n])) for n in names]
+    anchors = [Anchor(n, fit.known(1)[n][None], math.exp(3 + middle[n])) for n in names]
     found = transfer(Anchors(fit, "mine", "ncnn", 1, tuple(anchors)))
     assert set(found) == set(fit.mixture.networks) - set(names)
     for prediction in found.values():

@@ -100,7 +100,7 @@ def test_tflite_is_measured_by_operator(
     unit, sums = measured_by_module(path)
     assert unit == "ms"
     assert sums["stem.conv"] == 3.0
-    assert "p95 5" in str(page([(record, None, None)]))
+    assert "p95 5" in str(page([(record, None, {})]))
     figures = {figure.name: figure.value for figure in summarize(record).figures}
     assert figures["median_ms"] == 4.4
     assert "p90_ms" not in figures

@@ -108,6 +108,44 @@ def test_a_program_that_crashes(written: tuple[Path, Sources]) -> None:
     assert caught.value.code == "EC148"
 
 
+@needs_tools
+@pytest.mark.needs_tool
+def test_a_program_that_hangs_is_given_up(
+    written: tuple[Path, Sources], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = written
+    (folder / "main.c").write_text('int main(void) { for (;;) { __asm volatile(""); } }')
+    monkeypatch.setattr("edgec.runtime.qemu.run.TIMEOUT_SECONDS", 10)
+    with pytest.raises(InternalError, match="did not end within 10 s") as caught:
+        count_instructions(folder, BOARDS["mps2-an500"], steps=2, samples=2)
+    assert caught.value.code == "EC148"
+
+
+@needs_tools
+@pytest.mark.needs_tool
+@pytest.mark.parametrize(
+    "says",
+    [
+        "echo nonsense",  # no counts
+        "head -c 4096 /dev/urandom | tr -d '\\0'",
+        "echo 'edgec-count 10 0 20 30 40'",  # no ticks to divide by
+        "echo 'edgec-count 10 10 20 30'",  # one step of two
+        "kill -9 $$",
+    ],
+)
+def test_a_simulator_that_babbles_or_dies(
+    says: str, written: tuple[Path, Sources], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = tmp_path / "bin" / SIMULATOR
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\n{says}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=":")
+    with pytest.raises(InternalError) as caught:
+        count_instructions(written[0], BOARDS["mps2-an500"], steps=2, samples=2)
+    assert caught.value.code == "EC148"
+
+
 def test_the_doctor_knows_the_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     found = {finding.what: finding for finding in examine()}
