@@ -110,10 +110,16 @@ MOST_THREADS = 8
 """Constants of more are not fitted."""
 
 SHARED: frozenset[Work] = frozenset(
-    (
-        *("winograd", "conv", "stem", "large_stem", "unpacked", "unpacked_winograd", "pointwise"),
+    {
+        "winograd",
+        "conv",
+        "stem",
+        "large_stem",
+        "unpacked",
+        "unpacked_winograd",
+        "pointwise",
         "gemm",
-    )
+    }
 )
 """Work that threads share by blocks of output channels."""
 
