@@ -504,7 +504,9 @@ NOTES = [
     "Hub), float16 and 8 bits; its networks as timm defines them.",
     "cube is X-CUBE-AI on Cortex-M7; torch-x86 is torch.compile of two PyTorch versions on one "
     "Intel i9-10940X, families of networks left out together; the work terms of torch-x86 "
-    "were chosen by these scores among some sixty sets of terms.",
+    "were chosen by these scores among some sixty sets of terms. torch-x86-i7 are the same terms "
+    "on an Intel i7-12700H, whose rows (timm_rows.py) nothing was chosen on; no constants of it "
+    "ship.",
     "neural-art is ST Edge AI Core 2.0 and 3.0 on the NPU of an STM32N6570-DK; an architecture of "
     "one width leaves with all its inputs and classifiers, as one network. Its work terms, and the "
     "1 MiB from which on activations count as far, were chosen by these scores.",

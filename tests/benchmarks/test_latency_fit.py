@@ -23,7 +23,17 @@ TRUTH = np.log(np.array([1.5, 1.0, 9.0, 20_000.0]))
 @pytest.fixture(scope="module")
 def scripts(root: Path) -> Iterator[dict[str, ModuleType]]:
     """The modules, imported as the scripts import each other."""
-    names = ("hub", "networks", "st_zoo", "rows", "hierarchy", "boards", "fit", "validate")
+    names = (
+        "hub",
+        "networks",
+        "st_zoo",
+        "rows",
+        "hierarchy",
+        "boards",
+        "fit",
+        "validate",
+        "timm_rows",
+    )
     sys.path.insert(0, str(root / "benchmarks" / "latency"))
     try:
         yield {name: __import__(name) for name in names}
@@ -283,3 +293,32 @@ def test_rows_of_a_table_of_ones_own(scripts, tmp_path: Path, monkeypatch) -> No
     monkeypatch.setenv("EDGEC_LATENCY_ROWS", str(own))
     assert [row["model"] for row in rows.read_rows()] == ["a", "b"]
     assert rows.data_hash() != before
+
+
+def test_rows_of_timm_by_processor(scripts, tmp_path: Path, monkeypatch, capsys) -> None:
+    layer = {"layer": "convolution", "kind": "conv", "macs": 9000, "weights": 90, "in_elems": 100,
+             "out_elems": 100, "kernel": 3, "stride": 1, "out_hw": 100, "in_ch": 8,
+             "out_ch": 8}  # fmt: skip
+    facts = {f"resnet{n}@224x224x3": [layer] for n in range(120)}
+    (tmp_path / "timm_layers.json").write_text(json.dumps(facts))
+    head = "model,infer_img_size,infer_step_time,infer_batch_size,param_count,infer_gmacs"
+    lines = [f"resnet{n},224,{1 + n / 100},1,11.7,1.8" for n in range(120)]
+    (tmp_path / "r.csv").write_text("\n".join([head, *lines, "resnet5,224,9,64,11.7,1.8"]) + "\n")
+    tables = []
+    for device in ("Intel i9-10940X", "Intel i7-12700H"):
+        monkeypatch.setattr(sys, "argv", ["timm_rows.py", str(tmp_path / "r.csv"), device, "torch"])
+        scripts["timm_rows"].main()
+        tables.append(capsys.readouterr().out)
+    (tmp_path / "published_latencies.csv").write_text(tables[0], newline="")
+    (tmp_path / "own.csv").write_text(tables[1], newline="")
+    monkeypatch.setenv("EDGEC_BENCH_DATA", str(tmp_path))
+    monkeypatch.setenv("EDGEC_LATENCY_ROWS", str(tmp_path / "own.csv"))
+    monkeypatch.delenv("EDGEC_TIMM_LAYERS", raising=False)
+    both = scripts["rows"].x86_table()
+    assert [board.device for board in both.boards] == ["Intel i9-10940X", "Intel i7-12700H"]
+    by_id = {task.id: task for task in scripts["fit"].TASKS}
+    for number, name in enumerate(("torch-x86-fp32", "torch-x86-i7-fp32")):
+        table = by_id[name].table()
+        assert [board.device for board in table.boards] == [both.boards[number].device]
+        assert table.ms[0, table.networks.index("resnet7@224x224x3")] == pytest.approx(1.07)
+    assert not by_id["torch-x86-i7-fp32"].ships
