@@ -9,6 +9,7 @@ with the float network, so layers are independent of each other and one pass is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -24,9 +25,9 @@ from edgec.export.quantize.graph import (
     prepared_copy,
 )
 from edgec.export.quantize.learned import Learned, learned_grid
-from edgec.export.quantize.moments import channel_axis, channel_moments
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.quantize.stream import run_activations
 from edgec.export.quantize.weights import WeightRule, quantize_weight
 
 
@@ -88,8 +89,17 @@ def _channel_means(
     """Mean per channel of every corrected layer's input; the channel axis is its layer's."""
     nodes = {str(node.name): node for node in model.graph}
     readers = {w.tensor: nodes[w.node].op_type for w in plan.weights}
-    axes = {b.activation: channel_axis(readers[b.weight]) for b in plan.biases}
-    return {name: mean for name, (mean, _) in channel_moments(model, axes, feeds).items()}
+    totals: dict[str, NDArray[np.float64]] = {}
+    samples: Counter[str] = Counter()
+    axes = {b.activation: 1 if readers[b.weight].startswith("Conv") else -1 for b in plan.biases}
+    for _, values in run_activations(model, feeds, list(axes)):
+        for name, value in values.items():
+            kept = axes[name] % value.ndim
+            rest = tuple(axis for axis in range(value.ndim) if axis != kept)
+            mean = value.mean(axis=rest, dtype=np.float64)
+            totals[name] = totals[name] + mean if name in totals else mean
+            samples[name] += 1
+    return {name: total / samples[name] for name, total in totals.items()}
 
 
 def _mean_error(

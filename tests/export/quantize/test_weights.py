@@ -122,3 +122,15 @@ def test_bias_of_a_dead_or_tiny_channel_does_not_overflow():
 def test_non_finite_weights(bad):
     with pytest.raises(InputError, match="EC764"):
         quantize_weight(np.array([[1.0, bad]], np.float32), 0)
+
+
+def test_scales_by_the_weight_of_each_error() -> None:
+    """A large weight that matters gets its share of the grid; one that does not is clipped."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((2, 64)).astype(np.float32)
+    weight[:, 0] = 6.0
+    importance = np.ones(weight.shape)
+    importance[0, 0], importance[1, 0] = 100.0, 0.0
+    _, scales = quantize_weight(weight, 0, rule="mse", limit=7, importance=importance)
+    _, plain = quantize_weight(weight, 0, rule="mse", limit=7)
+    assert scales[0] > plain[0] > scales[1]
