@@ -29,6 +29,8 @@ class Flavour:
             takes; None where any will do.
         most_joined: operands of a CONCATENATION; more are joined in groups. None where any number
             will do.
+        longest_softmax: elements of a row that an int8 SOFTMAX takes; longer ones compute in
+            float. None where any number will do.
     """
 
     name: str = "litert"
@@ -39,6 +41,7 @@ class Flavour:
     max_rank: int = 6
     least_ratio: float | None = None
     most_joined: int | None = None
+    longest_softmax: int | None = None
 
     def in_float(self, dtype: np.dtype[np.generic]) -> frozenset[str]:
         """Operators that compute in float between integers of a type."""
@@ -64,8 +67,10 @@ LITERT = Flavour(
 float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`). The L2
 norm, which it does not have at all, is spelled out."""
 
-INTEGER = Flavour(name="integer", max_rank=5)
-"""Every operator on integers that has a kernel for them: Edge TPU, TensorFlow Lite Micro."""
+INTEGER = Flavour(name="integer", max_rank=5, longest_softmax=511)
+"""Every operator on integers that has a kernel for them: Edge TPU, TensorFlow Lite Micro. Where the
+exponentials of a row sum up to 512, the plain kernels shift 32 bits by 32 or more, which ends
+LiteRT's process (gemmlowp's fixed point, `reference/softmax.py`)."""
 
 C = Flavour(
     name="c",
