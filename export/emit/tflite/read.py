@@ -415,7 +415,7 @@ class _Reader:
     def _activation_of(self, node: ir.Node) -> tuple[ir.Node, str] | None:
         if node.op_type not in _FUSABLE or len(node.outputs) != 1:
             return None
-        if node.op_type == "MatMul" and all(self._array(v) is None for v in node.inputs):
+        if node.op_type == "MatMul" and not self._is_linear(list(node.inputs)):
             return None  # BATCH_MATMUL has no activation
         user = sole_user(node.outputs[0])
         if user is None or user.op_type not in ("Relu", "Clip"):

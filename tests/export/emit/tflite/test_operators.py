@@ -259,6 +259,7 @@ def test_transposed_convolution(
         ("1,4,6,6", "t = Transpose<perm=[0,1,3,2]>(x)  p = MatMul(x, t)  y = MatMul(p, x)"),
         ("6,9", "t = Transpose<perm=[1,0]>(x)  y = MatMul(x, t)"),
         ("2,5,6", "y = MatMul(x, stack)"),
+        ("2,5,6", "p = MatMul(x, stack)  y = Relu(p)"),
     ],
 )
 def test_product(
