@@ -103,11 +103,49 @@ def test_weights_in_fewer_bits(
         assert file.lowered.operators["DEQUANTIZE"] == 3
         assert {t.dtype for t in tensors if t.data is not None and t.elements > 40} == {"FLOAT16"}
     else:
-        # XNNPACK has no such depthwise kernel
         assert [t.name for t in tensors if t.dtype == "INT8"] == ["w", "m"]
+        assert "DEQUANTIZE" not in file.lowered.operators  # the depthwise weights are few
         head = file.lowered.model.main.operators[-1]
         assert head.version == 12
         assert head.options["asymmetric_quantize_inputs"]
+
+
+FOLDED = {
+    "depthwise": ("c = Conv<group=128>(x, w)", (128, 1, 3, 3), "DEPTHWISE_CONV_2D", 3),
+    "transposed": ("c = ConvTranspose(x, w)", (128, 4, 2, 2), "TRANSPOSE_CONV", 0),
+    "right": ("c = MatMul(x, w)", (1, 128, 5, 8), "BATCH_MATMUL", 3),
+    "left": ("c = MatMul(w, x)", (1, 128, 8, 4), "BATCH_MATMUL", 2),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "dyn8"])
+@pytest.mark.parametrize("name", FOLDED)
+def test_weights_without_a_kernel_for_them_are_folded_at_load(
+    name: str,
+    precision: str,
+    graph: Callable[..., Any],
+    same: Callable[..., Any],
+    written_again: Callable[..., Any],
+) -> None:
+    body, shape, code, axis = FOLDED[name]
+    weight = RNG.standard_normal(shape).astype(np.float32)
+    text = f"a (float[1,128,4,5] x, float[1] w) => (y) {{ {body}  y = Relu(c) }}"
+    model = graph(text, {"w": weight})
+    tolerance = 2e-3 if precision == "fp16" else 2e-2
+    file = same(model, tolerance=tolerance, precision=precision)  # in one piece, see there
+    main = file.lowered.model.main
+    head, product = main.operators[0], next(op for op in main.operators if op.code == code)
+    assert head.code == "DEQUANTIZE"
+    assert head.outputs[0] in product.inputs
+    stored = main.tensors[head.inputs[0]]
+    assert len(file.lowered.modules) == len(main.operators)
+    if precision == "dyn8":
+        assert stored.dtype == "INT8"
+        assert stored.quantization is not None
+        assert stored.quantization.axis == axis
+        assert stored.quantization.scale.size == stored.shape[axis] > 1
+        assert head.version == 5
+    written_again(model)
 
 
 def test_weights_that_float16_cannot_hold_stay(graph: Callable[..., Any]) -> None:
