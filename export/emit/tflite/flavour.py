@@ -31,6 +31,8 @@ class Flavour:
             will do.
         longest_softmax: elements of a row that an int8 SOFTMAX takes; longer ones compute in
             float. None where any number will do.
+        one_filter: depthwise convolutions are fast with one filter per channel only.
+        fused_pads: a PAD that only one convolution reads costs nothing.
     """
 
     name: str = "litert"
@@ -42,6 +44,8 @@ class Flavour:
     least_ratio: float | None = None
     most_joined: int | None = None
     longest_softmax: int | None = None
+    one_filter: bool = False
+    fused_pads: bool = False
 
     def in_float(self, dtype: np.dtype[np.generic]) -> frozenset[str]:
         """Operators that compute in float between integers of a type."""
@@ -62,6 +66,8 @@ LITERT = Flavour(
     ),
     least_ratio=2.0**-10,
     most_joined=5,
+    one_filter=True,
+    fused_pads=True,
 )
 """LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in
 float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`). The L2

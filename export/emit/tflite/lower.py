@@ -11,6 +11,7 @@ from edgec.export.emit.tflite.emitter import Emitter
 from edgec.export.emit.tflite.flavour import LITERT, Flavour
 from edgec.export.emit.tflite.graph import Graph
 from edgec.export.emit.tflite.layout import assign, boundary
+from edgec.export.emit.tflite.multiplied import split_multiplied
 from edgec.export.emit.tflite.normalise import canonical, merge_views
 from edgec.export.emit.tflite.operators.table import LOWERINGS
 from edgec.export.emit.tflite.perms import stored_shape
@@ -69,6 +70,8 @@ def prepare(graph: ir.Model, flavour: Flavour) -> Graph:
     """The normalised graph, in the forms of `flavour`."""
     found = canonical(read_graph(graph, flavour))
     if not keep_stored(found, RULES):
+        if flavour.one_filter:
+            split_multiplied(found)
         merge_views(found, flavour.max_rank)
     if flavour.least_ratio is not None:
         widen_small_operands(found, flavour.least_ratio)

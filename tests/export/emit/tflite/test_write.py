@@ -63,8 +63,9 @@ def dump(model: Model) -> list[str]:
 
 def test_golden_dump(graph: Callable[..., Any]) -> None:
     assert dump(lower(network(graph)).model) == [
-        "r FLOAT32[1,4,4,32] CONV_2D/1 (image, w, zero_bias) "
-        "fused_activation_function=RELU stride_h=2 stride_w=2",
+        "r/padded FLOAT32[1,10,10,3] PAD/1 (image, pads/0_0_1_1_1_1_0_0)",
+        "r FLOAT32[1,4,4,32] CONV_2D/1 (r/padded, w, zero_bias) "
+        "fused_activation_function=RELU padding=VALID stride_h=2 stride_w=2",
         "d FLOAT32[1,4,4,32] DEPTHWISE_CONV_2D/1 (r, k, zero_bias) "
         "depth_multiplier=1 stride_h=1 stride_w=1",
         "t FLOAT32[1,4,4,32] LOGISTIC/1 (d)",
@@ -103,8 +104,9 @@ def test_weights_in_fewer_bits(
         assert file.lowered.operators["DEQUANTIZE"] == 3
         assert {t.dtype for t in tensors if t.data is not None and t.elements > 40} == {"FLOAT16"}
     else:
-        assert [t.name for t in tensors if t.dtype == "INT8"] == ["w", "m"]
-        assert "DEQUANTIZE" not in file.lowered.operators  # the depthwise weights are few
+        # the other weights are few
+        assert [t.name for t in tensors if t.dtype == "INT8"] == ["m"]
+        assert "DEQUANTIZE" not in file.lowered.operators
         head = file.lowered.model.main.operators[-1]
         assert head.version == 12
         assert head.options["asymmetric_quantize_inputs"]
@@ -146,6 +148,18 @@ def test_weights_without_a_kernel_for_them_are_folded_at_load(
         assert stored.quantization.scale.size == stored.shape[axis] > 1
         assert head.version == 5
     written_again(model)
+
+
+def test_convolutions_take_integer_weights(
+    graph: Callable[..., Any], same: Callable[..., Any]
+) -> None:
+    weight = RNG.standard_normal((16, 128, 1, 1)).astype(np.float32)
+    model = graph("a (float[1,128,4,5] x, float[1] w) => (y) { y = Conv(x, w) }", {"w": weight})
+    file = same(model, tolerance=2e-2, precision="dyn8")
+    (op,) = [op for op in file.lowered.model.main.operators if op.code == "CONV_2D"]
+    assert file.lowered.model.main.tensors[op.inputs[1]].dtype == "INT8"
+    assert op.version == 5
+    assert "DEQUANTIZE" not in file.lowered.operators
 
 
 def test_weights_that_float16_cannot_hold_stay(graph: Callable[..., Any]) -> None:
