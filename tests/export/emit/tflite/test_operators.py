@@ -371,3 +371,16 @@ def test_blocks_of_one_dimension_are_refused(graph: Callable[..., Any]) -> None:
     )
     with pytest.raises(UnsupportedError, match="EC390"):
         convert(model)
+
+
+def test_norms_over_many_elements_keep_their_digits(
+    graph: Callable[..., Any], same: Callable[..., Any]
+) -> None:
+    text = (
+        "a (float[1,16,64,64] x, float[1] s, float[1] b) => (y)"
+        "{ y = GroupNormalization<num_groups=1>(x, s, b) }"
+    )
+    weights = {"s": np.ones(16, np.float32), "b": np.zeros(16, np.float32)}
+    feed = np.random.default_rng(0).standard_normal((1, 16, 64, 64)).astype(np.float32) + 4
+    file = same(graph(text, weights, 21), tolerance=3e-6, feeds={"x": feed})
+    assert file.lowered.operators["MEAN"] == 4
