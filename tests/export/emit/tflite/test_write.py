@@ -169,6 +169,18 @@ def test_weights_that_float16_cannot_hold_stay(graph: Callable[..., Any]) -> Non
     assert "DEQUANTIZE" not in file.lowered.operators
 
 
+def test_networks_beyond_two_gigabytes_are_refused(graph: Callable[..., Any]) -> None:
+    text = "a (float[1,4] x, float[1] w) => (y) { y = MatMul(x, w) }"
+    model = graph(text, {"w": np.zeros((4, 4), np.float32)})
+    # 40 GB that take no memory: a single number, repeated
+    huge = np.broadcast_to(np.float32(0.5), (100_000, 100_000))
+    model.graph.initializers["w"].const_value = ir.tensor(huge, name="w")
+    for precision in ("fp32", "fp16", "dyn8"):
+        with pytest.raises(UnsupportedError, match="GiB") as caught:
+            convert(model, precision=precision)
+        assert caught.value.code == "EC392"
+
+
 def test_module_paths_reach_the_operators(graph: Callable[..., Any]) -> None:
     model = network(graph)
     for node in model.graph:
