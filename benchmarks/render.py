@@ -127,7 +127,7 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "largest output of the ONNX master; latency in LiteRT with XNNPACK, interleaved. cpu "
         "seconds and peak mib: from the graph to the file; route: from the PyTorch module to it. "
         "Rows of litert-torch (0.10.0, with ai-edge-quantizer 0.10.0) are of the same networks "
-        "and parameters, timed in the same rounds.",
+        "and parameters, each timed in the same rounds as a float32 file of ours.",
         (),
     ),
     "tflite_layout": (
@@ -136,6 +136,24 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "element-wise operators between two operators that work on images. beside tokens: further "
         "ones there whose element-wise neighbours are read by matrix products as well.",
         ("model", "operators", "total", "between_spatial", "beside_tokens"),
+    ),
+    "tflite_zoo": (
+        "TFLite files of every network",
+        "Registered networks with random parameters, int8 calibrated on noise: whether each "
+        "precision loads and computes the network, with XNNPACK and with LiteRT's own kernels. "
+        "Differences of float32 files are to PyTorch's float32, relative to the largest output; "
+        "beside them PyTorch's own float32 against its float64, which shows networks that amplify "
+        "rounding (Mobile-Former with random parameters). The others are in dB of signal to "
+        "noise. partitions: parts that XNNPACK takes over. reference differing: integers of the "
+        "all-integer file that single operators of the numpy reference compute differently from "
+        "LiteRT's plain kernels, of those compared; LiteRT's plain SUM forgets that input and "
+        "output have different scales, its optimised one is how far away as steps to optimised "
+        "says.",
+        ("model", "parameters_m", "torch_float32_rounding", "fp32_difference_xnnpack",
+         "fp32_difference_builtin", "fp16_sqnr_xnnpack", "fp16_sqnr_builtin", "dyn8_sqnr_xnnpack",
+         "dyn8_sqnr_builtin", "int8_sqnr_xnnpack", "int8_sqnr_builtin", "int8_partitions",
+         "full_sqnr_xnnpack", "full_sqnr_builtin", "full_partitions", "reference_compared",
+         "reference_differing", "steps_to_optimised"),
     ),
     "tflite_arm64": (
         "Instructions on Arm cores",

@@ -119,9 +119,18 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
         lines += [f"  {d['line']}" for d in a["checks"].get("delegates", {}).values()]
         if "mixed" in a["checks"]:
             lines += [f"  {line}" for line in _mixed_lines([a["checks"]["mixed"]])]
-        if "mixes" in a["checks"]:
-            lines += [f"  {line}" for line in mix_lines(a["checks"]["mixes"])]
+        lines += [f"  {line}" for line in _timed(a)]
     return lines
+
+
+def _timed(artifact: dict[str, Any]) -> list[str]:
+    """Times of an int8 .tflite file and its mixes with float, or how to get them."""
+    checks = artifact["checks"]
+    if "mixes" in checks:
+        return mix_lines(checks["mixes"])
+    if artifact.get("format") != "tflite" or artifact["precision"] != "int8":
+        return []
+    return [] if "vs_qdq" not in checks or "vs_source" in checks else [UNTIMED]
 
 
 def _proxy(checks: dict[str, Any]) -> list[str]:
@@ -132,6 +141,11 @@ def _proxy(checks: dict[str, Any]) -> list[str]:
     head = f"proxy: {proxy['compiler']} for {proxy['capability']} ({proxy['stands_for']})"
     return [f"  {line}" for line in (head, *proxy["statements"])]
 
+
+UNTIMED = (
+    "not timed; --time-mixes tells what holds int8 up here, and which precision mix is fastest"
+)
+"""What is said of an int8 .tflite file whose mixes were not timed."""
 
 _TIMED = 27
 """Width of a predicted time with its interval."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgec.export.errors import InputError
 from edgec.export.page.blocks import Block, bars, facts, notes, number, section, table
-from edgec.export.report import artifact_text, mib
+from edgec.export.report import artifact_text, mib, mix_lines
 from edgec.profiles.side_by_side import by_module
 
 Record = Mapping[str, Any]
@@ -85,7 +85,8 @@ def _export(report: Record, command: str | None, drawn: Mapping[str, Block]) -> 
         report["headline"],
         [
             section("Summary", summary),
-            section("Artifacts", artifacts),
+            section("Artifacts", artifacts, notes(_divided(report["artifacts"]))),
+            section("Precision mixes", *_mixes(report["artifacts"])),
             section("Accuracy", *_accuracy(report)),
             section("Latency", notes(_latency(report["latency"])), _predicted(report["latency"])),
             section("Memory", _memory(graph), drawn.get("arena")),
@@ -158,6 +159,26 @@ def _accuracy(report: Record) -> list[Block]:
     blocks.append(bars("% agree with fp32", agreed))
     noise = [(p, v["sqnr_db"], "") for p, (v, _) in known.items() if v["sqnr_db"] is not None]
     blocks.append(bars("dB signal to quantization noise", noise))
+    return blocks
+
+
+def _divided(artifacts: Sequence[Record]) -> list[str]:
+    """How delegates divide each file."""
+    return [
+        f"{a['path']}: {found['line']}"
+        for a in artifacts
+        for found in a["checks"].get("delegates", {}).values()
+    ]
+
+
+def _mixes(artifacts: Sequence[Record]) -> list[Block]:
+    """Times of int8 and its mixes with float, what holds int8 up, what is fastest."""
+    blocks = []
+    for found in (a["checks"]["mixes"] for a in artifacts if "mixes" in a["checks"]):
+        ratios = sorted(found["ratios"].items(), key=lambda item: item[1])
+        unit = f"of the time of fp32, which is {number(found['fp32_ms'])} ms here"
+        blocks.append(bars(unit, [(name, ratio, "") for name, ratio in ratios]))
+        blocks.append(notes(mix_lines(found)[1:]))
     return blocks
 
 

@@ -242,8 +242,11 @@ def session_options(*, optimize: bool = False) -> ort.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    # an arena grows in powers of two for runs to come; a check has one or two of them
-    options.enable_cpu_mem_arena = optimize
+    # an arena grows in powers of two for runs to come, so do blocks planned for all activations and
+    # weights packed anew; a check has one or two runs
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = optimize
+    if not optimize:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 import edgec
 from edgec.export.errors import UnsupportedError, UsageError
+from edgec.export.report import UNTIMED
 from edgec.export.tflite import load
 
 Main = Callable[..., tuple[int, str, str]]
@@ -61,7 +62,11 @@ def test_artifacts_and_their_checks(bundle: Path) -> None:
 
 def test_the_report_says_how_delegates_divide_the_files(bundle: Path) -> None:
     text = (bundle / "report.txt").read_text("utf-8")
-    assert text.count("XNNPACK: 1 partition, 100 % of operators") == 4
+    line = "XNNPACK: 1 partition, 100 % of operators"
+    assert text.count(line) == 4
+    assert text.count(UNTIMED) == 1  # of int8
+    html = (bundle / "report.html").read_text("utf-8")
+    assert html.count(line) == 4
 
 
 def test_int16x8(

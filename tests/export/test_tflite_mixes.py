@@ -14,9 +14,11 @@ import pytest
 import edgec
 from edgec.export.emit.tflite.flavour import LITERT
 from edgec.export.emit.tflite.write import convert
+from edgec.export.page.assemble import gather
+from edgec.export.page.describe import page
 from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.scheme import TFLITE
-from edgec.export.report import mix_lines
+from edgec.export.report import UNTIMED, mix_lines
 from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.tflite_mixes import (
     ENOUGH,
@@ -146,4 +148,11 @@ def test_the_flag_puts_times_into_the_report(
     )
     artifact = next(a for a in bundle.manifest.artifacts if a.path.endswith("model_int8.tflite"))
     assert {"fp32", "fp16", "dyn8", "int8"} <= set(artifact.checks["mixes"]["ratios"])
-    assert "time here over fp32" in (bundle.path / "report.txt").read_text("utf-8")
+    text = (bundle.path / "report.txt").read_text("utf-8")
+    assert "time here over fp32" in text
+    assert UNTIMED not in text
+    (shown,) = page(gather([str(bundle.path)], None))["results"]
+    timed = next(s for s in shown["sections"] if s["title"] == "Precision mixes")
+    bars, said = timed["blocks"]
+    assert {row["label"] for row in bars["rows"]} == set(artifact.checks["mixes"]["ratios"])
+    assert said["texts"] == mix_lines(artifact.checks["mixes"])[1:]

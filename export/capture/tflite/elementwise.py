@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -168,11 +169,12 @@ def requantize(ctx: Context, op: Operator) -> None:
     x, y = op.inputs[0], op.outputs[0]
     source = ctx.tensor(x)
     if op.code == "DEQUANTIZE" and source.data is not None:
+        name = ctx.tensor(y).name
         if source.dtype == "FLOAT16":
             data = source.data.astype(np.float32)
-            ctx.constants[y] = Tensor(ctx.tensor(y).name, source.shape, "FLOAT32", data)
+            ctx.constants[y] = Tensor(name, source.shape, "FLOAT32", data)
         else:
-            ctx.constants[y] = source
+            ctx.constants[y] = replace(source, name=name)
         return
     if source.dtype == "FLOAT16":
         cast(ctx, op)

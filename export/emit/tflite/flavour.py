@@ -29,6 +29,10 @@ class Flavour:
             takes; None where any will do.
         most_joined: operands of a CONCATENATION; more are joined in groups. None where any number
             will do.
+        longest_softmax: elements of a row that an int8 SOFTMAX takes; longer ones compute in
+            float. None where any number will do.
+        one_filter: depthwise convolutions are fast with one filter per channel only.
+        fused_pads: a PAD that only one convolution reads costs nothing.
     """
 
     name: str = "litert"
@@ -39,6 +43,9 @@ class Flavour:
     max_rank: int = 6
     least_ratio: float | None = None
     most_joined: int | None = None
+    longest_softmax: int | None = None
+    one_filter: bool = False
+    fused_pads: bool = False
 
     def in_float(self, dtype: np.dtype[np.generic]) -> frozenset[str]:
         """Operators that compute in float between integers of a type."""
@@ -59,13 +66,17 @@ LITERT = Flavour(
     ),
     least_ratio=2.0**-10,
     most_joined=5,
+    one_filter=True,
+    fused_pads=True,
 )
 """LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in
 float, which costs conversions but keeps the network in one piece (see `scheme.TFLITE`). The L2
 norm, which it does not have at all, is spelled out."""
 
-INTEGER = Flavour(name="integer", max_rank=5)
-"""Every operator on integers that has a kernel for them: Edge TPU, TensorFlow Lite Micro."""
+INTEGER = Flavour(name="integer", max_rank=5, longest_softmax=511)
+"""Every operator on integers that has a kernel for them: Edge TPU, TensorFlow Lite Micro. Where the
+exponentials of a row sum up to 512, the plain kernels shift 32 bits by 32 or more, which ends
+LiteRT's process (gemmlowp's fixed point, `reference/softmax.py`)."""
 
 C = Flavour(
     name="c",

@@ -11,10 +11,11 @@ from edgec.export.emit.tflite.emitter import Emitter
 from edgec.export.emit.tflite.flavour import LITERT, Flavour
 from edgec.export.emit.tflite.graph import Graph
 from edgec.export.emit.tflite.layout import assign, boundary
+from edgec.export.emit.tflite.multiplied import split_multiplied
 from edgec.export.emit.tflite.normalise import canonical, merge_views
 from edgec.export.emit.tflite.operators.table import LOWERINGS
 from edgec.export.emit.tflite.perms import stored_shape
-from edgec.export.emit.tflite.ratios import widen_small_constants
+from edgec.export.emit.tflite.ratios import widen_small_operands
 from edgec.export.emit.tflite.read import read_graph
 from edgec.export.emit.tflite.stored import keep_stored
 from edgec.export.tflite.check import check
@@ -69,9 +70,11 @@ def prepare(graph: ir.Model, flavour: Flavour) -> Graph:
     """The normalised graph, in the forms of `flavour`."""
     found = canonical(read_graph(graph, flavour))
     if not keep_stored(found, RULES):
+        if flavour.one_filter:
+            split_multiplied(found)
         merge_views(found, flavour.max_rank)
     if flavour.least_ratio is not None:
-        widen_small_constants(found, flavour.least_ratio)
+        widen_small_operands(found, flavour.least_ratio)
     return found
 
 

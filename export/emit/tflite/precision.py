@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,11 @@ from edgec.export.emit.tflite.versions import version
 from edgec.export.tflite.model import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.export.tflite.schema import tensor_type
 
-WEIGHT_INPUT = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
-"""Operators with weights, and which input these are."""
-_CHANNELS = {"CONV_2D": 0, "FULLY_CONNECTED": 0}
 SMALLEST = 1024
 """Elements below which weights stay float32: TensorFlow's converter leaves smaller ones, whose
 rounding costs more than their bytes."""
+_HYBRID = frozenset({"CONV_2D", "FULLY_CONNECTED"})
+"""Operators on float32 that take int8 weights as they are."""
 
 
 def half_weights(model: Model) -> int:
@@ -27,69 +27,76 @@ def half_weights(model: Model) -> int:
     """
     subgraph = model.main
     heads: list[Operator] = []
-    renamed: dict[int, int] = {}
-    for index in _weights(subgraph, WEIGHT_INPUT):
-        tensor = subgraph.tensors[index]
-        if tensor.data is None or np.abs(tensor.data).max(initial=0.0) > np.finfo(np.float16).max:
+    for index in _weights(subgraph):
+        data = subgraph.tensors[index].data
+        if data is None or np.abs(data).max(initial=0.0) > np.finfo(np.float16).max:
             continue
-        half = Tensor(
-            f"{tensor.name}/float16",
-            tensor.shape,
-            tensor_type(np.dtype(np.float16)),
-            tensor.data.astype(np.float16),
-        )
-        subgraph.tensors.append(half)
-        renamed[index] = len(subgraph.tensors) - 1
-        tensor.data = None
-        head = Operator("DEQUANTIZE", [renamed[index]], [index])
-        head.version = version(head, subgraph.tensors)
-        heads.append(head)
+        heads.append(_behind_dequantize(subgraph, index, data.astype(np.float16), "float16"))
     subgraph.operators[:0] = heads
     return len(heads)
 
 
 def integer_weights(model: Model, *, channel_linear: bool = True) -> int:
-    """Store large weights of CONV_2D and FULLY_CONNECTED as int8 per channel.
+    """Store large weights as int8 per channel; activations stay float32.
 
-    Activations stay float32; kernels quantize the input of each product when they run ("dynamic
-    range quantization"). Depthwise weights stay: they are few, and XNNPACK would leave the network
-    for each of these kernels.
+    CONV_2D and FULLY_CONNECTED take them as they are: kernels quantize the input of each product
+    when they run ("dynamic range quantization"). XNNPACK has no such kernels for the other
+    operators and would leave the network for each of them: their weights stand behind DEQUANTIZE,
+    which runtimes fold when they load, so that only the file gets smaller.
 
     Args:
         channel_linear: FULLY_CONNECTED takes a scale per output channel; otherwise one per tensor.
 
     Returns:
-        How many were converted.
+        How many operators were put in front of the others.
     """
     subgraph = model.main
-    count = 0
-    for index in _weights(subgraph, _CHANNELS):
-        users = [op for op in subgraph.operators if index in op.inputs]
+    heads: list[Operator] = []
+    for index, uses in _weights(subgraph).items():
         tensor = subgraph.tensors[index]
-        axes = {_CHANNELS.get(op.code) for op in users}
-        if tensor.data is None or tensor.elements < SMALLEST or len(axes) != 1 or None in axes:
+        codes, axes = {code for code, _ in uses}, {axis for _, axis in uses}
+        if tensor.data is None or tensor.elements < SMALLEST or len(axes) != 1:
             continue
-        axis = axes.pop()
-        assert axis is not None
-        linear = users[0].code == "FULLY_CONNECTED"
-        integers, scales = _rounded(tensor.data, axis if channel_linear or not linear else None)
-        tensor.data, tensor.dtype = integers, tensor_type(integers.dtype)
-        tensor.quantization = Quantization(
-            scales, np.zeros(scales.shape, np.int64), axis if scales.size > 1 else 0
-        )
-        count += 1
-        for op in users:
-            if op.code == "FULLY_CONNECTED":
+        hybrid = bool(codes & _HYBRID)
+        if hybrid and _reads(subgraph, index) > sum(code in _HYBRID for code, _ in uses):
+            continue
+        linear = "FULLY_CONNECTED" in codes
+        integers, grid = _rounded(tensor.data, axes.pop() if channel_linear or not linear else None)
+        if not hybrid:
+            heads.append(_behind_dequantize(subgraph, index, integers, "int8", grid))
+            continue
+        tensor.data, tensor.dtype, tensor.quantization = integers, "INT8", grid
+        for op in subgraph.operators:
+            if index in op.inputs and op.code == "FULLY_CONNECTED":
                 op.options["asymmetric_quantize_inputs"] = True
     for op in subgraph.operators:
-        if op.code in _CHANNELS:
+        if op.code in _HYBRID:
             op.version = version(op, subgraph.tensors)
-    return count
+    subgraph.operators[:0] = heads
+    return len(heads)
+
+
+def _behind_dequantize(
+    subgraph: Subgraph,
+    index: int,
+    data: NDArray[Any],
+    suffix: str,
+    grid: Quantization | None = None,
+) -> Operator:
+    """A DEQUANTIZE, not yet in the subgraph, that computes the constant `index` from `data`."""
+    tensor = subgraph.tensors[index]
+    stored = Tensor(f"{tensor.name}/{suffix}", tensor.shape, tensor_type(data.dtype), data, grid)
+    subgraph.tensors.append(stored)
+    tensor.data = None
+    head = Operator("DEQUANTIZE", [len(subgraph.tensors) - 1], [index])
+    head.version = version(head, subgraph.tensors)
+    return head
 
 
 def _rounded(
     weight: NDArray[np.float32], axis: int | None
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+) -> tuple[NDArray[np.int8], Quantization]:
+    """Symmetric int8 of a weight with a scale for each index of `axis`, or one."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     peak = np.abs(weight).max(axis=others)
     scales = (np.where(peak > 0, peak, 1.0) / 127).astype(np.float32)
@@ -97,15 +104,34 @@ def _rounded(
     if axis is not None:
         along[axis] = -1
     integers = np.clip(np.rint(weight / scales.reshape(along)), -127, 127).astype(np.int8)
-    return integers, scales.reshape(-1)
+    scales = scales.reshape(-1)
+    zeros = np.zeros(scales.shape, np.int64)
+    return integers, Quantization(scales, zeros, 0 if axis is None or scales.size == 1 else axis)
 
 
-def _weights(subgraph: Subgraph, codes: Iterable[str]) -> list[int]:
-    """Float32 constants that are weights of these operators, in order of first use."""
-    wanted = set(codes)
-    found = [op.inputs[WEIGHT_INPUT[op.code]] for op in subgraph.operators if op.code in wanted]
-    return [
-        index
-        for index in dict.fromkeys(found)
-        if subgraph.tensors[index].dtype == "FLOAT32" and subgraph.tensors[index].data is not None
-    ]
+def _reads(subgraph: Subgraph, index: int) -> int:
+    return sum(op.inputs.count(index) for op in subgraph.operators)
+
+
+def _weights(subgraph: Subgraph) -> dict[int, list[tuple[str, int]]]:
+    """Float32 constants that are weights, in order of first use: of which operators, and the axis
+    of the output channels there."""
+    found: dict[int, list[tuple[str, int]]] = {}
+    for op in subgraph.operators:
+        for index, axis in _weights_of(op, subgraph):
+            tensor = subgraph.tensors[index]
+            if tensor.dtype == "FLOAT32" and tensor.data is not None:
+                found.setdefault(index, []).append((op.code, axis))
+    return found
+
+
+def _weights_of(op: Operator, subgraph: Subgraph) -> Iterator[tuple[int, int]]:
+    if op.code in ("CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"):
+        yield op.inputs[1], 0
+    elif op.code == "DEPTHWISE_CONV_2D":
+        yield op.inputs[1], 3
+    elif op.code == "BATCH_MATMUL":
+        for place, name in enumerate(("adj_x", "adj_y")):
+            index = op.inputs[place]
+            rank = len(subgraph.tensors[index].shape)
+            yield index, rank - (2 if bool(op.options.get(name)) == bool(place) else 1)

@@ -271,7 +271,7 @@ class _Reader:
             activation=activation,
             position=position_of(node),
         )
-        found = self._grids(node.op_type, operands, outputs)
+        found = None if self._too_long(node) else self._grids(node.op_type, operands, outputs)
         if found is None:
             made.inputs = [None if v is None else self._float(v) for v in operands]
             made.outputs = [self._value(v) for v in outputs]
@@ -336,6 +336,16 @@ class _Reader:
         if not weighted and not computes_on_integers(op, self.flavour, dtype):
             return None
         return [fixed_grid(op, dtype) if op in FIXED else grid for grid, _ in wanted], dtype
+
+    def _too_long(self, node: ir.Node) -> bool:
+        """Whether the runtime fails on the rows of an int8 softmax."""
+        limit, output = self.flavour.longest_softmax, node.outputs[0]
+        if node.op_type != "Softmax" or limit is None:
+            return False
+        axis = node.attributes.get("axis")
+        row = (shape_of(output) or (0,))[-1 if axis is None else axis.as_int()]
+        users = [use.node.outputs[0].dtype for use in output.uses()]
+        return row > limit and ir.DataType.INT16 not in users
 
     def _is_linear(self, operands: list[ir.Value | None]) -> bool:
         """Whether one operand of a MatMul can be the weight of a FULLY_CONNECTED."""
@@ -409,7 +419,7 @@ class _Reader:
             return None
         if order_of(node.outputs[0]) is not None:
             return None  # a tensor of the file that it was read from
-        if node.op_type == "MatMul" and all(self._array(v) is None for v in node.inputs):
+        if node.op_type == "MatMul" and not self._is_linear(list(node.inputs)):
             return None  # BATCH_MATMUL has no activation
         user = sole_user(node.outputs[0])
         if user is None or user.op_type not in ("Relu", "Clip"):

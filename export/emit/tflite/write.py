@@ -71,11 +71,12 @@ def convert(
     if ends == "integer":
         integer_ends(read)
     lowered = emit(read, flavour)
+    heads = 0
     if precision == "fp16":
         heads = half_weights(lowered.model)
-        lowered = replace(lowered, modules=(*(None,) * heads, *lowered.modules))
     elif precision == "dyn8":
-        integer_weights(lowered.model, channel_linear=flavour.channel_linear)
+        heads = integer_weights(lowered.model, channel_linear=flavour.channel_linear)
+    lowered = replace(lowered, modules=(*(None,) * heads, *lowered.modules))
     number_tensors(lowered.model)
     if table is not None:
         require_executable(lowered, table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from edgec.export.emit.tflite.layouts import stored_axis
 
 _LEAST_NORM = 1e-6
 """Below it L2_NORMALIZATION divides by this instead of the norm (l2norm.cc)."""
+_MANY = 1 << 13
+"""Elements from which a mean over several axes is computed in two steps: added in float32 one by
+one, as LiteRT's own kernel does, they lose about as many units in the last place as they are."""
 
 
 def emit_softmax(emitter: Emitter, node: Node) -> None:
@@ -121,15 +125,25 @@ def _norm(
     x = emitter.input(0)
     shape = emitter.shape(x)
     small = tuple(1 if i in stored else d for i, d in enumerate(shape))
-    along = emitter.integers(stored, "axes")
 
     def step(code: str, name: str, to: tuple[int, ...], *inputs: int, **options: object) -> int:
         return emitter.op(code, inputs, emitter.temporary(name, to), **options)
 
-    mean = step("MEAN", "mean", small, x, along, keep_dims=True)
+    def average(name: str, x: int) -> int:
+        # LiteRT's own kernel adds one by one: the fewer at a time, the fewer digits are lost
+        few = len(stored) == 1 or prod(shape[i] for i in stored) < _MANY
+        for axes in [stored] if few else [stored[:-1], stored[-1:]]:
+            along = emitter.integers(axes, "axes")
+            to = tuple(1 if i in axes else d for i, d in enumerate(emitter.shape(x)))
+            x = step(
+                "MEAN", name if to == small else f"{name}/partial", to, x, along, keep_dims=True
+            )
+        return x
+
+    mean = average("mean", x)
     centred = step("SUB", "centred", shape, x, mean)
     square = step("MUL", "square", shape, centred, centred)
-    variance = step("MEAN", "variance", small, square, along, keep_dims=True)
+    variance = average("variance", square)
     least = emitter.number(epsilon, "epsilon", len(shape))
     safe = step("ADD", "safe", small, variance, least)
     factor = step("RSQRT", "factor", small, safe)

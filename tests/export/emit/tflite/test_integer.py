@@ -127,6 +127,25 @@ def test_prescribed_grids(graph: Callable[..., Any]) -> None:
     assert file.lowered.requantizations == 0
 
 
+@pytest.mark.parametrize(("size", "kind"), [(511, "INT8"), (512, "FLOAT32")])
+def test_rows_too_long_for_an_integer_softmax(
+    size: int, kind: str, graph: Callable[..., Any], written_again: Callable[..., Any]
+) -> None:
+    litert = pytest.importorskip("edgec.runtime.litert_runner")
+    pytest.importorskip("ai_edge_litert")
+    model = graph(
+        f"a (float[1,{size}] x) => (y) {{ m = Add(x, x)  s = Softmax(m)  y = Add(s, s) }}"
+    )
+    feed = {"x": np.linspace(0, 1, size, dtype=np.float32)[None]}
+    made = quantize(model, calibrate(model, [feed], method="minmax"), TFLITE_FULL)
+    file = convert(made, precision="int8", flavour=INTEGER)
+    assert _types(file.lowered.model, "SOFTMAX") == {kind}
+    # equal elements: the sum of the exponentials is the length of the row
+    (name,) = (runner := litert.LiteRTRunner(file.content, kernels="reference")).inputs
+    runner.run({name: np.zeros((1, size), np.float32)})
+    written_again(model)
+
+
 def test_weights_and_biases_follow_the_specification(graph: Callable[..., Any]) -> None:
     model = build(
         "n = Conv(x, w, b)  d = Conv<group=8>(n, k, b)  y = MatMul(d, q)", graph_with_q(graph)

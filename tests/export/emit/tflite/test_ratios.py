@@ -1,4 +1,4 @@
-"""Constants that are small beside a sum keep the graph in one part of XNNPACK."""
+"""Operands that are small beside a sum keep the graph in one part of XNNPACK."""
 
 from __future__ import annotations
 
@@ -56,3 +56,24 @@ def test_other_readers_keep_the_grid(graph: Callable[..., Any]) -> None:
 
     assert scale(None) < 2**-10
     assert 2**-10 <= scale(2**-10) <= 2**-8
+
+
+def test_small_activations_are_brought_nearer(
+    graph: Callable[..., Any], near: Callable[..., Any], written_again: Callable[..., Any]
+) -> None:
+    rng = np.random.default_rng(0)
+    shape = (3, 3, 1, 1)
+    weights = {
+        "w": rng.standard_normal(shape).astype(np.float32) * 20,
+        "v": rng.standard_normal(shape).astype(np.float32) * 1e-3,
+    }
+    body = "{ n = Conv(x, w)  m = Conv(x, v)  s = Add(n, m)  y = Conv(s, w) }"
+    model = graph(f"a (float[1,3,6,8] x, float[1] w, float[1] v) => (y) {body}", weights)
+    file = near(model, TFLITE, 1)  # predicted as LiteRT divides it
+    main = file.lowered.model.main
+    assert len(predict(main, "xnnpack").parts) == 1
+    (add,) = [op for op in main.operators if op.code == "ADD"]
+    scales = [main.tensors[i].quantization.scale[0] for i in (*add.inputs, *add.outputs)]
+    assert min(scales[:2]) >= 2**-10 * scales[2]
+    assert file.lowered.requantizations == 1
+    written_again(model)

@@ -63,8 +63,9 @@ def dump(model: Model) -> list[str]:
 
 def test_golden_dump(graph: Callable[..., Any]) -> None:
     assert dump(lower(network(graph)).model) == [
-        "r FLOAT32[1,4,4,32] CONV_2D/1 (image, w, zero_bias) "
-        "fused_activation_function=RELU stride_h=2 stride_w=2",
+        "r/padded FLOAT32[1,10,10,3] PAD/1 (image, pads/0_0_1_1_1_1_0_0)",
+        "r FLOAT32[1,4,4,32] CONV_2D/1 (r/padded, w, zero_bias) "
+        "fused_activation_function=RELU padding=VALID stride_h=2 stride_w=2",
         "d FLOAT32[1,4,4,32] DEPTHWISE_CONV_2D/1 (r, k, zero_bias) "
         "depth_multiplier=1 stride_h=1 stride_w=1",
         "t FLOAT32[1,4,4,32] LOGISTIC/1 (d)",
@@ -103,11 +104,62 @@ def test_weights_in_fewer_bits(
         assert file.lowered.operators["DEQUANTIZE"] == 3
         assert {t.dtype for t in tensors if t.data is not None and t.elements > 40} == {"FLOAT16"}
     else:
-        # XNNPACK has no such depthwise kernel
-        assert [t.name for t in tensors if t.dtype == "INT8"] == ["w", "m"]
+        # the other weights are few
+        assert [t.name for t in tensors if t.dtype == "INT8"] == ["m"]
+        assert "DEQUANTIZE" not in file.lowered.operators
         head = file.lowered.model.main.operators[-1]
         assert head.version == 12
         assert head.options["asymmetric_quantize_inputs"]
+
+
+FOLDED = {
+    "depthwise": ("c = Conv<group=128>(x, w)", (128, 1, 3, 3), "DEPTHWISE_CONV_2D", 3),
+    "transposed": ("c = ConvTranspose(x, w)", (128, 4, 2, 2), "TRANSPOSE_CONV", 0),
+    "right": ("c = MatMul(x, w)", (1, 128, 5, 8), "BATCH_MATMUL", 3),
+    "left": ("c = MatMul(w, x)", (1, 128, 8, 4), "BATCH_MATMUL", 2),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "dyn8"])
+@pytest.mark.parametrize("name", FOLDED)
+def test_weights_without_a_kernel_for_them_are_folded_at_load(
+    name: str,
+    precision: str,
+    graph: Callable[..., Any],
+    same: Callable[..., Any],
+    written_again: Callable[..., Any],
+) -> None:
+    body, shape, code, axis = FOLDED[name]
+    weight = RNG.standard_normal(shape).astype(np.float32)
+    text = f"a (float[1,128,4,5] x, float[1] w) => (y) {{ {body}  y = Relu(c) }}"
+    model = graph(text, {"w": weight})
+    tolerance = 2e-3 if precision == "fp16" else 2e-2
+    file = same(model, tolerance=tolerance, precision=precision)  # in one piece, see there
+    main = file.lowered.model.main
+    head, product = main.operators[0], next(op for op in main.operators if op.code == code)
+    assert head.code == "DEQUANTIZE"
+    assert head.outputs[0] in product.inputs
+    stored = main.tensors[head.inputs[0]]
+    assert len(file.lowered.modules) == len(main.operators)
+    if precision == "dyn8":
+        assert stored.dtype == "INT8"
+        assert stored.quantization is not None
+        assert stored.quantization.axis == axis
+        assert stored.quantization.scale.size == stored.shape[axis] > 1
+        assert head.version == 5
+    written_again(model)
+
+
+def test_convolutions_take_integer_weights(
+    graph: Callable[..., Any], same: Callable[..., Any]
+) -> None:
+    weight = RNG.standard_normal((16, 128, 1, 1)).astype(np.float32)
+    model = graph("a (float[1,128,4,5] x, float[1] w) => (y) { y = Conv(x, w) }", {"w": weight})
+    file = same(model, tolerance=2e-2, precision="dyn8")
+    (op,) = [op for op in file.lowered.model.main.operators if op.code == "CONV_2D"]
+    assert file.lowered.model.main.tensors[op.inputs[1]].dtype == "INT8"
+    assert op.version == 5
+    assert "DEQUANTIZE" not in file.lowered.operators
 
 
 def test_weights_that_float16_cannot_hold_stay(graph: Callable[..., Any]) -> None:
@@ -115,6 +167,18 @@ def test_weights_that_float16_cannot_hold_stay(graph: Callable[..., Any]) -> Non
     model = graph(text, {"w": np.full((4, 4), 1e5, np.float32)})
     file = convert(model, precision="fp16")
     assert "DEQUANTIZE" not in file.lowered.operators
+
+
+def test_networks_beyond_two_gigabytes_are_refused(graph: Callable[..., Any]) -> None:
+    text = "a (float[1,4] x, float[1] w) => (y) { y = MatMul(x, w) }"
+    model = graph(text, {"w": np.zeros((4, 4), np.float32)})
+    # 40 GB that take no memory: a single number, repeated
+    huge = np.broadcast_to(np.float32(0.5), (100_000, 100_000))
+    model.graph.initializers["w"].const_value = ir.tensor(huge, name="w")
+    for precision in ("fp32", "fp16", "dyn8"):
+        with pytest.raises(UnsupportedError, match="GiB") as caught:
+            convert(model, precision=precision)
+        assert caught.value.code == "EC392"
 
 
 def test_module_paths_reach_the_operators(graph: Callable[..., Any]) -> None:
