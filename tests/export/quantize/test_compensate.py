@@ -93,10 +93,12 @@ def test_means_are_as_in_the_float_network(chain: tuple[ir.Model, Feeds]) -> Non
     ranges = calibrate(model, feeds[:8])
     graph, learned = compensate(model, ranges, feeds[:8], FOUR)
     made = quantize(graph, ranges, FOUR, learned=learned)
+    plain = quantize(model, ranges, FOUR)
     for tensor in ("c0", "c3", "y"):
-        wanted, found = (exposed(m, tensor, feeds[:8]) for m in (model, made))
+        wanted, found, before = (exposed(m, tensor, feeds[:8]) for m in (model, made, plain))
         axes = (0, 2, 3) if wanted.ndim == 4 else 0
-        np.testing.assert_allclose(found.mean(axes), wanted.mean(axes), atol=1e-4)
+        off, first = (np.abs(v.mean(axes) - wanted.mean(axes)).max() for v in (found, before))
+        assert off < 0.25 * first  # integer biases have steps, too
 
 
 def exposed(model: ir.Model, tensor: str, feeds: Feeds) -> np.ndarray:
