@@ -16,15 +16,7 @@ from edgec.export.quantize.scheme import ORT_X86, ORT_X86_U8, QuantScheme
 
 AUTO = "auto"
 SPREAD = 2.0
-"""Quotient of channel ranges, in the median layer, from which equalization pays: one bit."""
-SECONDS = 90.0
-"""CPU time that the automatic recipe may spend on learned rounding."""
-MACS_PER_SECOND = 0.4e9
-"""How fast a training step goes, the MACs of its forward pass counted alone, as measured on the
-networks of the zoo; small feature maps cost more than their MACs."""
-BATCH = 32
-ITERATIONS = (15, 60)
-"""Training steps per block: fewer are not worth it, more are not needed."""
+"""Quotient of channel ranges, in the median layer, from which compensation pays: one bit."""
 
 
 def choose_recipe(
@@ -59,39 +51,19 @@ def automatic_recipe(features: GraphFeatures, scheme: QuantScheme) -> tuple[Reci
         scheme: says which grids the weights get.
     """
     recipe = Recipe(AUTO, "from the features of the graph")
-    steps, reasons = [], []
+    reasons = []
     if not scheme.per_channel and features.spread >= SPREAD:
-        recipe = replace(recipe, transforms=("equalize",))
-        steps.append("equalization")
         reasons.append(
             f"channels of {features.worst} weights differ up to {features.worst_spread:.0f}x and "
             "share one scale"
         )
-    # at eight bits learned rounding gained nothing on the networks measured
     if scheme.few_bits:
-        iterations = affordable_iterations(features.macs)
-        if iterations:
-            recipe = replace(recipe, rounding="flexround", iterations=iterations)
-            steps.append("flexround")
-            reasons.append("fewer than 8 bits: rounding decides")
-        else:
-            reasons.append(f"fewer than 8 bits, but learned rounding may take over {SECONDS:.0f} s")
-            recipe = replace(recipe, compensation=True)
-            steps.append("compensation")
-    if not recipe.compensation:
-        steps.append("bias correction")
-    if not reasons:
-        reasons.append(f"8 bits, and channels of {features.layers} layers fit their scales")
-    return recipe, f"{' + '.join(steps)}: {'; '.join(reasons)}"
-
-
-def affordable_iterations(macs: int | None) -> int:
-    """Training steps per block that `SECONDS` allow; 0 if too few to be worth it, or unknown."""
-    if macs is None:
-        return 0
-    least, most = ITERATIONS
-    possible = int(SECONDS * MACS_PER_SECOND / max(macs * BATCH, 1))
-    return min(possible, most) if possible >= least else 0
+        reasons.append("fewer than 8 bits: rounding decides")
+    if reasons:
+        return replace(recipe, compensation=True), f"compensation: {'; '.join(reasons)}"
+    # eight bits with a scale per channel agree with the float network about as often without
+    fits = f"8 bits, and channels of {features.layers} layers fit their scales"
+    return recipe, f"bias correction: {fits}"
 
 
 def family_recipes() -> dict[str, str]:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgec.export.errors import UnsupportedError
 from edgec.export.quantize.weights import per_channel
 from edgec.export.rewrite.graph import is_op
 from edgec.export.rewrite.linear import Linear, match_linear
-from edgec.profiles.macs import count_graph_macs
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,6 @@ class GraphFeatures:
     """Numbers that the automatic recipe decides by.
 
     Attributes:
-        macs: of one run; None where a shape is unknown.
         layers: linear operators with constant weights.
         spread: median over the layers of (largest weight / largest weight of the median channel):
             what one scale per tensor costs the channels in precision.
@@ -27,7 +24,6 @@ class GraphFeatures:
         worst: "depthwise" or "dense", the kind of the layer that has it.
     """
 
-    macs: int | None
     layers: int
     spread: float
     worst_spread: float
@@ -40,19 +36,11 @@ def graph_features(model: ir.Model) -> GraphFeatures:
     spreads = [(_spread(layer), layer) for layer in layers]
     worst, of = max(spreads, key=lambda pair: pair[0], default=(1.0, None))
     return GraphFeatures(
-        macs=_macs(model),
         layers=len(layers),
         spread=float(np.median([spread for spread, _ in spreads])) if spreads else 1.0,
         worst_spread=worst,
         worst="depthwise" if of is not None and _is_depthwise(of) else "dense",
     )
-
-
-def _macs(model: ir.Model) -> int | None:
-    try:
-        return count_graph_macs(model).total
-    except UnsupportedError:
-        return None
 
 
 def _is_depthwise(layer: Linear) -> bool:

@@ -8,12 +8,8 @@ import pytest
 from edgec.export.quantize.recipes.features import graph_features
 
 
-def test_a_hybrid_is_counted(hybrid) -> None:
-    found = graph_features(hybrid)
-    assert found.layers == 6
-    convolutions = 64 * (8 * 3 * 9 + 8 * 9 + 8 * 8)
-    attention = 64 * 8 * 24 + 2 * 64 * 64 * 8 + 64 * 8 * 8
-    assert found.macs == convolutions + attention + 80
+def test_the_layers_of_a_hybrid(hybrid) -> None:
+    assert graph_features(hybrid).layers == 6
 
 
 @pytest.mark.parametrize(
@@ -36,15 +32,6 @@ def test_the_spread_of_channels_is_that_of_the_weights(build, node, dense, deep,
     assert found.worst == worst
     assert found.worst_spread == max(dense, deep)
     assert found.spread == (dense + deep) / 2
-
-
-def test_unknown_shapes_leave_the_macs_unknown(build, node) -> None:
-    constants = {"w": np.ones((4, 3, 1, 1), np.float32)}
-    model = build(
-        [node("Conv", ["x", "w"], ["y"])], {"x": [1, 3, 8, "width"]}, {"y": [1, 4, 8, "width"]},
-        constants,
-    )  # fmt: skip
-    assert graph_features(model).macs is None
 
 
 def test_a_graph_without_layers_has_no_spread(build, node) -> None:
