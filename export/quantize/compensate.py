@@ -2,9 +2,9 @@
 
 Layer after layer, from second moments of the layer's input. First the weights are fitted to what
 the float network has there, W′ = W·E[x·x̃ᵀ]·E[x̃·x̃ᵀ]⁻¹ with x of the float network and x̃ behind the
-layers and activations rounded before, so that errors do not pile up. Then W′ is rounded with the
-least error of the output (`edgec.export.quantize.quadratic`). Moments are centred where a bias can
-take the means, and the bias takes them.
+layers rounded before, so that errors do not pile up. Then W′ is rounded with the least error of the
+output (`edgec.export.quantize.quadratic`). Moments are centred where a bias can take the means,
+and the bias takes them.
 
 Nothing is trained: it takes two runs of the network per sample, and a Cholesky factor per layer.
 """
@@ -12,7 +12,6 @@ Nothing is trained: it takes two runs of the network per sample, and a Cholesky 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -20,7 +19,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.comoments import Comoments, Moments, collect, level
 from edgec.export.quantize.entries import Bias, Weight
 from edgec.export.quantize.graph import (
@@ -30,7 +28,6 @@ from edgec.export.quantize.graph import (
     in_memory,
     prepared_copy,
 )
-from edgec.export.quantize.insert import InsertQDQPass
 from edgec.export.quantize.learned import Learned, LearnedWeight, WeightKey
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.products import Product
@@ -40,7 +37,7 @@ from edgec.export.quantize.stepwise import Stepwise
 from edgec.export.quantize.stream import activation_names
 from edgec.export.quantize.weights import MIN_SCALE, quantize_weight, round_weight
 
-SAMPLES = 128
+SAMPLES = 256
 """Calibration samples that are used."""
 RIDGE = 0.03
 """What keeps the fitted weights near the float ones: share of the mean square of the inputs."""
@@ -52,7 +49,6 @@ FEW_LEVELS = 31
 
 def compensate(
     model: ir.Model,
-    calibration: Calibration,
     feeds: Iterable[Mapping[str, NDArray[Any]]],
     scheme: QuantScheme,
     *,
@@ -61,13 +57,12 @@ def compensate(
 ) -> tuple[ir.Model, Learned]:
     """A float copy whose weights lie on their grids, and the scales for `quantize`.
 
-    Quantize it with the same calibration, scheme and `exclude`.
+    Calibrate the original graph and quantize this one, with the same scheme and `exclude`.
     Convolutions, Gemm and MatMul are handled; transposed convolutions and weights that several
     nodes read stay as they are.
 
     Args:
         model: float32 graph; not modified.
-        calibration: ranges of its activations, whose rounding is made up for, too.
         feeds: calibration samples; the first `SAMPLES` are read.
         scheme, exclude: as for `edgec.export.quantize.insert.quantize`.
         on_progress: called with (layers done, layers in all).
@@ -83,26 +78,21 @@ def compensate(
     biases = {(bias.weight, bias.axis): bias for bias in plan.biases}
     nodes = {str(node.name): node for node in result.graph}
     layers = _layers(result, plan.weights)
-    rounded = in_memory(result)
-    InsertQDQPass(replace(plan, weights=(), biases=()), calibration)(rounded)
-    twins = {str(node.name): node for node in rounded.graph}
-    before, after = Stepwise(floats, samples), Stepwise(rounded, samples)
+    before, after = Stepwise(floats, samples), Stepwise(result, samples)
     learned: dict[WeightKey, LearnedWeight] = {}
     for number, (weight, product) in enumerate(layers):
         seen = collect(product, before, after, len(samples))
         key = (weight.tensor, weight.axis)
         bias = biases.get(key)
-        old = constant_of(result.graph.initializers[weight.tensor])
+        initializer = result.graph.initializers[weight.tensor]
+        old = constant_of(initializer)
         assert old is not None  # the planner took only constants
         limit = scheme.weight_limit(nodes[weight.node])
         new, scales = _rounded(product, weight, old, seen, limit, centred=bias is not None)
-        for graph in (result, rounded):
-            graph.graph.initializers[weight.tensor].const_value = ir.tensor(new, name=weight.tensor)
+        initializer.const_value = ir.tensor(new, name=weight.tensor)
         learned[key] = LearnedWeight(None, scales)
         if bias is not None:
-            moved = _bias(nodes[bias.node], bias, product, (old, new), seen)
-            for graph, holder in ((result, nodes[bias.node]), (rounded, twins[bias.node])):
-                give_constant(graph, holder, bias.index, moved, f"{bias.node}_compensated_bias")
+            _give_bias(result, nodes[bias.node], bias, product, (old, new), seen)
         if on_progress is not None:
             on_progress(number + 1, len(layers))
     drop_unused_constants(result)
@@ -172,19 +162,20 @@ def _damped(squares: Moments, share: float) -> Moments:
     return damped
 
 
-def _bias(
+def _give_bias(
+    result: ir.Model,
     holder: ir.Node,
     bias: Bias,
     product: Product,
     weights: tuple[NDArray[np.float32], NDArray[np.float32]],
     seen: Comoments,
-) -> NDArray[np.float32]:
-    """The bias and the difference of the means."""
+) -> None:
+    """Let the bias take the difference of the means."""
     number = constant_of(holder.inputs[bias.index])
     assert number is not None  # the planner took only constant biases
     wanted, found = (
         np.einsum("gmk,gk->gm", product.rows(weight).astype(np.float64), mean)
         for weight, mean in zip(weights, (seen.wanted, seen.found), strict=True)
     )
-    moved: NDArray[np.float32] = (number + (wanted - found).ravel()).astype(np.float32)
-    return moved
+    moved = (number + (wanted - found).ravel()).astype(np.float32)
+    give_constant(result, holder, bias.index, moved, f"{bias.node}_compensated_bias")
