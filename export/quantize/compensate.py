@@ -12,6 +12,7 @@ Nothing is trained: it takes two runs of the network per sample, and a Cholesky 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.comoments import Comoments, Moments, collect, level
 from edgec.export.quantize.entries import Bias, Weight
 from edgec.export.quantize.graph import (
@@ -28,6 +30,7 @@ from edgec.export.quantize.graph import (
     in_memory,
     prepared_copy,
 )
+from edgec.export.quantize.insert import InsertQDQPass
 from edgec.export.quantize.learned import Learned, LearnedWeight, WeightKey
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.products import Product
@@ -49,6 +52,7 @@ FEW_LEVELS = 31
 
 def compensate(
     model: ir.Model,
+    calibration: Calibration,
     feeds: Iterable[Mapping[str, NDArray[Any]]],
     scheme: QuantScheme,
     *,
@@ -57,12 +61,13 @@ def compensate(
 ) -> tuple[ir.Model, Learned]:
     """A float copy whose weights lie on their grids, and the scales for `quantize`.
 
-    Calibrate the original graph and quantize this one, with the same scheme and `exclude`.
+    Quantize it with the same calibration, scheme and `exclude`.
     Convolutions, Gemm and MatMul are handled; transposed convolutions and weights that several
     nodes read stay as they are.
 
     Args:
         model: float32 graph; not modified.
+        calibration: ranges of its activations: those of fewer than eight bits are rounded, too.
         feeds: calibration samples; the first `SAMPLES` are read.
         scheme, exclude: as for `edgec.export.quantize.insert.quantize`.
         on_progress: called with (layers done, layers in all).
@@ -78,21 +83,28 @@ def compensate(
     biases = {(bias.weight, bias.axis): bias for bias in plan.biases}
     nodes = {str(node.name): node for node in result.graph}
     layers = _layers(result, plan.weights)
-    before, after = Stepwise(floats, samples), Stepwise(result, samples)
+    rounded = [result]
+    if scheme.activation_bits < 8:  # the noise of finer grids costs more than it tells
+        rounded.append(in_memory(result))
+        InsertQDQPass(replace(plan, weights=(), biases=()), calibration)(rounded[-1])
+    before, after = Stepwise(floats, samples), Stepwise(rounded[-1], samples)
     learned: dict[WeightKey, LearnedWeight] = {}
     for number, (weight, product) in enumerate(layers):
         seen = collect(product, before, after, len(samples))
         key = (weight.tensor, weight.axis)
         bias = biases.get(key)
-        initializer = result.graph.initializers[weight.tensor]
-        old = constant_of(initializer)
+        old = constant_of(result.graph.initializers[weight.tensor])
         assert old is not None  # the planner took only constants
         limit = scheme.weight_limit(nodes[weight.node])
         new, scales = _rounded(product, weight, old, seen, limit, centred=bias is not None)
-        initializer.const_value = ir.tensor(new, name=weight.tensor)
+        for graph in rounded:
+            graph.graph.initializers[weight.tensor].const_value = ir.tensor(new, name=weight.tensor)
         learned[key] = LearnedWeight(None, scales)
         if bias is not None:
-            _give_bias(result, nodes[bias.node], bias, product, (old, new), seen)
+            moved = _bias(nodes[bias.node], bias, product, (old, new), seen)
+            for graph in rounded:
+                holder = next(node for node in graph.graph if node.name == bias.node)
+                give_constant(graph, holder, bias.index, moved, f"{bias.node}_compensated_bias")
         if on_progress is not None:
             on_progress(number + 1, len(layers))
     drop_unused_constants(result)
@@ -162,20 +174,19 @@ def _damped(squares: Moments, share: float) -> Moments:
     return damped
 
 
-def _give_bias(
-    result: ir.Model,
+def _bias(
     holder: ir.Node,
     bias: Bias,
     product: Product,
     weights: tuple[NDArray[np.float32], NDArray[np.float32]],
     seen: Comoments,
-) -> None:
-    """Let the bias take the difference of the means."""
+) -> NDArray[np.float32]:
+    """The bias and the difference of the means."""
     number = constant_of(holder.inputs[bias.index])
     assert number is not None  # the planner took only constant biases
     wanted, found = (
         np.einsum("gmk,gk->gm", product.rows(weight).astype(np.float64), mean)
         for weight, mean in zip(weights, (seen.wanted, seen.found), strict=True)
     )
-    moved = (number + (wanted - found).ravel()).astype(np.float32)
-    give_constant(result, holder, bias.index, moved, f"{bias.node}_compensated_bias")
+    moved: NDArray[np.float32] = (number + (wanted - found).ravel()).astype(np.float32)
+    return moved

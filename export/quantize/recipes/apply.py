@@ -155,7 +155,9 @@ def quantize_by(
         notes.append({"step": "mixed", **plan.to_json()})
     graph = model
     if recipe.compensation:
-        graph, learned = compensate(model, feeds(), scheme, exclude=left, on_progress=on_progress)
+        graph, learned = compensate(
+            model, calibration, feeds(), scheme, exclude=left, on_progress=on_progress
+        )
         notes.append({"step": "compensation", "weights": len(learned)})
     elif recipe.bias_correction:
         graph = correct_biases(model, feeds(), scheme, exclude=left, learned=learned)

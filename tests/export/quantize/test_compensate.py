@@ -61,7 +61,7 @@ def sqnr(model: ir.Model, made: ir.Model, feeds: Feeds) -> float:
     return damage(run(model, feeds), run(made, feeds)).sqnr
 
 
-@pytest.mark.parametrize(("bits", "gain"), [((4, 8), 3.0), ((6, 8), 1.0)])
+@pytest.mark.parametrize(("bits", "gain"), [((4, 8), 3.0), ((6, 8), 1.0), ((6, 6), 1.0)])
 def test_unseen_samples_come_closer(
     chain: tuple[ir.Model, Feeds], bits: tuple[int, int], gain: float
 ) -> None:
@@ -69,7 +69,7 @@ def test_unseen_samples_come_closer(
     scheme = ORT_X86_VNNI.with_bits(*bits)
     ranges, held = calibrate(model, feeds[:64]), feeds[64:]
     corrected = quantize(correct_biases(model, feeds[:64], scheme), ranges, scheme)
-    graph, learned = compensate(model, feeds[:64], scheme)
+    graph, learned = compensate(model, calibrate(model, feeds[:64]), feeds[:64], scheme)
     made = quantize(graph, ranges, scheme, learned=learned)
     assert sqnr(model, made, held) > sqnr(model, corrected, held) + gain
 
@@ -77,7 +77,7 @@ def test_unseen_samples_come_closer(
 def test_weights_lie_on_their_grids(chain: tuple[ir.Model, Feeds]) -> None:
     """What `quantize` rounds is rounded already: the error it makes is the one that was spread."""
     model, feeds = chain
-    graph, learned = compensate(model, feeds[:8], FOUR)
+    graph, learned = compensate(model, calibrate(model, feeds[:8]), feeds[:8], FOUR)
     assert {tensor for tensor, _ in learned} == {*(f"w{i}" for i in range(6)), "wy"}
     for (tensor, axis), weight in learned.items():
         number = graph.graph.initializers[tensor].const_value.numpy()
@@ -89,7 +89,7 @@ def test_weights_lie_on_their_grids(chain: tuple[ir.Model, Feeds]) -> None:
 
 def test_means_are_as_in_the_float_network(chain: tuple[ir.Model, Feeds]) -> None:
     model, feeds = chain
-    graph, _ = compensate(model, feeds[:8], FOUR)
+    graph, _ = compensate(model, calibrate(model, feeds[:8]), feeds[:8], FOUR)
     for tensor in ("c0", "c3", "y"):
         wanted, found = (exposed(m, tensor, feeds[:8]) for m in (model, graph))
         axes = (0, 2, 3) if wanted.ndim == 4 else 0
@@ -105,7 +105,9 @@ def exposed(model: ir.Model, tensor: str, feeds: Feeds) -> np.ndarray:
 
 def test_equal_runs_give_equal_bytes(chain: tuple[ir.Model, Feeds]) -> None:
     model, feeds = chain
-    first, second = (compensate(model, feeds[:4], FOUR) for _ in range(2))
+    first, second = (
+        compensate(model, calibrate(model, feeds[:4]), feeds[:4], FOUR) for _ in range(2)
+    )
     assert ir.to_proto(first[0]).SerializeToString() == ir.to_proto(second[0]).SerializeToString()
     for key, weight in first[1].items():
         np.testing.assert_array_equal(weight.scales, second[1][key].scales)
@@ -113,7 +115,7 @@ def test_equal_runs_give_equal_bytes(chain: tuple[ir.Model, Feeds]) -> None:
 
 def test_pairs_stay_safe(chain: tuple[ir.Model, Feeds]) -> None:
     model, feeds = chain
-    graph, learned = compensate(model, feeds[:8], ORT_X86)
+    graph, learned = compensate(model, calibrate(model, feeds[:8]), feeds[:8], ORT_X86)
     made = quantize(graph, calibrate(model, feeds[:8]), ORT_X86, learned=learned)
     for tensor, axis in learned:
         integers = made.graph.initializers[f"{tensor}_quantized"].const_value.numpy()
@@ -141,7 +143,7 @@ def test_float_biases_shared_weights_and_silent_channels(
     feeds[0]["x"][:, 1] = 0
     for scheme in (FOUR, replace(TENSORRT, weight_bits=4)):
         scheme = replace(scheme, per_channel=per_channel_scales)
-        graph, learned = compensate(model, feeds, scheme)
+        graph, learned = compensate(model, calibrate(model, feeds), feeds, scheme)
         made = quantize(graph, calibrate(model, feeds), scheme, learned=learned)
         assert np.isfinite(run(made, feeds)[0]).all()
         assert [tensor for tensor, _ in learned] == ["v"]  # two nodes read the other
@@ -153,24 +155,28 @@ def test_float_biases_shared_weights_and_silent_channels(
 def test_inputs_of_zeros(build: Any, node: Any) -> None:
     weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
     model = build([node("MatMul", ["x", "w"], ["y"])], {"x": [2, 4]}, {"y": [2, 4]}, {"w": weight})
-    graph, learned = compensate(model, [{"x": np.zeros((2, 4), np.float32)}], FOUR)
+    feeds = [{"x": np.zeros((2, 4), np.float32)}]
+    graph, learned = compensate(model, calibrate(model, feeds), feeds, FOUR)
     number = graph.graph.initializers["w"].const_value.numpy()
     assert np.abs(number - weight).max() <= 0.51 * learned["w", 1].scales.max()
 
 
 def test_what_stays_float_is_not_touched(chain: tuple[ir.Model, Feeds]) -> None:
     model, feeds = chain
-    graph, learned = compensate(model, feeds[:4], FOUR, exclude=("node_c2",))
+    graph, learned = compensate(
+        model, calibrate(model, feeds[:4]), feeds[:4], FOUR, exclude=("node_c2",)
+    )
     assert ("w2", 0) not in learned
     before, after = (m.graph.initializers["w2"].const_value.numpy() for m in (model, graph))
     np.testing.assert_array_equal(before, after)
 
 
 def test_bad_samples(chain: tuple[ir.Model, Feeds]) -> None:
-    model, _ = chain
+    model, known = chain
+    ranges = calibrate(model, known[:1])
     for feeds, code in (([], "EC760"), ([{"x": np.zeros((1, 2), np.float32)}], "EC761")):
         with pytest.raises(InputError) as caught:
-            compensate(model, feeds, FOUR)
+            compensate(model, ranges, feeds, FOUR)
         assert caught.value.code == code
 
 
