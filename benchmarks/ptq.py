@@ -2,14 +2,14 @@
 
     EDGEC_BENCH_DATA=/data PYTHONPATH=.src python benchmarks/ptq.py --json ptq.json
     ... --networks ppocr_rec --only "edgec x86|nncf"
-    ... --nncf nncf/bin/python --modelopt modelopt/bin/python
+    ... --nncf nncf/bin/python --modelopt modelopt/bin/python --aimet aimet/bin/python
 
 Networks and data: see _ptq_networks.py; what is not on the machine is skipped. Peers that pin other
-versions run by interpreters of their own (nncf==3.4.0, nvidia-modelopt[onnx]==0.47.0). All start
-from the graph that edgec rewrote, are calibrated and scored on the same samples. `±` is the
-standard error of the drop, from the samples on which the two differ. Schemes for other processors
-and other widths run as written, without latency. With --json, rows of this run replace those of the
-same network and name in the file.
+versions run by interpreters of their own (nncf==3.4.0, nvidia-modelopt[onnx]==0.47.0,
+aimet-onnx==2.42.0). All start from the graph that edgec rewrote, are calibrated and scored on the
+same samples. `±` is the standard error of the drop, from the samples on which the two differ.
+Schemes for other processors and other widths run as written, without latency. With --json, rows of
+this run replace those of the same network and name in the file.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def variants(network: Network, recipes: list[str], arguments: argparse.Namespace
         for method in ("max", "entropy"):
             python, name = arguments.modelopt, f"modelopt {method}"
             found.append(elsewhere(name, model, python, "modelopt", method, emulated=True))
+    if arguments.aimet:
+        found.append(elsewhere("aimet", model, arguments.aimet, "aimet", emulated=True))
     wanted = arguments.only.split("|")
     return [variant for variant in found if any(part in variant.name for part in wanted)]
 
@@ -165,6 +167,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30, help="latency rounds")
     parser.add_argument("--nncf", help="Python interpreter that has nncf")
     parser.add_argument("--modelopt", help="Python interpreter that has nvidia-modelopt")
+    parser.add_argument("--aimet", help="Python interpreter that has aimet-onnx")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     for name in arguments.networks.split(","):
