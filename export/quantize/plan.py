@@ -31,6 +31,7 @@ from edgec.export.rewrite.graph import float_attr, int_attr
 
 _ELEMENTWISE = frozenset({"Add", "Mul", "Sub", "Div"})
 _BIASED = frozenset({"Conv", "Gemm"})
+_STACK = "product with a stack of matrices"
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -89,7 +90,8 @@ class _Planner:
                 for index in self._residual_arms(node):
                     self._want(node, index)
         ordered = [node for node in self.nodes if node in members]
-        weights = [w for node in ordered for w in self._weights(node)]
+        stored = members | {node for node in self.nodes if self._only_weights(node)}
+        weights = [w for node in self.nodes if node in stored for w in self._weights(node)]
         return QuantPlan(
             scheme=self.scheme,
             quantizers=tuple(self._quantizers()),
@@ -162,13 +164,19 @@ class _Planner:
         if node.op_type == "MatMul":
             if not any(constants) and not rules.attention:
                 return "product of two activations"
-            return ""
+            return "" if rules.stacks or not _by_stack(node) else _STACK
+        if node.op_type == "Softmax":
+            return _softmax_obstacle(node, rules)
         if node.op_type in _ELEMENTWISE and any(constants):
             if not rules.constant_operands:
                 return "constant operand"
             if self._is_bias(node):
                 return "bias of a MatMul"
         return ""
+
+    def _only_weights(self, node: ir.Node) -> bool:
+        """Whether only the constants of a node become integers."""
+        return self.left_float.get(str(node.name)) == _STACK
 
     def _depthwise_obstacle(self, node: ir.Node) -> str:
         limit, weight = self._rules(node).largest_depthwise, node.inputs[1]
@@ -375,14 +383,18 @@ class _Planner:
             weight = constant_of(value)
             if weight is None or weight.dtype != np.float32:
                 continue
-            kernel = node.op_type in WEIGHTED
+            kernel, name = node.op_type in WEIGHTED, str(value.name)
             per_channel = kernel and self._rules(node).per_channel
+            if self._only_weights(node):  # no kernel asks for one scale
+                axis = weight.ndim - (1 if index else 2) if per_channel else None
+                result.append(Weight(str(node.name), index, name, axis))
+                continue
             axis = weight_axis(node, index, weight.ndim) if per_channel else None
             result.append(
                 Weight(
                     str(node.name),
                     index,
-                    str(value.name),
+                    name,
                     axis,
                     operand=not kernel or index == 0,
                     pair_safe=self.scheme.pair_safe and not is_depthwise(node, weight.shape),
@@ -423,6 +435,20 @@ def _constant_outputs(node: ir.Node) -> int | None:
         return None
     channels = shape[1 if node.op_type.startswith("Conv") else -1]
     return channels if isinstance(channels, int) else None
+
+
+def _by_stack(matmul: ir.Node) -> bool:
+    """Whether a MatMul has a stack of constant matrices as an operand."""
+    constants = [constant_of(value) for value in matmul.inputs]
+    return any(c is not None and prod(c.shape[:-2]) > 1 for c in constants)
+
+
+def _softmax_obstacle(node: ir.Node, rules: QuantScheme) -> str:
+    shape = node.outputs[0].shape
+    row = shape[int_attr(node, "axis", -1)] if shape is not None else None
+    limit = rules.longest_softmax
+    too_long = limit is not None and isinstance(row, int) and row > limit
+    return f"softmax over {row} elements" if too_long else ""
 
 
 def _bias_add(matmul: ir.Node) -> tuple[ir.Node, int] | None:

@@ -84,6 +84,10 @@ class QuantScheme:
             operator that can fuse with the Add), both where there is such an operator
             (``"fused"``), or ``"none"``.
         attention: quantize products of two activations (MatMul without a constant).
+        stacks: quantize products of an activation and a stack of constant matrices. False computes
+            them in float; the matrices are integers all the same, dequantized.
+        longest_softmax: elements of a row that a softmax on a `fixed` grid takes; longer ones stay
+            float. None takes any.
         constant_operands: quantize Add, Mul, … with a constant operand, whose constant then
             becomes an integer tensor as well. False computes them in float.
         largest_depthwise: taps of a depthwise kernel (height × width) above which it stays float;
@@ -121,6 +125,8 @@ class QuantScheme:
     absorbed: frozenset[str] = frozenset()
     residual_arms: Literal["both", "skip", "fused", "none"] = "none"
     attention: bool = True
+    stacks: bool = True
+    longest_softmax: int | None = None
     constant_operands: bool = False
     largest_depthwise: int | None = None
     least_outputs: int = 0
@@ -312,18 +318,25 @@ TFLITE_FULL = QuantScheme(
         "Tanh": (-1.0, 127 / 128),
         "LpNormalization": (-1.0, 127 / 128),
     },
+    # a row of 512 equal elements is zeros on a grid of 1/256; TFLite's plain kernel ends the
+    # process there (see `flavour.INTEGER`)
+    longest_softmax=511,
 )
 
 # What LiteRT's XNNPACK delegate executes fast: it has no integer softmax, GELU, HardSwish, L2 norm,
-# average pooling or product of two activations, and leaves the network for each of them; its
-# integer depthwise convolution is made for up to 25 taps. LiteRT's own integer product takes
-# several times as long as the float one.
+# average pooling, product of two activations or with a stack of matrices, and leaves the network
+# for each of them; its integer depthwise convolution is made for up to 25 taps. LiteRT's own
+# integer product takes several times as long as the float one. Between operators in float, those
+# without products would only bring conversions.
 TFLITE = replace(
     TFLITE_FULL,
     name="tflite",
     kernels=TFLITE_FULL.kernels - {"Softmax", "Gelu", "HardSwish", "LpNormalization", "ReduceSum"},
+    opportunistic=TFLITE_FULL.kernels - {"Conv", "ConvTranspose", "MatMul", "Gemm"},
     same_scale=TFLITE_FULL.same_scale - {"AveragePool"},
     attention=False,
+    stacks=False,
+    longest_softmax=None,
     largest_depthwise=25,
 )
 

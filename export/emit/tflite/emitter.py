@@ -42,6 +42,7 @@ class Emitter:
         self._there: dict[Value, dict[Perm, int]] = {}
         self._constants: dict[tuple[object, ...], int] = {}
         self._names: set[str] = set()
+        self.integers_of: dict[int, tuple[Array, Quantization]] = {}
         self.modules: list[str | None] = []
 
     # --- tensors -----------------------------------------------------------------------------
@@ -125,9 +126,7 @@ class Emitter:
         if perm in there:
             return there[perm]
         if value.const is not None:
-            there[perm] = self.constant(
-                value.const.transpose(perm), value.name, stored_grid(value.quantization, perm)
-            )
+            there[perm] = self._constant_of(value, perm)
             return there[perm]
         source = min(sorted(there), key=lambda known: move_cost(value.shape, known, perm))
         index, shape = there[source], stored_shape(value.shape, perm)
@@ -144,6 +143,18 @@ class Emitter:
             self._emit("TRANSPOSE", [index, self.integers([back[p] for p in perm], "perm")], result)
         there[perm] = result
         return result
+
+    def _constant_of(self, value: Value, perm: Perm) -> int:
+        """A constant in the order `perm`, and the integers that it comes from."""
+        assert value.const is not None
+        grid = stored_grid(value.quantization, perm)
+        index = self.constant(value.const.transpose(perm), value.name, grid)
+        stored = value.integers
+        if stored is not None and stored.const is not None:
+            grid = stored_grid(stored.quantization, perm)
+            assert grid is not None
+            self.integers_of[index] = (stored.const.transpose(perm), grid)
+        return index
 
     def input(self, index: int) -> int:
         """The tensor of an operand of the current node, in the order of its config."""

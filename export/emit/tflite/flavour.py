@@ -32,6 +32,7 @@ class Flavour:
         longest_softmax: elements of a row that an int8 SOFTMAX takes; longer ones compute in
             float. None where any number will do.
         one_filter: depthwise convolutions are fast with one filter per channel only.
+        folds_dequantize: a DEQUANTIZE of a constant is computed once, when the file is loaded.
         fused_pads: a PAD that only one convolution reads costs nothing.
     """
 
@@ -45,6 +46,7 @@ class Flavour:
     most_joined: int | None = None
     longest_softmax: int | None = None
     one_filter: bool = False
+    folds_dequantize: bool = False
     fused_pads: bool = False
 
     def in_float(self, dtype: np.dtype[np.generic]) -> frozenset[str]:
@@ -67,6 +69,7 @@ LITERT = Flavour(
     least_ratio=2.0**-10,
     most_joined=5,
     one_filter=True,
+    folds_dequantize=True,
     fused_pads=True,
 )
 """LiteRT with the XNNPACK delegate; the operators that it has no integer kernel for compute in

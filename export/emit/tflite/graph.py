@@ -39,6 +39,7 @@ class Value:
         const: the stored content of constants.
         quantization: how stored integers are meant; None for floats and plain integers.
         order: in which order the file stored it that the graph was read from, see `tflite.marks`.
+        integers: of a float constant that comes from integers: these, with their grid.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Value:
     const: Array | None = None
     quantization: Quantization | None = None
     order: tuple[int, ...] | None = None
+    integers: Value | None = None
 
     @property
     def quantized(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from edgec.export.emit.tflite.emitter import Emitter
 from edgec.export.emit.tflite.flavour import LITERT, Flavour
-from edgec.export.emit.tflite.graph import Graph
+from edgec.export.emit.tflite.graph import Array, Graph
 from edgec.export.emit.tflite.layout import assign, boundary
 from edgec.export.emit.tflite.multiplied import split_multiplied
 from edgec.export.emit.tflite.normalise import canonical, merge_views
@@ -19,7 +20,7 @@ from edgec.export.emit.tflite.ratios import widen_small_operands
 from edgec.export.emit.tflite.read import read_graph
 from edgec.export.emit.tflite.stored import keep_stored
 from edgec.export.tflite.check import check
-from edgec.export.tflite.model import Model, Signature
+from edgec.export.tflite.model import Model, Quantization, Signature
 
 SIGNATURE = "serving_default"
 RULES = {op: entry.rule for op, entry in LOWERINGS.items()}
@@ -34,12 +35,14 @@ class Lowered:
         modules: source module of each operator, None where it is not known.
         operators: number of operators by code.
         requantizations: QUANTIZE operators from integers to integers, see `Graph`.
+        integers: float constants by tensor that come from integers: these and their grid.
     """
 
     model: Model
     modules: tuple[str | None, ...]
     operators: dict[str, int]
     requantizations: int
+    integers: Mapping[int, tuple[Array, Quantization]] = field(default_factory=dict)
 
     def float_operators(self) -> dict[str, int]:
         """Number of operators that compute in float, by code: what keeps a quantized network from
@@ -118,5 +121,9 @@ def emit(graph: Graph, flavour: Flavour) -> Lowered:
     check(model, "lowered model")
     counts = Counter(operator.code for operator in subgraph.operators)
     return Lowered(
-        model, tuple(emitter.modules), dict(sorted(counts.items())), graph.requantizations
+        model,
+        tuple(emitter.modules),
+        dict(sorted(counts.items())),
+        graph.requantizations,
+        emitter.integers_of,
     )

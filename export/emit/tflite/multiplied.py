@@ -64,4 +64,4 @@ def _every(value: Value, first: int, step: int) -> Value:
     if grid is not None and grid.per_channel:
         grid = Quantization(grid.scale[first::step], grid.zero_point[first::step], grid.axis)
     name = f"{value.name}/{first}"
-    return replace(value, name=name, shape=array.shape, const=array, quantization=grid)
+    return Value(name, array.shape, value.dtype, array, grid)

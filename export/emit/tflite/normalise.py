@@ -234,6 +234,8 @@ def _reshaped(value: Value, shape: Shape, reader: Node) -> tuple[Node | None, Va
             shift = len(shape) - len(value.shape)
             made.quantization = Quantization(grid.scale, grid.zero_point, grid.axis + shift)
         made.const = value.const.reshape(shape)
+        if value.integers is not None:
+            made.integers = _reshaped(value.integers, shape, reader)[1]
         return None, made
     view = View.identity(value.shape).reshape(shape)
     node = Node("View", made.name, [value], [made], {"view": view}, reader.module)

@@ -1,8 +1,8 @@
-"""Weights in fewer bits: changes of a lowered float model that need no calibration."""
+"""Weights in fewer bits: changes of a lowered model that need no calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from edgec.export.tflite.schema import tensor_type
 SMALLEST = 1024
 """Elements below which weights stay float32: TensorFlow's converter leaves smaller ones, whose
 rounding costs more than their bytes."""
+_ELEMENTWISE = frozenset({"ADD", "SUB", "MUL", "DIV"})
 _HYBRID = frozenset({"CONV_2D", "FULLY_CONNECTED"})
 """Operators on float32 that take int8 weights as they are."""
 
@@ -26,12 +27,7 @@ def half_weights(model: Model) -> int:
         How many were converted; those with values that float16 cannot hold stay.
     """
     subgraph = model.main
-    heads: list[Operator] = []
-    for index in _weights(subgraph):
-        data = subgraph.tensors[index].data
-        if data is None or np.abs(data).max(initial=0.0) > np.finfo(np.float16).max:
-            continue
-        heads.append(_behind_dequantize(subgraph, index, data.astype(np.float16), "float16"))
+    heads = [*_halves(subgraph, _weights(subgraph)), *_halves(subgraph, _operands(subgraph))]
     subgraph.operators[:0] = heads
     return len(heads)
 
@@ -42,7 +38,9 @@ def integer_weights(model: Model, *, channel_linear: bool = True) -> int:
     CONV_2D and FULLY_CONNECTED take them as they are: kernels quantize the input of each product
     when they run ("dynamic range quantization"). XNNPACK has no such kernels for the other
     operators and would leave the network for each of them: their weights stand behind DEQUANTIZE,
-    which runtimes fold when they load, so that only the file gets smaller.
+    which runtimes fold when they load, so that only the file gets smaller. So do large operands of
+    additions and the like (position embeddings), as float16: they are no weights, and eight bits
+    would round them as coarsely as activations.
 
     Args:
         channel_linear: FULLY_CONNECTED takes a scale per output channel; otherwise one per tensor.
@@ -72,8 +70,55 @@ def integer_weights(model: Model, *, channel_linear: bool = True) -> int:
     for op in subgraph.operators:
         if op.code in _HYBRID:
             op.version = version(op, subgraph.tensors)
+    heads += _halves(subgraph, _operands(subgraph))
     subgraph.operators[:0] = heads
     return len(heads)
+
+
+def stored_integers(model: Model, known: Mapping[int, tuple[NDArray[Any], Quantization]]) -> int:
+    """Store large float constants of an integer network behind DEQUANTIZE: those that come from
+    int8 as that, operands of additions and the like as float16.
+
+    Args:
+        known: tensor index → its integers, in the order in which it is stored, and their grid.
+
+    Returns:
+        How many were converted.
+    """
+    subgraph = model.main
+    heads = [
+        _behind_dequantize(subgraph, index, np.ascontiguousarray(data), "int8", grid)
+        for index, (data, grid) in known.items()
+        if data.dtype == np.int8 and data.size >= SMALLEST
+    ]
+    heads += _halves(subgraph, _operands(subgraph))
+    subgraph.operators[:0] = heads
+    return len(heads)
+
+
+def _halves(subgraph: Subgraph, constants: Iterable[int]) -> Iterator[Operator]:
+    """DEQUANTIZE operators that compute these float32 constants from float16, where it can."""
+    for index in constants:
+        data = subgraph.tensors[index].data
+        if data is not None and np.abs(data).max(initial=0.0) <= np.finfo(np.float16).max:
+            yield _behind_dequantize(subgraph, index, data.astype(np.float16), "float16")
+
+
+def _operands(subgraph: Subgraph) -> list[int]:
+    """Large float32 constants that only element-wise operators read, in order of first use."""
+    found: dict[int, bool] = {}
+    for op in subgraph.operators:
+        for index in op.inputs:
+            found[index] = found.get(index, True) and op.code in _ELEMENTWISE
+    tensors = subgraph.tensors
+    return [
+        index
+        for index, elementwise in found.items()
+        if elementwise
+        and tensors[index].dtype == "FLOAT32"
+        and tensors[index].data is not None
+        and tensors[index].elements >= SMALLEST
+    ]
 
 
 def _behind_dequantize(

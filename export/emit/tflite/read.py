@@ -146,7 +146,7 @@ class _Reader:
             made = Value(name, twin.shape, np.dtype(np.float32), order=order_of(value))
             if twin.const is not None:
                 made.order = twin.order
-                made.const = twin.real()
+                made.const, made.integers = twin.real(), twin
             else:
                 module = self._module(value.producer())
                 node = Node("Dequantize", f"{twin.name}/dequantize", [twin], [made], module=module)
@@ -437,7 +437,20 @@ class _Reader:
                 return None
             limits[index] = float(array.reshape(-1)[0])
         name = _LIMITS.get((limits[0], limits[1]))
+        if name is None and self._saturates(user.outputs[0], limits):
+            name = "NONE"
         return None if name is None else (user, name)
+
+    def _saturates(self, value: ir.Value, limits: list[float]) -> bool:
+        """Whether all readers of `value` put it on a grid that ends within `limits`, where
+        rounding to the grid limits it as well."""
+        wanted = self._wanted(value)
+        if wanted is None:
+            return False
+        grid, dtype = wanted
+        info, scale, zero = np.iinfo(dtype), grid.scale[0], grid.zero_point[0]
+        ends = [np.rint(np.float32(limit) / scale) + zero for limit in limits]
+        return bool(ends[0] <= info.min and ends[1] >= info.max)
 
     def _array(self, value: ir.Value | None) -> Array | None:
         """The numbers of a constant, through DequantizeLinear."""

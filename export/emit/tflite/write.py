@@ -14,7 +14,7 @@ from edgec.export.emit.tflite.boundary import integer_ends
 from edgec.export.emit.tflite.flavour import LITERT, Flavour
 from edgec.export.emit.tflite.lower import Lowered, emit, prepare
 from edgec.export.emit.tflite.numbering import number_tensors
-from edgec.export.emit.tflite.precision import half_weights, integer_weights
+from edgec.export.emit.tflite.precision import half_weights, integer_weights, stored_integers
 from edgec.export.emit.tflite.runtime_fit import require_executable
 from edgec.export.errors import UnsupportedError
 from edgec.export.tflite.encode import encode
@@ -76,6 +76,8 @@ def convert(
         heads = half_weights(lowered.model)
     elif precision == "dyn8":
         heads = integer_weights(lowered.model, channel_linear=flavour.channel_linear)
+    elif precision == "int8" and flavour.folds_dequantize:
+        heads = stored_integers(lowered.model, lowered.integers)
     lowered = replace(lowered, modules=(*(None,) * heads, *lowered.modules))
     number_tensors(lowered.model)
     if table is not None:

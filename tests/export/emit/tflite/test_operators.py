@@ -310,9 +310,9 @@ def test_concatenations_of_many_stay_with_the_delegate(
 ) -> None:
     """XNNPACK joins five; more are joined in groups."""
     names = [f"v{number}" for number in range(count)]
-    steps = " ".join(f"{name} = Mul (x, w{i})" for i, name in enumerate(names))
-    weights = {f"w{i}": np.full((1, 2, 1, 1), i + 1, np.float32) for i in range(count)}
-    known = ", ".join(f"float[1,2,1,1] {name}" for name in weights)
+    steps = " ".join(f"{name} = Conv (x, w{i})" for i, name in enumerate(names))
+    weights = {f"w{i}": np.eye(2, dtype=np.float32)[..., None, None] + i for i in range(count)}
+    known = ", ".join(f"float[2,2,1,1] {name}" for name in weights)
     model = graph(
         f"g (float[1,2,4,4] x, {known}) => (float[1,{2 * count},4,4] y) "
         f"{{ {steps} y = Concat <axis=1> ({', '.join(names)}) }}",

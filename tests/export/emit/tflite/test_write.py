@@ -150,6 +150,71 @@ def test_weights_without_a_kernel_for_them_are_folded_at_load(
     written_again(model)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "dyn8"])
+def test_large_operands_are_stored_as_float16(
+    precision: str,
+    graph: Callable[..., Any],
+    same: Callable[..., Any],
+    written_again: Callable[..., Any],
+) -> None:
+    """Position embeddings; what a product reads as well is its weight."""
+    position = RNG.standard_normal((1, 16, 8, 8)).astype(np.float32)
+    model = graph(
+        "a (float[1,16,8,8] x, float[1] p, float[1] w) => (float[1,16,8,8] y) "
+        "{ c = Conv (x, w)  d = Add (c, p)  y = Relu (d) }",
+        {"p": position, "w": RNG.standard_normal((16, 16, 1, 1)).astype(np.float32)},
+    )
+    file = same(model, tolerance=2e-3, precision=precision)
+    main = file.lowered.model.main
+    add = next(op for op in main.operators if op.code == "ADD")
+    heads = {op.outputs[0]: op.inputs[0] for op in main.operators if op.code == "DEQUANTIZE"}
+    (stored,) = [main.tensors[heads[i]] for i in add.inputs if i in heads]
+    assert stored.dtype == "FLOAT16"
+    assert len(file.lowered.modules) == len(main.operators)
+    written_again(model)
+
+
+def test_integers_of_a_stack_stay_integers(
+    graph: Callable[..., Any], near: Callable[..., Any], written_again: Callable[..., Any]
+) -> None:
+    """Their product computes in float: behind DEQUANTIZE, folded at load, they are exact."""
+    model = graph(
+        "a (float[1,16,8,8] x, float[1] k, float[1] w, float[1] v) => (y) "
+        "{ c = Conv (x, k)  m = MatMul (c, w)  n = MatMul (v, m)  y = Conv (n, k) }",
+        {
+            "k": RNG.standard_normal((16, 16, 1, 1)).astype(np.float32),
+            "w": RNG.standard_normal((1, 16, 8, 8)).astype(np.float32),
+            "v": RNG.standard_normal((16, 4, 8)).astype(np.float32),
+        },
+    )
+    file = near(model, TFLITE)
+    main = file.lowered.model.main
+    products = [op for op in main.operators if op.code == "BATCH_MATMUL"]
+    heads = {op.outputs[0]: op.inputs[0] for op in main.operators if op.code == "DEQUANTIZE"}
+    stored = [main.tensors[heads[i]] for op in products for i in op.inputs if i in heads]
+    (large,) = [t for t in stored if t.data is not None]
+    assert large.dtype == "INT8"
+    assert large.elements == 16 * 8 * 8  # the other one is too small to matter
+    assert large.quantization is not None
+    assert large.quantization.scale.size == 8
+    written_again(model)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.25, 0.5), (0.0, 0.75), (-100.0, 100.0)])
+def test_a_grid_within_the_limits_of_a_clip_clips(
+    graph: Callable[..., Any], near: Callable[..., Any], low: float, high: float
+) -> None:
+    """TFLite has three fused activations; integers saturate at any limits."""
+    model = graph(
+        "a (float[1,4,8,8] x, float[1] k) => (y) {"
+        f" l = Constant<value_float={low}>()  h = Constant<value_float={high}>()"
+        " c = Conv (x, k)  d = Clip (c, l, h)  y = Conv (d, k) }",
+        {"k": RNG.standard_normal((4, 4, 1, 1)).astype(np.float32)},
+    )
+    file = near(model, TFLITE)
+    assert set(file.lowered.operators) == {"CONV_2D", "QUANTIZE", "DEQUANTIZE"}
+
+
 def test_convolutions_take_integer_weights(
     graph: Callable[..., Any], same: Callable[..., Any]
 ) -> None:
