@@ -15,7 +15,7 @@ from edgec.export.bundle import Artifact
 from edgec.export.data import CalibrationData
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tflite.delegates.partition import predict
-from edgec.export.emit.tflite.flavour import flavour_for, scheme_of
+from edgec.export.emit.tflite.flavour import Flavour, flavour_for, scheme_of
 from edgec.export.emit.tflite.write import TfliteFile, convert
 from edgec.export.errors import InternalError, UnsupportedError
 from edgec.export.files import sha256_bytes
@@ -110,7 +110,7 @@ def _artifacts(
         file = convert(
             source.master,
             precision=precision,
-            flavour=flavour_for(scheme_for(source.job).name, source.job.target.runtime.name),
+            flavour=_flavour(source.job, scheme_for(source.job)),
             table=_table(source.job),
             metadata=_metadata(source),
             offline=source.job.target.runtime.name == "tflm",
@@ -134,6 +134,10 @@ def _artifacts(
 def scheme_for(job: Job) -> QuantScheme:
     """The scheme of int8 .tflite files: the target's, if it is one of TFLite."""
     return get_scheme(scheme_of(job.target.int8_scheme))
+
+
+def _flavour(job: Job, scheme: QuantScheme) -> Flavour:
+    return flavour_for(scheme.name, job.target.runtime.name, job.target.delegates)
 
 
 def _table(job: Job) -> OperatorTable:
@@ -208,7 +212,7 @@ def _as_in_file(source: Source) -> tuple[Artifact, bytes]:
         source.as_read or source.master,
         precision=precision,
         ends=_ends(source.job),
-        flavour=flavour_for(scheme.name, source.job.target.runtime.name),
+        flavour=_flavour(source.job, scheme),
         table=_table(source.job),
         metadata=_metadata(source),
     )
@@ -280,7 +284,7 @@ def _integer(
             graph,
             precision=precision,
             ends=_ends(source.job),
-            flavour=flavour_for(scheme.name, source.job.target.runtime.name),
+            flavour=_flavour(source.job, scheme),
             table=_table(source.job),
             metadata=_metadata(source),
             offline=source.job.target.runtime.name == "tflm",
@@ -346,7 +350,7 @@ def _mixes(source: Source, scheme: QuantScheme, plain: list[Mix]) -> dict[str, A
         source.master,
         source.calibration,
         scheme,
-        flavour_for(scheme.name, source.job.target.runtime.name),
+        _flavour(source.job, scheme),
         _table(source.job),
         source.quantization.recipe.keep_float,
     )

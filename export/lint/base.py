@@ -119,7 +119,10 @@ class Context:
         """The graph as TFLite operators in the forms for the target; None if it cannot be."""
         scheme = scheme_of(self.target.int8_scheme)
         try:
-            return lower(self.model.clone(), flavour_for(scheme, self.target.runtime.name))
+            return lower(
+                self.model.clone(),
+                flavour_for(scheme, self.target.runtime.name, self.target.delegates),
+            )
         except UnsupportedError:
             return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +25,7 @@ class Flavour:
         wide_float_operators: operators that have no kernel for int16.
         channel_linear: FULLY_CONNECTED takes int8 weights with a scale per output channel
             (version 12, TensorFlow 2.17); otherwise such a layer is a 1×1 CONV_2D.
-        max_rank: most dimensions of a TRANSPOSE.
+        max_rank: most dimensions of a TRANSPOSE, at least 4.
         least_ratio: smallest scale of an operand over that of the sum that an integer addition
             takes; None where any will do.
         most_joined: operands of a CONCATENATION; more are joined in groups. None where any number
@@ -32,6 +33,7 @@ class Flavour:
         longest_softmax: elements of a row that an int8 SOFTMAX takes; longer ones compute in
             float. None where any number will do.
         one_filter: depthwise convolutions are fast with one filter per channel only.
+        only_one_filter: no kernel takes depthwise convolutions with several filters per channel.
         folds_dequantize: a DEQUANTIZE of a constant is computed once, when the file is loaded.
         fused_pads: a PAD that only one convolution reads costs nothing.
     """
@@ -46,6 +48,7 @@ class Flavour:
     most_joined: int | None = None
     longest_softmax: int | None = None
     one_filter: bool = False
+    only_one_filter: bool = False
     folds_dequantize: bool = False
     fused_pads: bool = False
 
@@ -98,9 +101,15 @@ FLAVOURS = {"tflite": LITERT, "tflite-full": INTEGER, "tflite-int16x8": INTEGER_
 """Quantization scheme → flavour that keeps its operators as they are meant."""
 
 
-def flavour_for(scheme: str, runtime: str) -> Flavour:
-    """The flavour for graphs of a quantization scheme on a runtime (`Runtime.name`)."""
+def flavour_for(scheme: str, runtime: str, delegates: Collection[str] = ()) -> Flavour:
+    """The flavour for graphs of a quantization scheme on a runtime (`Runtime.name`) with delegates.
+
+    The GPU delegate has no tensors of more than four dimensions and no depthwise convolutions with
+    several filters per channel (TensorFlow's gpu_compatibility.cc): each one divides the network.
+    """
     flavour = FLAVOURS.get(scheme, LITERT)
+    if "gpu" in delegates:
+        flavour = replace(flavour, max_rank=4, only_one_filter=flavour.one_filter)
     if runtime == "tflite-runtime":  # its last release is from TensorFlow 2.14
         # GELU on int16 is newer
         wide = flavour.wide_float_operators | {"Gelu"}

@@ -74,8 +74,8 @@ def prepare(graph: ir.Model, flavour: Flavour) -> Graph:
     found = canonical(read_graph(graph, flavour))
     if not keep_stored(found, RULES):
         if flavour.one_filter:
-            split_multiplied(found)
-        merge_views(found, flavour.max_rank)
+            split_multiplied(found, always=flavour.only_one_filter)
+        merge_views(found)
     if flavour.least_ratio is not None:
         widen_small_operands(found, flavour.least_ratio)
     return found

@@ -23,12 +23,12 @@ _FEW = 16
 """Channels below which they are."""
 
 
-def split_multiplied(graph: Graph) -> None:
-    """Divide the depthwise convolutions of `graph` that get faster by it."""
-    graph.nodes = [part for node in graph.nodes for part in _divided(node)]
+def split_multiplied(graph: Graph, *, always: bool = False) -> None:
+    """Divide the depthwise convolutions of `graph` that get faster by it, or all."""
+    graph.nodes = [part for node in graph.nodes for part in _divided(node, always)]
 
 
-def _divided(node: Node) -> Iterator[Node]:
+def _divided(node: Node, always: bool) -> Iterator[Node]:
     if node.op != "Conv" or len(node.operands[0].shape) != 4 or not is_depthwise(node):
         yield node
         return
@@ -36,7 +36,7 @@ def _divided(node: Node) -> Iterator[Node]:
     batch, channels, *size = output.shape
     groups = node.operands[0].shape[1]
     count = channels // groups
-    whole = not node.integer and groups < _FEW and count > _MOST
+    whole = not always and not node.integer and groups < _FEW and count > _MOST
     constants = weight is not None and all(v is None or v.const is not None for v in (weight, bias))
     if count == 1 or whole or not constants:
         yield node

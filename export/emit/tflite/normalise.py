@@ -25,16 +25,14 @@ BROADCASTING = frozenset(
 VIEWS = frozenset(
     {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "SpaceToDepth", "DepthToSpace"}
 )
+_FACTORS = 6
+"""Of a View: dimensions of a TRANSPOSE in LiteRT. Runtimes that take fewer get several."""
 _REDUCTIONS = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 
 
-def normalise(graph: Graph, max_rank: int = 6) -> Graph:
-    """The same computation in canonical forms; `graph` is changed.
-
-    Args:
-        max_rank: factors of a View that chains are merged into at most.
-    """
-    return merge_views(canonical(graph), max_rank)
+def normalise(graph: Graph) -> Graph:
+    """The same computation in canonical forms; `graph` is changed."""
+    return merge_views(canonical(graph))
 
 
 def canonical(graph: Graph) -> Graph:
@@ -302,8 +300,8 @@ def _view(node: Node) -> Node:
     return node
 
 
-def merge_views(graph: Graph, max_rank: int) -> Graph:
-    """Compose each View with the one before it that nothing else reads."""
+def merge_views(graph: Graph) -> Graph:
+    """Compose each View with the one before it that nothing else reads, of `_FACTORS` at most."""
     readers = graph.readers()
     producers = {output: node for node in graph.nodes for output in node.outputs}
     gone: set[Node] = set()
@@ -318,7 +316,7 @@ def merge_views(graph: Graph, max_rank: int) -> Graph:
             if len(readers[source]) > 1 or source in graph.outputs:
                 break
             view = before.attrs["view"].then(node.attrs["view"])
-            if view is None or len(view.simplified().sizes) > max_rank:
+            if view is None or len(view.simplified().sizes) > _FACTORS:
                 break
             node.attrs = {"view": view}
             node.inputs = list(before.inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, pairwise, permutations
@@ -98,13 +98,16 @@ def stored_move(view: View, source: Perm, target: Perm) -> Move:
 
 
 def stored_moves(view: View, source: Perm, target: Perm, max_rank: int) -> tuple[Move, ...]:
-    """Like `stored_move`, in two halves if one TRANSPOSE would need more than `max_rank` axes.
+    """Like `stored_move`, in several if one TRANSPOSE would need more than `max_rank` axes.
 
-    Empty if two do not suffice either.
+    Two, the cheapest, or where that is not enough one for each block of axes that moves.
+
+    Args:
+        max_rank: at least 4.
     """
     whole = _between(view, source, target)
-    if _move(whole).rank <= max_rank:
-        return (_move(whole),)
+    if len(whole.sizes) <= max_rank:
+        return (_within(whole, max_rank),)
     count, found = len(whole.sizes), []
     for cuts in combinations(range(1, count), max_rank - 1):
         runs = [range(a, b) for a, b in pairwise((0, *cuts, count))]
@@ -116,9 +119,42 @@ def stored_moves(view: View, source: Perm, target: Perm, max_rank: int) -> tuple
             rest = first.inverse().then(whole)
             if rest is None or len(rest.simplified().sizes) > max_rank or first.is_reshape:
                 continue
-            found.append((_move(first), _move(rest.simplified())))
+            found.append(tuple(_within(half, max_rank) for half in (first, rest.simplified())))
     elements = prod(view.in_shape)
-    return min(found, key=lambda two: sum(m.cost(elements) + m.rank for m in two), default=())
+    if not found:
+        return tuple(_by_blocks(whole))
+    return min(found, key=lambda two: sum(m.cost(elements) + m.rank for m in two))
+
+
+def _within(view: View, max_rank: int) -> Move:
+    """`_move`, without the ones of its shapes where they would be too many axes."""
+    move = _move(view)
+    if move.rank <= max_rank:
+        return move
+    moved = tuple(view.sizes[i] for i in view.order)
+    before, after = view.sizes, view.out_shape
+    return Move(
+        None if before == view.in_shape else before, view.order, None if moved == after else after
+    )
+
+
+def _by_blocks(view: View) -> Iterator[Move]:
+    """Moves of four axes: what is in place, what makes way, the block that comes, the rest."""
+    now = list(range(len(view.sizes)))
+    moves: list[tuple[Shape, Perm]] = []
+    for place, wanted in enumerate(view.order):
+        at = now.index(wanted)
+        if at == place:
+            continue
+        end = at + 1
+        while end < len(now) and now[end] == view.order[place + end - at]:
+            end += 1
+        parts = (now[:place], now[place:at], now[at:end], now[end:])
+        sizes = tuple(prod(view.sizes[i] for i in part) for part in parts)
+        moves.append((sizes, (0, 2, 1, 3)))
+        now = [*parts[0], *parts[2], *parts[1], *parts[3]]
+    for number, (before, perm) in enumerate(moves):
+        yield Move(before, perm, view.out_shape if number == len(moves) - 1 else None)
 
 
 def _between(view: View, source: Perm, target: Perm) -> View:

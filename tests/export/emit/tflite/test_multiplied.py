@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.export.emit.tflite.flavour import INTEGER
+from edgec.export.emit.tflite.delegates.partition import predict
+from edgec.export.emit.tflite.flavour import INTEGER, flavour_for
 from edgec.export.emit.tflite.write import convert
 from edgec.export.quantize.scheme import TFLITE
 from edgec.export.tflite.model import Model
@@ -41,6 +42,17 @@ def depthwise(model: Model) -> list[int]:
     """Filters per channel of each depthwise convolution."""
     found = [op for op in model.main.operators if op.code == "DEPTHWISE_CONV_2D"]
     return [int(op.options["depth_multiplier"]) for op in found]
+
+
+@pytest.mark.parametrize("delegates", [(), ("gpu",)])
+def test_the_gpu_delegate_takes_one_filter(
+    graph: Callable[..., Any], same: Callable[..., Any], delegates: tuple[str, ...]
+) -> None:
+    model = network(graph, 6, shuffled=False)
+    file = same(model, flavour=flavour_for("tflite", "litert", delegates))
+    assert depthwise(file.lowered.model) == ([1] * 6 if delegates else [6])
+    parts = predict(file.lowered.model.main, "gpu", file.lowered.modules).parts
+    assert len(parts) == (1 if delegates else 2)
 
 
 @pytest.mark.parametrize("shuffled", [True, False])

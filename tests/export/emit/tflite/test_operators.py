@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from edgec.export.emit.tflite.flavour import INTEGER, LITERT
+from edgec.export.emit.tflite.delegates.partition import predict
+from edgec.export.emit.tflite.flavour import INTEGER, LITERT, flavour_for
 from edgec.export.emit.tflite.write import convert
 from edgec.export.errors import UnsupportedError
 from edgec.export.quantize.scheme import TFLITE
@@ -325,6 +326,25 @@ def test_concatenations_of_many_stay_with_the_delegate(
         joined = [op for op in file.lowered.model.main.operators if op.code == "CONCATENATION"]
         assert max(len(op.inputs) for op in joined) <= 5
         assert (len(joined) > 1) == (count > 5)
+
+
+def test_windows_stay_with_the_gpu_delegate(
+    graph: Callable[..., Any], same: Callable[..., Any]
+) -> None:
+    """It has no tensors of more than four dimensions: two TRANSPOSE operators instead of one."""
+    model = graph(
+        "a (float[1,8,8,12] x, float[8,8,1,1] w) => (y) {"
+        " s = Constant<value_ints=[1,2,4,2,4,3,4]>()  t = Constant<value_ints=[12,16,4]>()"
+        " u = Constant<value_ints=[2,2,3,4,4,4]>()  v = Constant<value_ints=[1,8,8,12]>()"
+        " c = Conv (x, w)  r = Reshape (c, s)  p = Transpose <perm=[0,1,3,5,4,6,2]> (r)"
+        " k = Reshape (p, t)  m = Softmax (k)  n = Reshape (m, u)"
+        " q = Transpose <perm=[0,5,1,3,2,4]> (n)  b = Reshape (q, v)  y = Conv (b, w) }",
+        {"w": RNG.standard_normal((8, 8, 1, 1)).astype(np.float32)},
+    )
+    for delegates, whole in (((), False), (("xnnpack", "gpu"), True)):
+        file = same(model, flavour=flavour_for("tflite", "litert", delegates))
+        parts = predict(file.lowered.model.main, "gpu", file.lowered.modules).parts
+        assert (len(parts) == 1) == whole
 
 
 @pytest.mark.parametrize(
