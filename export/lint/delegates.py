@@ -94,9 +94,10 @@ def _partitionings(context: Context) -> list[Partitioning]:
 
 def _lowered(context: Context) -> tuple[Subgraph, tuple[str | None, ...]] | None:
     """What the graph becomes; None where another rule says why it becomes nothing, and for graphs
-    that were quantized for another runtime."""
+    that no .tflite file is made from: of half precision, or quantized for another runtime."""
     other = context.target.runtime.name == "onnxruntime" and any(context.of_type(QUANTIZE))
-    found = None if other else context.lowered
+    half = any(value.dtype == ir.DataType.FLOAT16 for value in context.values)
+    found = None if other or half else context.lowered
     return None if found is None else (found.model.main, found.modules)
 
 
