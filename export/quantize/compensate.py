@@ -118,7 +118,7 @@ def _layers(model: ir.Model, weights: Iterable[Weight]) -> list[tuple[Weight, Pr
     found = []
     for weight in sorted(weights, key=lambda weight: order[weight.node][0]):
         node = order[weight.node][1]
-        product = None if weight.operand else Product.of(node, weight)
+        product = None if weight.operand or weight.index != 1 else Product.of(node)
         alone = len(list(model.graph.initializers[weight.tensor].uses())) == 1
         source = node.inputs[0]
         if product is not None and alone and source is not None and source.name in varying:

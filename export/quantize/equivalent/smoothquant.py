@@ -146,8 +146,8 @@ def _error(
         spread = _per_row(layer, factors)
         weight = _rounded_weight(layer, layer.weight * spread[:, None, :], scheme)
         columns = rounded(layer.columns / spread[:, :, None], *grid)
-        wanted = layer.product(layer.weight, layer.columns)
-        error = (layer.product(weight, columns) - wanted).square().sum()
+        wanted = layer.outputs_of(layer.weight, layer.columns)
+        error = (layer.outputs_of(weight, columns) - wanted).square().sum()
         total += float(error / wanted.square().sum().clamp_min(1e-30))
     return total
 
