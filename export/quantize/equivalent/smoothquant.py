@@ -65,7 +65,7 @@ def smooth(
     copy = prepared_copy(model)
     links, refused = find_links(copy)
     kept = list(itertools.islice(feeds, samples))
-    axes = {name: link.consumers[0].axis for link in links for name in link.inputs}
+    axes = {name: axis for link in links for name, axis in link.input_axes.items()}
     found = channel_statistics(copy, kept, axes)
     layers = _sampled(copy, links, kept, scheme, positions, seed)
     changes = []
