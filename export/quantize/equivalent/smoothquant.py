@@ -25,11 +25,10 @@ from edgec.export.quantize.equivalent.statistics import ChannelStatistics, chann
 from edgec.export.quantize.equivalent.transformed import Transformed
 from edgec.export.quantize.graph import prepared_copy
 from edgec.export.quantize.operands import weight_axis
-from edgec.export.quantize.qhyvit.gradients import tensors
 from edgec.export.quantize.qhyvit.layers import Layer
 from edgec.export.quantize.qhyvit.segment import rounded
 from edgec.export.quantize.ranges import Range
-from edgec.export.quantize.replay.graph import Replay
+from edgec.export.quantize.replay.graph import Replay, as_tensors
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.weights import activation_parameters
 
@@ -117,7 +116,7 @@ def _sampled(
     written = {str(r.node.outputs[0].name) for r in readers}
     for feed in feeds:
         with torch.no_grad():
-            values = replay(tensors(feed), watch=sorted(names | written))
+            values = replay(as_tensors(feed), watch=sorted(names | written))
         for layer in readers:
             x, y = layer.node.inputs[0], layer.node.outputs[0]
             assert x is not None

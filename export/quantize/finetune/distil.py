@@ -30,7 +30,7 @@ from edgec.export.quantize.fisher import LEAST_PROBABILITY, MIN_CLASSES
 from edgec.export.quantize.graph import input_specs, prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import Learned
-from edgec.export.quantize.replay.graph import Replay, Segment
+from edgec.export.quantize.replay.graph import Replay, Segment, as_tensors
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stream import check_feed, no_samples
 
@@ -225,10 +225,7 @@ class _Objective:
         for number, feed in enumerate(feeds):
             if number == max(limit, 2):
                 break
-            given = {
-                name: torch.from_numpy(np.ascontiguousarray(array))
-                for name, array in check_feed(feed, specs, number).items()
-            }
+            given = as_tensors(check_feed(feed, specs, number))
             with torch.no_grad():
                 found = teacher(given)
             for name, tensor in (given | found).items():

@@ -33,7 +33,7 @@ from edgec.export.quantize.graph import (
 from edgec.export.quantize.learned import Learned, LearnedWeight, WeightKey
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.ranges import Range
-from edgec.export.quantize.replay.graph import Intercept
+from edgec.export.quantize.replay.graph import Intercept, constantly
 from edgec.export.quantize.replay.integers import round_through
 from edgec.export.quantize.scheme import QuantScheme
 
@@ -182,7 +182,7 @@ class Freedom:
     def intercepts(self, values: dict[str, Tensor]) -> dict[str, Intercept]:
         """`values` put into a replay of `skeleton`."""
         found: dict[str, Intercept] = {
-            name: _constantly(values[name]) for name in (*self._rounded, *self._shown)
+            name: constantly(values[name]) for name in (*self._rounded, *self._shown)
         }
         for value, key in self._steps.items():
             found[value] = self._stepping(values[f"{key}:scale"], values[f"{key}:zero_point"])
@@ -300,7 +300,3 @@ def _store(graph: ir.Model, name: str, value: Tensor) -> None:
     graph.graph.initializers[name].const_value = ir.tensor(
         np.ascontiguousarray(value.numpy().astype(np.float32)), name=name
     )
-
-
-def _constantly(value: Tensor) -> Intercept:
-    return lambda _: value
