@@ -39,6 +39,7 @@ from edgec.export.quantize.recipes.recipe import Recipe, builtin_recipes
 from edgec.export.quantize.scheme import QuantScheme
 
 After = Callable[[ir.Model, ir.Model], None]
+"""Changes a quantized graph, given the float one."""
 CALIBRATION = 64
 """Calibration samples of the rows that do not say otherwise."""
 MISSED = ("efficientnet_lite0", "ppocr_rec", "ppocr_cls")

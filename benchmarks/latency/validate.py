@@ -197,7 +197,7 @@ def halves(count: int, seeds: int = 3) -> list[list[list[int]]]:
     return found
 
 
-def known_elsewhere(task: Task, table: Table) -> Guess:
+def known_elsewhere(table: Table) -> Guess:
     """Boards with unseen chips, half of their networks measured; the others ran elsewhere."""
     times = log_times(table)
     guess = Guess.empty(times)
@@ -261,7 +261,7 @@ def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, flo
     if len(table.boards) > 20:
         parts = [unseen_networks(task, table, split).score() for split in halves(count)]
         scores["half of the networks unseen"] = _average(parts)
-        scores["half unseen on this board only"] = known_elsewhere(task, table).score()
+        scores["half unseen on this board only"] = known_elsewhere(table).score()
         anchored = with_anchors(task, table, transfer=True)
         scores["unseen board, 5 anchors"] = anchored.score()
         scores["unseen board, 5 anchors, work terms"] = with_anchors(

@@ -9,7 +9,6 @@ activations around 10³ overflows float16 (65504) and the whole output turns to 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.casts import Casts
 from edgec.export.quantize.graph import (
     constant_of,
+    drop_unused_constants,
     opset_of,
     prepared_copy,
     require_float32,
@@ -182,6 +182,7 @@ class Float16Pass(ir.passes.InPlacePass):
         self._join_neutral()
         self._join_affine()
         self._apply(model.graph)
+        drop_unused_constants(model)
         return ir.passes.PassResult(model, modified=True)
 
     def unsafe_nodes(self, model: ir.Model) -> list[ir.Node]:
@@ -422,9 +423,6 @@ class Float16Pass(ir.passes.InPlacePass):
         for position, value in enumerate(outputs):
             if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16) and value.dtype != final:
                 casts.give_output(position, value, final)
-        for name, value in list(graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output():
-                del graph.initializers[name]
 
     def _is_float_now(self, node: ir.Node) -> bool:
         kinds = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -437,12 +435,3 @@ def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:
             yield from attribute.as_graphs()
-
-
-def relative_error(reference: np.ndarray, other: np.ndarray) -> float:
-    """‖other − reference‖₂ / ‖reference‖₂ (infinite if `other` is not finite)."""
-    if not np.isfinite(other).all():
-        return math.inf
-    scale = float(np.linalg.norm(reference.astype(np.float64)))
-    difference = float(np.linalg.norm(other.astype(np.float64) - reference.astype(np.float64)))
-    return difference / max(scale, np.finfo(np.float64).tiny)
