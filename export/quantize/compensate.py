@@ -38,7 +38,7 @@ from edgec.export.quantize.quadratic import nearest_on_grid
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stepwise import Stepwise
 from edgec.export.quantize.stream import activation_names
-from edgec.export.quantize.weights import MIN_SCALE, quantize_weight, round_weight
+from edgec.export.quantize.weights import MIN_SCALE, channel_shape, quantize_weight, round_weight
 
 SAMPLES = 256
 """Calibration samples that are used."""
@@ -159,7 +159,7 @@ def _rounded(
     # rounded once more: to be pair-safe, and onto the float32 scales
     near = product.weight(found.integers * found.scales[:, :, None]).astype(np.float32)
     integers = round_weight(near, scales, axis, pair_safe=safe, limit=limit)
-    grid = integers * scales.reshape([-1 if i == axis else 1 for i in range(near.ndim)])
+    grid = integers * scales.reshape(channel_shape(axis, near.ndim))
     return grid.astype(np.float32), scales
 
 

@@ -36,6 +36,7 @@ from edgec.export.quantize.ranges import Range
 from edgec.export.quantize.replay.graph import Intercept, constantly
 from edgec.export.quantize.replay.integers import round_through
 from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.quantize.weights import channel_shape
 
 Parameters = list[Tensor]
 
@@ -80,10 +81,7 @@ class LearnedLayer:
     ) -> None:
         self._limit = limit
         self._weight, self._first = torch.tensor(weight), torch.tensor(start.scales)
-        shape = [1] * weight.ndim
-        if axis is not None:
-            shape[axis] = -1
-        self._shape = shape
+        self._shape = channel_shape(axis, weight.ndim)
         if start.integers is not None:
             # learned integers are where it starts, inside their rounding intervals where possible
             steps = self._weight / self._along(self._first)
@@ -94,7 +92,7 @@ class LearnedLayer:
         self.stretch = torch.zeros_like(self._first, requires_grad=True)
 
     def _along(self, scales: Tensor) -> Tensor:
-        return scales.reshape(self._shape if scales.ndim else [])
+        return scales.reshape(self._shape)
 
     def weight(self) -> Tensor:
         """The float weight that is rounded; differentiable."""

@@ -30,7 +30,7 @@ from edgec.export.quantize.replay.graph import Replay, as_tensors, constantly
 from edgec.export.quantize.rounding.blocks import Block
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stream import check_feed, no_samples
-from edgec.export.quantize.weights import quantize_weight
+from edgec.export.quantize.weights import channel_shape, quantize_weight
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,8 @@ def hawq_sensitivity(
         integers, scales = quantize_weight(
             number, weight.axis, pair_safe=weight.pair_safe, limit=limit
         )
-        shape = [1] * number.ndim
-        if weight.axis is not None:
-            shape[weight.axis] = -1
-        rounded = integers * scales.astype(np.float64).reshape(shape)
+        steps = scales.astype(np.float64).reshape(channel_shape(weight.axis, number.ndim))
+        rounded = integers * steps
         distance[(weight.tensor, weight.axis)] = float(((rounded - number) ** 2).sum())
     return {
         block.name: sum(traces[key[0]].mean * distance[key] for key in block.weights)
