@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgec.export.quantize.finetune.distil import FineTuned
     from edgec.export.quantize.mixed.choice import Precision
     from edgec.export.quantize.mixed.price import Price
-    from edgec.export.quantize.mixed.search import MixedPlan
+    from edgec.export.quantize.mixed.result import MixedPlan
 
 Feeds = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
 """Calibration samples, anew at each call."""
