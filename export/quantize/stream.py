@@ -71,8 +71,15 @@ def run_activations(
         raise no_samples()
 
 
-def no_samples() -> InputError:
-    """The error of a data source that yields nothing."""
+def no_samples(found: int = 0) -> InputError:
+    """The error of a data source that yields nothing, or one sample where learning needs two."""
+    if found:
+        return InputError(
+            "EC760",
+            f"calibration got {found} sample, and learning needs two",
+            why="one is held back, to judge what was learned",
+            fix="give more images, or a recipe that learns nothing (--recipe default)",
+        )
     return InputError(
         "EC760",
         "calibration got no samples",
@@ -170,6 +177,7 @@ def check_feed(
             f"no value for input {missing[0]!r}",
             where=where,
             why=f"the sample has {', '.join(sorted(feed)) or 'nothing'}",
+            fix=f"give an array for each of: {', '.join(inputs)}",
         )
     unknown = sorted(set(feed) - set(inputs))
     if unknown:
@@ -184,6 +192,11 @@ def check_feed(
         array = np.asarray(feed[name])
         problem = spec.mismatch(array)
         if problem:
-            raise InputError("EC761", f"input {name!r}: {problem}", where=where)
+            raise InputError(
+                "EC761",
+                f"input {name!r}: {problem}",
+                where=where,
+                fix="feed it with the shape and dtype that the network declares",
+            )
         checked[name] = array
     return checked

@@ -232,7 +232,7 @@ class _Objective:
                 stacks.setdefault(name, []).append(tensor)
         self.samples = len(next(iter(stacks.values()), []))
         if self.samples < 2:
-            raise no_samples()
+            raise no_samples(self.samples)
         self._stacks: Stacks = {name: torch.stack(parts) for name, parts in stacks.items()}
         held = min(max(1, round(options.holdout * self.samples)), self.samples - 1)
         # spread over the samples: neighbours may be frames of one video, or of one class

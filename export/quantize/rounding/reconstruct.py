@@ -357,6 +357,7 @@ def _stacked(
             break
         for name, array in check_feed(feed, inputs, i).items():
             kept.setdefault(name, []).append(array)
-    if not kept or len(next(iter(kept.values()))) < 2:
-        raise no_samples()
+    count = len(next(iter(kept.values()), ()))
+    if count < 2:
+        raise no_samples(count)
     return {name: torch.from_numpy(np.stack(arrays)) for name, arrays in kept.items()}
