@@ -96,7 +96,7 @@ def compensate(
         old = constant_of(result.graph.initializers[weight.tensor])
         assert old is not None  # the planner took only constants
         limit = scheme.weight_limit(nodes[weight.node])
-        new, scales = _rounded(product, weight, old, seen, limit, centred=bias is not None)
+        new, scales = _on_grid(product, weight, old, seen, limit, centred=bias is not None)
         for graph in rounded:
             graph.graph.initializers[weight.tensor].const_value = ir.tensor(new, name=weight.tensor)
         learned[key] = LearnedWeight(None, scales)
@@ -126,7 +126,7 @@ def _layers(model: ir.Model, weights: Iterable[Weight]) -> list[tuple[Weight, Pr
     return found
 
 
-def _rounded(
+def _on_grid(
     product: Product,
     weight: Weight,
     old: NDArray[np.float32],
