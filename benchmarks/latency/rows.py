@@ -227,12 +227,10 @@ def cortex_m_table() -> Table:
     for row in read_rows():
         if row["device"] not in STM32_ZOO_MHZ or not row["latency_ms"]:
             continue
-        classes = re.search(r"classes=(\d+)", row["notes"])
-        count = int(classes[1]) if classes else 5
+        name, count = st_zoo.key_of(row, 5)
         facts = networks.named(row["model"], row["input"], count)
         if facts is None:
             continue
-        name = f"{row['model']}@{row['input']}/{count}"
         layers[name] = to_layers(facts)
         family[name] = re.sub(r"(_fft|_tfs|_[\d.]+)+$", "", row["model"])
         device = row["device"]
@@ -310,9 +308,7 @@ def neural_art_table() -> Table:
         model = row["model"]
         if "N6570" not in row["device"] or not row["latency_ms"]:
             continue
-        classes = re.search(r"classes=(\d+)", row["notes"])
-        count = int(classes[1]) if classes else 1000
-        name = f"{model}@{row['input']}/{count}"
+        name, count = st_zoo.key_of(row, 1000)
         rows = networks.named(model, row["input"], count)
         if rows is None and name not in facts:
             continue
