@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgec.export.errors import InputError, UsageError
-from edgec.export.quantize.graph import TensorSpec, input_specs, prepared_copy
+from edgec.export.quantize.graph import TensorSpec, elements, input_specs, prepared_copy
 
 # Bytes of activations fetched per run; a larger set is fetched in several runs per sample.
 FETCH_BYTES = 1 << 30
@@ -144,12 +144,7 @@ def _session(model: ir.Model, outputs: Sequence[str]) -> ort.InferenceSession:
 
 
 def _fetch_groups(model: ir.Model, names: Sequence[str], limit: int) -> list[list[str]]:
-    size = {}
-    for node in model.graph:
-        for value in node.outputs:
-            shape = value.shape
-            dims = [d for d in shape if isinstance(d, int)] if shape is not None else []
-            size[value.name] = 4 * int(np.prod(dims, dtype=np.int64))
+    size = {v.name: 4 * elements(v) for node in model.graph for v in node.outputs}
     groups: list[list[str]] = []
     held = 0
     for name in names:

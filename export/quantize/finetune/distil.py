@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from torch.nn import functional as F
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.finetune.freedom import Freedom, own_biases
 from edgec.export.quantize.fisher import LEAST_PROBABILITY, MIN_CLASSES
-from edgec.export.quantize.graph import input_specs, prepared_copy
+from edgec.export.quantize.graph import elements, input_specs, prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import Learned
 from edgec.export.quantize.replay.graph import Replay, Segment, as_tensors
@@ -214,13 +213,13 @@ class _Objective:
         self.outputs = tuple(str(v.name) for v in model.graph.outputs)
         self._axes = {str(v.name): _class_axis(v) for v in model.graph.outputs}
         self._squares = options.squares
-        elements = {
-            str(v.name): _elements(v)
+        sizes = {
+            str(v.name): elements(v)
             for v in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))
         }
-        self.at_once = max(1, options.memory // (4 * _KEPT_PER_ELEMENT * sum(elements.values())))
+        self.at_once = max(1, options.memory // (4 * _KEPT_PER_ELEMENT * sum(sizes.values())))
         teacher = self.segment(Replay(model))
-        limit = options.memory // (4 * sum(elements[n] for n in (*self.inputs, *self.outputs)))
+        limit = options.memory // (4 * sum(sizes[n] for n in (*self.inputs, *self.outputs)))
         stacks: dict[str, list[Tensor]] = {}
         for number, feed in enumerate(feeds):
             if number == max(limit, 2):
@@ -318,8 +317,3 @@ def _last(value: ir.Value) -> int | None:
     """Length of the last axis, if it is known."""
     size = value.shape[-1] if value.shape is not None and len(value.shape) else None
     return size if isinstance(size, int) else None
-
-
-def _elements(value: ir.Value) -> int:
-    shape = () if value.shape is None else value.shape
-    return int(np.prod([d for d in shape if isinstance(d, int)], dtype=np.int64))
