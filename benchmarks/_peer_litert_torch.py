@@ -2,9 +2,10 @@
 
     PYTHONPATH=.src python _peer_litert_torch.py NETWORK VARIANT OUT.tflite FEEDS.npz
 
-`FEEDS.npz` holds one array ``x``, samples on the first axis, to calibrate integers on. Prints JSON:
-seconds of CPU and MiB above what the process held with the network and after a first conversion of
-something tiny, which imports what is imported late.
+VARIANT is fp32, fp16, dyn8, int8 or int16x8. `FEEDS.npz` holds one array ``x``, samples on the
+first axis, to calibrate integers on. Prints JSON: seconds of CPU and MiB above what the process
+held with the network and after a first conversion of something tiny, which imports what is imported
+late.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-VARIANTS = ("fp32", "fp16", "dyn8", "int8", "int16x8")
 
 
 def main() -> None:

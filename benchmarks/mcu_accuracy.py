@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _ptq import data_folder
-from _ptq_networks import CIFAR, CIFAR_ARCHIVE, cifar_images
+from _ptq_networks import CIFAR, CIFAR_ARCHIVE, MissingError, archive_of, cifar_images
 
 import edgec
 from edgec.export import c_artifacts
@@ -96,8 +96,10 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=5000)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    root = data_folder()
-    if root is None:
+    try:
+        archive = archive_of(CIFAR_ARCHIVE)
+    except MissingError as error:
+        print(f"skipped: {error}", file=sys.stderr)
         return 0
     rows: dict[str, dict[str, Any]] = {}
     if arguments.json is not None and arguments.json.is_file():
@@ -106,7 +108,7 @@ def main() -> int:
         }
     for name in (network.removesuffix("_cifar10") for network in arguments.networks.split(",")):
         with tempfile.TemporaryDirectory() as temporary:
-            row = compare(name, root / CIFAR_ARCHIVE, Path(temporary) / "bundle", arguments.limit)
+            row = compare(name, archive, Path(temporary) / "bundle", arguments.limit)
         rows[row["network"]] = row
         print(
             f"{row['network']:26} top-1 {row['top1']:5.2f} % of {row['images']} images, "

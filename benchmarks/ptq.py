@@ -15,31 +15,17 @@ this run replace those of the same network and name in the file.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
-from _ptq import (
-    Row,
-    Variant,
-    by_recipe,
-    heading,
-    line,
-    machine,
-    row,
-    runner,
-    save,
-    serialize,
-    timed,
-)
-from _ptq_networks import NETWORKS, MissingError, Network, load, table_order
+from _ptq import Row, Variant, by_recipe, heading, line, row, save, serialize
+from _ptq_networks import NETWORKS, MissingError, Network, load
 from _ptq_peers import elsewhere, onnxruntime_static
+from _ptq_score import Reference, merged, reference_of, score
 from _timing import interleaved, median_ratio
-from numpy.typing import NDArray
 
 from edgec.export.quantize.graph import constant_of
 from edgec.export.quantize.operands import is_depthwise
@@ -113,46 +99,17 @@ def eight_bits(model: ir.Model, depthwise: bool) -> QuantScheme:
     return replace(scheme, weight_bits_of={str(node.name): 8 for node in kept})
 
 
-def outputs(
-    network: Network, data: bytes, numbers: NDArray[np.int64], *, emulated: bool = False
-) -> tuple[list[bool], list[NDArray[np.int64]]]:
-    """Per sample: right or wrong, and the best classes."""
-    session = runner(data, emulated=emulated)
-    name = session.get_inputs()[0].name
-    right, best = [], []
-    for number in numbers:
-        (value,) = network.samples[number].values()
-        output = session.run(None, {name: value})[0]
-        right.append(network.correct(int(number), output))
-        best.append(output.argmax(axis=-1))
-    return right, best
-
-
-def measure(
-    network: Network,
-    variant: Variant,
-    reference: NDArray[np.bool_],
-    best: list[NDArray[np.int64]],
-    rounds: int,
-) -> Row:
+def measure(network: Network, variant: Variant, reference: Reference, rounds: int) -> Row:
     """Quantize for every fold, score, time."""
-    correct = np.zeros(len(reference), bool)
-    agreed, steps, seconds, data = 0, 0, 0.0, b""
-    for fold in network.folds:
-        data, seconds = timed(lambda: variant.make(fold.calibration))  # noqa: B023
-        right, found = outputs(network, data, fold.scored, emulated=variant.emulated)
-        correct[fold.scored] = right
-        for number, classes in zip(fold.scored, found, strict=True):
-            agreed += int((classes == best[number]).sum())
-            steps += classes.size
-    ratio, count = None, len(network.folds[0].calibration)
+    found = score(network, variant.make, reference, emulated=variant.emulated)
+    ratio = None
     if not variant.emulated:
-        graphs = {"float": serialize(network.model), "int8": data}
+        graphs = {"float": serialize(network.model), "int8": found.data}
         samples = interleaved(
             graphs, network.samples[0], threads=1, rounds=rounds, clock=time.thread_time
         )
         ratio = median_ratio(samples["int8"], samples["float"])
-    return row(variant.name, data, correct, reference, agreed / steps, ratio, seconds, count)
+    return row(variant.name, found, reference.scores.correct, ratio)
 
 
 def main() -> int:
@@ -176,16 +133,14 @@ def main() -> int:
         except MissingError as error:
             print(f"{name}: skipped: {error}", file=sys.stderr)
             continue
-        data = serialize(network.model)
-        right, best = outputs(network, data, np.arange(len(network.samples)))
-        reference = np.array(right)
-        rows = [row("float32", data, reference, reference, 1.0, 1.0, 0.0, 0)]
+        reference = reference_of(network)
+        rows = [row("float32", reference.scores, reference.scores.correct, 1.0)]
         heading(f"{name}: {network.metric}")
         line(rows[0])
         failed = {}
         for variant in variants(network, arguments.recipes.split(","), arguments):
             try:
-                rows.append(measure(network, variant, reference, best, arguments.rounds))
+                rows.append(measure(network, variant, reference, arguments.rounds))
             except Exception as error:
                 if variant.name.startswith("edgec"):
                     raise
@@ -201,16 +156,12 @@ def keep(network: Network, rows: list[Row], failed: dict[str, str], path: Path |
     """Write the rows into the file, in place of those with the same name."""
     if path is None:
         return
-    old = json.loads(path.read_text("utf-8")) if path.exists() else {"facts": {}, "rows": []}
-    records = {(r["model"], r["name"]): r for r in old["rows"]}
-    for measured in rows:
-        records[network.label, measured.name] = {"model": network.label, **asdict(measured)}
-    facts = {**old["facts"], **machine()}
+    facts, records = merged(network, rows, path)
+    measured = {(r["model"], r["name"]) for r in records}
     broken = {**facts.get("did not run", {})}
     broken |= {f"{network.label}: {name}": why for name, why in failed.items()}
-    facts["did not run"] = {k: v for k, v in broken.items() if tuple(k.split(": ")) not in records}
-    ordered = sorted(records.values(), key=lambda r: table_order(r["model"]))
-    save("Post-training quantization", ordered, facts, path)
+    facts["did not run"] = {k: v for k, v in broken.items() if tuple(k.split(": ")) not in measured}
+    save("Post-training quantization", records, facts, path)
 
 
 if __name__ == "__main__":

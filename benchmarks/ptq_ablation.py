@@ -21,16 +21,15 @@ network, scheme and name in the file.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from _ptq import Feed, Row, heading, line, machine, row, runner, save, serialize, timed
-from _ptq_networks import MissingError, Network, load, table_order
+from _ptq import Feed, Row, heading, line, row, save, serialize
+from _ptq_networks import MissingError, Network, load
+from _ptq_score import Inputs, merged, only_input, reference_of, score
 from numpy.typing import NDArray
 from ptq import SCHEMES
 
@@ -40,7 +39,7 @@ from edgec.export.quantize.recipes.recipe import Recipe, builtin_recipes
 from edgec.export.quantize.scheme import QuantScheme
 
 After = Callable[[ir.Model, ir.Model], None]
-Inputs = Callable[[Feed], NDArray[np.float32]]
+"""Changes a quantized graph, given the float one."""
 CALIBRATION = 64
 """Calibration samples of the rows that do not say otherwise."""
 MISSED = ("efficientnet_lite0", "ppocr_rec", "ppocr_cls")
@@ -106,29 +105,9 @@ def _kind(node: ir.Node) -> str:
     }.get(node.op_type, "")
 
 
-def outputs(
-    network: Network, data: bytes, numbers: NDArray[np.int64], inputs: Inputs
-) -> tuple[list[bool], list[NDArray[np.int64]]]:
-    """Per sample: right or wrong, and the best classes."""
-    session = runner(data, emulated=True)
-    name = session.get_inputs()[0].name
-    right, best = [], []
-    for number in numbers:
-        output = session.run(None, {name: inputs(network.samples[number])})[0]
-        right.append(network.correct(int(number), output))
-        best.append(output.argmax(axis=-1))
-    return right, best
-
-
-def as_is(feed: Feed) -> NDArray[np.float32]:
-    """The only input."""
-    (value,) = feed.values()
-    return value
-
-
 def half_a_step(feed: Feed) -> NDArray[np.float32]:
     """The input with noise of half a grey level, the same for every network."""
-    value = as_is(feed)
+    value = only_input(feed)
     step = float(np.ptp(value)) / 255
     noise = np.random.default_rng(0).uniform(-step / 2, step / 2, value.shape)
     return (value + noise).astype(np.float32)
@@ -143,16 +122,13 @@ class Ablation:
         for number, node in enumerate(network.model.graph):
             node.name = f"node_{number}"
         self.scheme: QuantScheme = SCHEMES[title]
-        data = serialize(network.model)
-        everything = np.arange(len(network.samples))
-        right, self.best = outputs(network, data, everything, as_is)
-        self.reference = np.array(right)
-        self.data = data
+        self.reference = reference_of(network, emulated=True)
 
     def rows(self) -> Iterator[Row]:
         """All, the float network first."""
-        yield row("float32", self.data, self.reference, self.reference, 1.0, None, 0.0, 0)
-        yield self._measured("float32, input + half a step", lambda feeds: self.data, half_a_step)
+        floats = self.reference.scores
+        yield row("float32", floats, floats.correct, None)
+        yield self._measured("float32, input + half a step", lambda _: floats.data, half_a_step)
         yield self._quantized("all")
         yield self._quantized("weights only", after=float_activations)
         yield self._quantized("activations only", after=float_weights)
@@ -181,7 +157,7 @@ class Ablation:
                 after(made, graph)
             return serialize(made)
 
-        return self._measured(f"{self.title}: {name}", make, as_is, count)
+        return self._measured(f"{self.title}: {name}", make, only_input, count)
 
     def _measured(
         self,
@@ -190,31 +166,15 @@ class Ablation:
         inputs: Inputs,
         count: int = CALIBRATION,
     ) -> Row:
-        correct = np.zeros(len(self.reference), bool)
-        agreed = steps = 0
-        seconds, data, used = 0.0, b"", 0
-        for fold in self.network.folds:
-            feeds = fold.calibration[:count]
-            used = len(feeds)
-            data, seconds = timed(lambda: make(feeds))  # noqa: B023
-            right, found = outputs(self.network, data, fold.scored, inputs)
-            correct[fold.scored] = right
-            for number, classes in zip(fold.scored, found, strict=True):
-                agreed += int((classes == self.best[number]).sum())
-                steps += classes.size
-        return row(name, data, correct, self.reference, agreed / steps, None, seconds, used)
+        found = score(self.network, make, self.reference, most=count, emulated=True, inputs=inputs)
+        return row(name, found, self.reference.scores.correct, None)
 
 
-def keep(network: str, found: Sequence[Row], path: Path | None) -> None:
+def keep(network: Network, found: Sequence[Row], path: Path | None) -> None:
     """Write the rows into the file, in place of those with the same name."""
-    if path is None:
-        return
-    old = json.loads(path.read_text("utf-8")) if path.exists() else {"facts": {}, "rows": []}
-    records = {(r["model"], r["name"]): r for r in old["rows"]}
-    for measured in found:
-        records[network, measured.name] = {"model": network, **asdict(measured)}
-    ordered = sorted(records.values(), key=lambda r: table_order(r["model"]))
-    save("Where the accuracy of int8 goes", ordered, {**old["facts"], **machine()}, path)
+    if path is not None:
+        facts, records = merged(network, found, path)
+        save("Where the accuracy of int8 goes", records, facts, path)
 
 
 def main() -> int:
@@ -238,7 +198,7 @@ def main() -> int:
         ).rows():
             line(found)
             rows.append(found)
-            keep(network.label, rows, arguments.json)
+            keep(network, rows, arguments.json)
     return 0
 
 

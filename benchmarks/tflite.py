@@ -43,6 +43,7 @@ import torch
 from _installed import installed
 from _ptq import data_folder, machine, save
 from _ptq_networks import CIFAR, CIFAR_ARCHIVE, cifar_graph, cifar_images
+from _rows import merged, table
 from _timing import median_ratio
 from numpy.typing import NDArray
 
@@ -423,23 +424,6 @@ def _best(outputs: Mapping[str, Any]) -> int:
 
 def _percent(hits: NDArray[np.bool_]) -> float:
     return round(100 * float(hits.mean()), 2)
-
-
-def merged(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """New rows, and those of the file for what was not measured again, by network."""
-    known = json.loads(path.read_text())["rows"] if path.exists() else []
-    new = {(row["model"], row["variant"]) for row in rows}
-    kept = [row for row in known if (row["model"], row["variant"]) not in new]
-    return sorted([*kept, *rows], key=lambda row: str(row["model"]))
-
-
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print rows as columns of equal width."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max(map(len, [c, *(r[i] for r in cells)])) for i, c in enumerate(columns)]
-    for line in (columns, *cells):
-        print("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip())
 
 
 def main() -> int:

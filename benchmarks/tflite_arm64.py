@@ -13,7 +13,6 @@ not measured again.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +22,10 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from _arm64 import CORES, Core, Simulator
-from _ptq import machine, save
+from _rows import command_line, measure
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
-from tflite import Feed, files, merged, network, noise, table
+from tflite import Feed, calibration_noise, files, network, noise
 
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tflite.flavour import FLAVOURS
@@ -56,7 +55,7 @@ def contents(graph: ir.Model) -> dict[str, tuple[bytes, str]]:
         file = convert(made, precision=precision, flavour=FLAVOURS[scheme])  # type: ignore[arg-type]
         found[f"LiteRT {variant}"] = (file.content, ".tflite")
     found["ONNX Runtime fp32"] = (serialize(graph, "edgec"), ".onnx")
-    calibration = calibrate(graph, [noise(graph, seed) for seed in range(4)], method="minmax")
+    calibration = calibrate(graph, calibration_noise(graph), method="minmax")
     integer = quantize(graph, calibration, ORT_ARM)
     found["ONNX Runtime int8"] = (serialize(integer, "edgec"), ".onnx")
     return found
@@ -118,19 +117,11 @@ def _difference(expected: Arrays, found: Arrays) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", default=",".join(NETWORKS), help="comma-separated")
+    parser = command_line(__doc__, NETWORKS)
     parser.add_argument("--cores", default=",".join(core.name for core in CORES))
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    found: list[dict[str, Any]] = []
-    for name in arguments.networks.split(","):
-        for core in CORES:
-            if core.name in arguments.cores.split(","):
-                found += rows(name, core)
-        if arguments.json is not None:
-            save(TITLE, merged(found, arguments.json), machine(), arguments.json)
-    table(found)
+    cores = [core for core in CORES if core.name in arguments.cores.split(",")]
+    measure(TITLE, arguments, lambda name: [row for core in cores for row in rows(name, core)])
     return 0
 
 

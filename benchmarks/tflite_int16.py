@@ -13,7 +13,6 @@ ai-edge-quantizer. A file of results keeps the rows of what is not measured agai
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -23,9 +22,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from _ptq import data_folder, machine, save, serialize
-from _ptq_networks import CIFAR, CIFAR_ARCHIVE, cifar_graph, cifar_images
-from tflite import PEER_VARIABLE, Feed, merged, table
+from _ptq import serialize
+from _ptq_networks import CIFAR, MissingError, cifar_graph, cifar_images
+from _rows import command_line, measure
+from tflite import PEER_VARIABLE, Feed
 from tflite_reader import against_reference, graph_operators
 
 from edgec.export.capture import from_tflite
@@ -43,7 +43,8 @@ from edgec.runtime.tflite_artifact import as_integers
 
 TITLE = "int16x8 files read"
 PEER = "ai-edge-quantizer"
-KNOWN, SEEN = 64, 4
+KNOWN, SCORED = 64, 4
+"""Images that are calibrated on, and that files are compared on."""
 
 
 def files(name: str, graph: ir.Model, known: list[Feed]) -> dict[str, bytes]:
@@ -126,27 +127,25 @@ def _output_scale(model: Model) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", default=",".join(CIFAR), help="comma-separated")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    folder = data_folder()
-    if folder is None or not (folder / CIFAR_ARCHIVE).exists():
-        print(f"skipped: EDGEC_BENCH_DATA with {CIFAR_ARCHIVE} is not there", file=sys.stderr)
+    arguments = command_line(__doc__, CIFAR).parse_args()
+    try:
+        seen, _ = cifar_images(train=True, limit=KNOWN)
+        scored, _ = cifar_images(train=False, limit=SCORED)
+    except MissingError as error:
+        print(f"skipped: {error}", file=sys.stderr)
         return 0
-    rows: list[dict[str, Any]] = []
-    seen, _ = cifar_images(train=True, limit=KNOWN)
-    scored, _ = cifar_images(train=False, limit=SEEN)
-    for short in arguments.networks.split(","):
+
+    def rows_of(short: str) -> list[dict[str, Any]]:
         name = f"{short}_cifar10"
         graph, preprocess = cifar_graph(name)
         key = str(graph.graph.inputs[0].name)
         known, feeds = ([{key: preprocess(i)[None]} for i in part] for part in (seen, scored))
-        for producer, content in files(name, graph, known).items():
-            rows.append({"model": name, "variant": producer, **examine(content, feeds)})
-        if arguments.json is not None:
-            save(TITLE, merged(rows, arguments.json), machine(), arguments.json)
-    table(rows)
+        return [
+            {"model": name, "variant": producer, **examine(content, feeds)}
+            for producer, content in files(name, graph, known).items()
+        ]
+
+    measure(TITLE, arguments, rows_of)
     return 0
 
 

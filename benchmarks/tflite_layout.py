@@ -8,12 +8,10 @@ results keeps the rows of what is not measured again.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
-from _ptq import machine, save
-from tflite import merged, network, table
+from _rows import command_line, measure
+from tflite import network
 
 from edgec import models
 from edgec.export.emit.tflite.write import convert
@@ -30,16 +28,8 @@ def row(name: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", default=",".join(models.list_models()))
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for name in arguments.networks.split(","):
-        rows.append(row(name))
-        if arguments.json is not None:
-            save(TITLE, merged(rows, arguments.json), machine(), arguments.json)
-    table(rows)
+    arguments = command_line(__doc__, models.list_models()).parse_args()
+    measure(TITLE, arguments, lambda name: [row(name)])
     return 0
 
 

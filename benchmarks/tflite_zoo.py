@@ -14,17 +14,15 @@ is not measured again.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import resource
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _ptq import machine, save
+from _rows import command_line, measure
 from numpy.typing import NDArray
-from tflite import calibration_noise, merged, noise, table
+from tflite import calibration_noise, noise
 from tflite_reader import single
 
 from edgec import models
@@ -158,19 +156,19 @@ def _sqnr(want: Array, got: Array) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", default=",".join(models.list_models()))
-    parser.add_argument("--reference", type=float, default=4.0)
-    parser.add_argument("--json", type=Path)
+    parser = command_line(__doc__, models.list_models())
+    parser.add_argument(
+        "--reference", type=float, default=4.0, help="millions of parameters at most"
+    )
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for name in arguments.networks.split(","):
-        rows.append(row(name, arguments.reference))
+
+    def rows_of(name: str) -> list[dict[str, Any]]:
+        found = row(name, arguments.reference)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(rows[-1], f"{peak:.1f} GiB", flush=True)
-        if arguments.json is not None:
-            save(TITLE, merged(rows, arguments.json), machine(), arguments.json)
-    table(rows)
+        print(found, f"{peak:.1f} GiB", flush=True)
+        return [found]
+
+    measure(TITLE, arguments, rows_of)
     return 0
 
 

@@ -32,7 +32,7 @@ import onnx_ir as ir
 from _ptq import by_recipe, serialize
 from _ptq_networks import CIFAR, Network, load
 from _ptq_peers import elsewhere
-from ptq import outputs
+from _ptq_score import outputs
 
 from edgec.export.emit.tensorrt.placement import Candidate, best
 from edgec.export.emit.tensorrt.proxy import compile_for, proxy_python

@@ -26,8 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from _ptq import data_folder
-from _ptq_networks import CIFAR, CIFAR_ARCHIVE
+from _ptq_networks import CIFAR, CIFAR_ARCHIVE, MissingError, archive_of
 from zoo import export_in_a_process
 
 from edgec.export.emit.tensorrt.proxy import compile_for, proxy_python
@@ -49,9 +48,8 @@ def measure(model: str) -> dict[str, Any]:
     return row_of(model, [*arguments, "--placement", "default"], blackwell=True)
 
 
-def measure_placements(model: str) -> list[dict[str, Any]]:
-    """A row for each placement in a trained network."""
-    archive = data_folder() / CIFAR_ARCHIVE
+def measure_placements(model: str, archive: Path) -> list[dict[str, Any]]:
+    """A row for each placement in a trained network, calibrated on the images of `archive`."""
     row = row_of(model, ["--calib", str(archive), "--calib-limit", "256", "--placement", "auto"])
     if row["error"]:
         raise SystemExit(f"{model}: {row['error']}")
@@ -170,9 +168,14 @@ def line(row: dict[str, Any]) -> str:
 
 def placements(names: Sequence[str], file: Path) -> int:
     """Choose placements in trained networks."""
+    try:
+        archive = archive_of(CIFAR_ARCHIVE)
+    except MissingError as error:
+        print(f"skipped: {error}", file=sys.stderr)
+        return 0
     rows = []
     for model in names:
-        for row in measure_placements(model):
+        for row in measure_placements(model, archive):
             rows.append(row)
             noise = "" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
             print(
@@ -189,7 +192,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description="Compile every network with NVIDIA's proxy.")
     parser.add_argument("--models", nargs="*")
-    parser.add_argument("--json", type=Path, default=Path("trt_proxy.json"))
+    parser.add_argument(
+        "--json", type=Path, help="by default trt_proxy.json or trt_placements.json, here"
+    )
     parser.add_argument("--again", action="store_true", help="measure those anew that the file has")
     parser.add_argument("--placements", action="store_true", help="choose placements, trained nets")
     options = parser.parse_args(argv)
@@ -197,10 +202,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("needs TensorRT for RTX: pip install 'edgec[trt-check]'", file=sys.stderr)
         return 6
     if options.placements:
-        return placements(options.models or [f"{name}_cifar10" for name in CIFAR], options.json)
+        names = options.models or [f"{name}_cifar10" for name in CIFAR]
+        return placements(names, options.json or Path("trt_placements.json"))
+    file = options.json or Path("trt_proxy.json")
     rows: dict[str, dict[str, Any]] = {}
-    if options.json.is_file():
-        rows = {row["model"]: row for row in json.loads(options.json.read_text("utf-8"))["rows"]}
+    if file.is_file():
+        rows = {row["model"]: row for row in json.loads(file.read_text("utf-8"))["rows"]}
     names = options.models or list_models()
     worse: list[str] = []
     print(
@@ -215,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows[model] = row
             facts = {"target": TARGET, "compiler": row.get("compiler")}
             content = {"facts": facts, "rows": list(rows.values())}
-            options.json.write_text(dump_json(content), "utf-8")
+            file.write_text(dump_json(content), "utf-8")
         print(line(rows[model]), flush=True)
     failed = [name for name in names if rows[name]["error"] or refused(rows[name])]
     print(f"{len(names)} networks, {len(failed)} not compiled in every precision {failed or ''}")

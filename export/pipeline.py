@@ -34,7 +34,7 @@ from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tensorrt.proxy import ask_proxy, proxy_python
 from edgec.export.emit.tensorrt.recipe import is_strongly_typed, write_build_bundle
 from edgec.export.errors import InternalError
-from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_file
+from edgec.export.files import atomic_folder, dump_json, sha256_bytes, sha256_file, write_texts
 from edgec.export.golden import golden_feeds, write_golden
 from edgec.export.judge import Built, gate, judged
 from edgec.export.labels import read_labels, shipped_labels
@@ -188,9 +188,7 @@ def run_job(job: Job, reporter: Reporter) -> tuple[Bundle, dict[str, Any]]:
                 (folder / artifact.path).parent.mkdir(exist_ok=True)
                 (folder / artifact.path).write_bytes(content)
         for c in embedded:
-            for name, text in c.files.items():
-                (folder / c.artifact.path / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / c.artifact.path / name).write_text(text, "utf-8")
+            write_texts(folder / c.artifact.path, c.files)
         write_golden(folder / "golden", golden, built[0].data, quantized=job.quantized)
         if "tensorrt" in (options.formats or ()):
             pinned = {item.artifact.precision: item.pinned for item in built}

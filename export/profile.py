@@ -49,7 +49,8 @@ def static_profile(
         target: whose rewrites apply to a network; by default those of generic-x86-64.
         options: of the capture (``input_size``, ``shapes``); with any, an .onnx file is captured
             and rewritten like a network.
-        artifact: of a bundle: path or precision; by default the one of the target's precision.
+        artifact: of a bundle: path or precision; by default the int8 ONNX file, where there is one,
+            else the master.
 
     Raises:
         EdgecError: what reading or capturing raises.

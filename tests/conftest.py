@@ -8,12 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+
+if TYPE_CHECKING:
+    import edgec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -156,24 +160,28 @@ def unseen_colours() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def int8_bundle(
-    tiny_onnx: Path,
-    image_folder: Path,
-    preprocess_json: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """A bundle of the tiny network with fp32 and int8 for x86; not to be changed."""
+def compile_tiny(
+    tiny_onnx: Path, image_folder: Path, preprocess_json: Path
+) -> Callable[..., edgec.Bundle]:
+    """compile_tiny(out, target=, precision=, …): the tiny network, calibrated on `image_folder`."""
     import edgec
 
+    def export(out: Path, **options: Any) -> edgec.Bundle:
+        calib, preprocess = str(image_folder), str(preprocess_json)
+        return edgec.compile(
+            str(tiny_onnx), calib=calib, preprocess=preprocess, out=str(out), **options
+        )
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(
+    compile_tiny: Callable[..., edgec.Bundle], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle of the tiny network with fp32 and int8 for x86; not to be changed."""
     out = tmp_path_factory.mktemp("int8") / "bundle"
-    edgec.compile(
-        str(tiny_onnx),
-        target="x86",
-        precision="int8",
-        calib=str(image_folder),
-        preprocess=str(preprocess_json),
-        out=str(out),
-    )
+    compile_tiny(out, target="x86", precision="int8")
     return out
 
 

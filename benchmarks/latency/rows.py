@@ -40,10 +40,11 @@ KINDS: dict[str, Kind] = {
 }
 REFERENCE_MHZ = 1000.0
 """Clock that constants are for where the table tells one, and that stands for an unknown one."""
-FREE = frozenset(
+WITHOUT_TIME = frozenset(
     "Flatten Reshape PriorBox DetectionOutput Yolov3DetectionOutput YoloDetectionOutput Crop "
     "clone _to_copy empty arange".split()
 )
+"""Operators that are taken to need no time: views, fills, and the boxes behind a detector."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def to_layers(facts: Iterable[Mapping[str, Any]]) -> list[Layer]:
     """Layers of recorded facts; operators that take no time are left out."""
     found = []
     for index, row in enumerate(facts):
-        if row["layer"] in FREE:
+        if row["layer"] in WITHOUT_TIME:
             continue
         kind: Kind = KINDS.get(row["kind"], "move")
         alone = row["layer"].lower() in EXPONENTIAL
@@ -211,7 +212,7 @@ def ncnn_table(precision: str) -> Table:
     return _table(seen, {name: to_layers(rows) for name, rows in facts.items()})
 
 
-ZOO = {"STM32H747I-DISCO": 400.0, "STM32F769I-DISCO": 216.0}
+STM32_ZOO_MHZ = {"STM32H747I-DISCO": 400.0, "STM32F769I-DISCO": 216.0}
 """Clocks of the STM32 model zoo's tables, MHz."""
 
 
@@ -224,18 +225,16 @@ def cortex_m_table() -> Table:
     layers: dict[str, list[Layer]] = {}
     family = {}
     for row in read_rows():
-        if row["device"] not in ZOO or not row["latency_ms"]:
+        if row["device"] not in STM32_ZOO_MHZ or not row["latency_ms"]:
             continue
-        classes = re.search(r"classes=(\d+)", row["notes"])
-        count = int(classes[1]) if classes else 5
+        name, count = st_zoo.key_of(row, 5)
         facts = networks.named(row["model"], row["input"], count)
         if facts is None:
             continue
-        name = f"{row['model']}@{row['input']}/{count}"
         layers[name] = to_layers(facts)
         family[name] = re.sub(r"(_fft|_tfs|_[\d.]+)+$", "", row["model"])
         device = row["device"]
-        board = Board(device, device, "Cortex-M7", ZOO[device], 1, row["runtime"])
+        board = Board(device, device, "Cortex-M7", STM32_ZOO_MHZ[device], 1, row["runtime"])
         seen.setdefault(board, {})[name] = float(row["latency_ms"])
     table = _table(seen, layers)
     table.family = family
@@ -309,9 +308,7 @@ def neural_art_table() -> Table:
         model = row["model"]
         if "N6570" not in row["device"] or not row["latency_ms"]:
             continue
-        classes = re.search(r"classes=(\d+)", row["notes"])
-        count = int(classes[1]) if classes else 1000
-        name = f"{model}@{row['input']}/{count}"
+        name, count = st_zoo.key_of(row, 1000)
         rows = networks.named(model, row["input"], count)
         if rows is None and name not in facts:
             continue
@@ -340,6 +337,7 @@ JOINED = frozenset(
     "hardswish_ hardsigmoid batch_norm _native_batch_norm_legit_no_training native_batch_norm "
     "leaky_relu leaky_relu_ tanh pow rsqrt exp clamp clamp_min neg copy_ native_dropout".split()
 )
+"""Functions of single elements, which torch.compile computes where their input is made."""
 NORMS = frozenset("native_layer_norm native_group_norm var_mean linalg_vector_norm".split())
 
 

@@ -15,6 +15,7 @@ import importlib
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 WIDTHS = {"a025": "wd4", "a050": "wd2", "a075": "w3d4", "a100": "w1"}
@@ -75,6 +76,13 @@ def alike(model: str) -> str:
     return f"{match[1]} {width / 100 if width > 10 else width:g}"
 
 
+def key_of(row: Mapping[str, str], classes: int) -> tuple[str, int]:
+    """``model@input/classes`` of a row, and the classes: `classes` where the row does not tell."""
+    told = re.search(r"classes=(\d+)", row["notes"])
+    count = int(told[1]) if told else classes
+    return f"{row['model']}@{row['input']}/{count}", count
+
+
 def main(rows: Path, out: Path) -> None:
     """Count what has a definition; name what has none."""
     import torch
@@ -88,9 +96,7 @@ def main(rows: Path, out: Path) -> None:
     with rows.open(newline="", encoding="utf-8") as file:
         wanted = [row for row in csv.DictReader(file) if "N6570" in row["device"]]
     for row in wanted:
-        classes = re.search(r"classes=(\d+)", row["notes"])
-        count = int(classes[1]) if classes else 1000
-        key, name = f"{row['model']}@{row['input']}/{count}", bare(row["model"])
+        (key, count), name = key_of(row, 1000), bare(row["model"])
         if named(row["model"], row["input"], count) is not None:
             continue
         with torch.device("meta"):

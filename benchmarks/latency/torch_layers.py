@@ -24,7 +24,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgec.models.timm_bridge import import_timm
 
-ATEN = torch.ops.aten
 VIEWS = frozenset(
     "view _unsafe_view reshape t transpose permute expand squeeze unsqueeze slice select split "
     "split_with_sizes chunk unbind detach alias as_strided unfold lift_fresh diagonal".split()

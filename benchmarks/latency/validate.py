@@ -9,133 +9,36 @@ by board, and how many fall into the 80 % interval, whose width is set on other 
 
 from __future__ import annotations
 
-import itertools
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hierarchy
 import numpy as np
 from boards import fit_mixture
+from classes import core_classes
+from guess import Guess, noise_floor
 from hierarchy import Array, Hierarchy
-from rows import Table
+from rows import Table, data_hash
+from tasks import TASKS, Task, command_line, log_times, named
 
 from edgec.profiles.latency.constants import CoreClass, Fit, Hull
 from edgec.profiles.latency.predict import Anchor, Constants, calibrate
 from edgec.profiles.latency.similar import Similar
 
-if TYPE_CHECKING:
-    from fit import Task
-
 ANCHORS = 5
 FOLDS = 8
 FEWEST_BOARDS = 10
 """Configurations that a number of threads needs for a row of its own."""
-FEWEST_COMMON = 8
-"""Networks that two runs have in common, for their distance to tell of noise."""
-INTERVAL = 0.8
 MANY = 100
 """Networks from which on the unexplained rest is learned from similar ones."""
-
-
-@dataclass
-class Guess:
-    """Predicted log latencies with standard deviations; NaN where nothing was predicted."""
-
-    truth: Array
-    mean: Array
-    deviation: Array
-    fold: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.fold = np.zeros(self.truth.shape, int)
-
-    @classmethod
-    def empty(cls, truth: Array) -> Guess:
-        """Nothing predicted yet."""
-        return cls(truth, np.full(truth.shape, np.nan), np.full(truth.shape, np.nan))
-
-    def put(self, index: Any, mean: Array, deviation: Array, fold: int) -> None:
-        """Predictions for some cells."""
-        self.mean[index], self.deviation[index], self.fold[index] = mean, deviation, fold
-
-    def scale(self, fold: int | None = None) -> float:
-        """Standard deviations that hold 80 % of the errors, without those of one fold."""
-        valid = self._valid() & (
-            np.ones(self.truth.shape, bool) if fold is None else self.fold != fold
-        )
-        z = np.abs(self.truth[valid] - self.mean[valid]) / self.deviation[valid]
-        return float(np.quantile(z, INTERVAL))
-
-    def score(self) -> dict[str, Any]:
-        """What the tables show."""
-        valid = self._valid()
-        error = np.abs(np.exp(self.mean[valid] - self.truth[valid]) - 1)
-        taus = [
-            kendall(self.truth[b][valid[b]], self.mean[b][valid[b]])
-            for b in range(len(self.truth))
-            if valid[b].sum() > 2
-        ]
-        scores = {
-            "n": int(valid.sum()),
-            "within_10": _percent((error <= 0.1).mean()),
-            "within_20": _percent((error <= 0.2).mean()),
-            "median_error": _percent(np.median(error)),
-            "mape": _percent(error.mean()),
-            "kendall_tau": round(float(np.mean(taus)), 3) if taus else None,
-        }
-        if np.isfinite(self.deviation[valid]).all():
-            scores["coverage_80"] = _percent(self.coverage())
-        return scores
-
-    def coverage(self) -> float:
-        """Share inside the interval, its width taken from the other folds."""
-        inside = []
-        for fold in np.unique(self.fold[self._valid()]):
-            cells = self._valid() & (self.fold == fold)
-            try:
-                scale = self.scale(int(fold))
-            except IndexError:
-                continue
-            z = np.abs(self.truth[cells] - self.mean[cells]) / self.deviation[cells]
-            inside += list(z <= scale)
-        return float(np.mean(inside))
-
-    def of_boards(self, boards: Sequence[int]) -> Guess:
-        """The same for some boards."""
-        found = Guess(self.truth[boards], self.mean[boards], self.deviation[boards])
-        found.fold = self.fold[boards]
-        return found
-
-    def without_bias(self, groups: Sequence[Sequence[int]]) -> Guess:
-        """The same, were the median error of each group of networks known: what remains is how
-        boards differ in it, and noise."""
-        found = Guess(self.truth, self.mean.copy(), np.full(self.truth.shape, np.nan))
-        for group in groups:
-            error = (self.mean - self.truth)[:, group]
-            if np.isfinite(error).any():
-                found.mean[:, group] -= np.nanmedian(error)
-        return found
-
-    def _valid(self) -> Array:
-        return np.isfinite(self.truth) & np.isfinite(self.mean)
-
-
-def kendall(a: Array, b: Array) -> float:
-    """Kendall's τ-a: concordant minus discordant pairs over all."""
-    i, j = np.triu_indices(len(a), 1)
-    return float((np.sign(a[i] - a[j]) * np.sign(b[i] - b[j])).mean())
 
 
 def unseen_networks(
     task: Task, table: Table, groups: Sequence[Sequence[int]], features: Sequence[str] | None = None
 ) -> Guess:
     """Networks that no board ran, on boards calibrated by the other networks."""
-    from fit import log_times
-
     work, times = task.work(table), log_times(table)
     names: Sequence[str] = task.features
     if features is not None:  # a baseline with fewer work terms
@@ -175,8 +78,6 @@ def features_of(table: Table, kinds: Sequence[str]) -> Array:
 
 def unseen_boards(task: Task, table: Table, *, networks_too: bool) -> Guess:
     """Boards with chips that were not fitted, known by their core's class only."""
-    from fit import _classes, _within, log_times
-
     work, times = task.work(table), log_times(table)
     guess = Guess.empty(times)
     groups = [[m] for m in range(len(table.networks))] if networks_too else [[]]
@@ -195,7 +96,7 @@ def unseen_boards(task: Task, table: Table, *, networks_too: bool) -> Guess:
             )
             classes = {
                 (core, threads): constants
-                for core, threads, constants, _ in _classes(found, boards, _within(found, boards))
+                for core, threads, constants, _ in core_classes(found, boards)
             }
             for b in test:
                 board = table.boards[b]
@@ -211,8 +112,6 @@ def unseen_boards(task: Task, table: Table, *, networks_too: bool) -> Guess:
 
 def with_anchors(task: Task, table: Table, *, transfer: bool) -> Guess:
     """Boards with unseen chips after five measurements; networks that other boards ran."""
-    from fit import log_times
-
     work, times = task.work(table), log_times(table)
     guess = Guess.empty(times)
     for fold, test in enumerate(chip_folds(table)):
@@ -298,10 +197,8 @@ def halves(count: int, seeds: int = 3) -> list[list[list[int]]]:
     return found
 
 
-def known_elsewhere(task: Task, table: Table) -> Guess:
+def known_elsewhere(table: Table) -> Guess:
     """Boards with unseen chips, half of their networks measured; the others ran elsewhere."""
-    from fit import log_times
-
     times = log_times(table)
     guess = Guess.empty(times)
     rng = np.random.default_rng(0)
@@ -316,34 +213,6 @@ def known_elsewhere(task: Task, table: Table) -> Guess:
             means, deviations = np.array(found).T
             guess.put((b, list(rest)), means, deviations, fold)
     return guess
-
-
-def noise_floor(table: Table) -> dict[str, Any] | None:
-    """What a perfect predictor would score: how far two runs on one chip with as many threads are
-    apart once one factor between them is taken away, over √2 for the noise of a single run.
-
-    None where no chip was measured twice. The factor is the median over the networks of both.
-    """
-    logs = np.log(table.ms)
-    apart = []
-    for i, j in itertools.combinations(range(len(logs)), 2):
-        one, other = table.boards[i], table.boards[j]
-        if (one.chip, one.core, one.threads) != (other.chip, other.core, other.threads):
-            continue
-        difference = (logs[i] - logs[j])[np.isfinite(logs[i] - logs[j])]
-        if len(difference) >= FEWEST_COMMON:
-            apart.append(difference - np.median(difference))
-    if not apart:
-        return None
-    error = np.abs(np.expm1(np.concatenate(apart) / np.sqrt(2)))
-    return {
-        "n": len(error),
-        "within_10": _percent((error <= 0.1).mean()),
-        "within_20": _percent((error <= 0.2).mean()),
-        "median_error": _percent(np.median(error)),
-        "mape": _percent(error.mean()),
-        "kendall_tau": None,
-    }
 
 
 def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, float, float]]:
@@ -392,7 +261,7 @@ def validate(task: Task, table: Table) -> tuple[dict[str, Any], tuple[float, flo
     if len(table.boards) > 20:
         parts = [unseen_networks(task, table, split).score() for split in halves(count)]
         scores["half of the networks unseen"] = _average(parts)
-        scores["half unseen on this board only"] = known_elsewhere(task, table).score()
+        scores["half unseen on this board only"] = known_elsewhere(table).score()
         anchored = with_anchors(task, table, transfer=True)
         scores["unseen board, 5 anchors"] = anchored.score()
         scores["unseen board, 5 anchors, work terms"] = with_anchors(
@@ -438,20 +307,15 @@ def _shares(work: Array, mean: Array) -> Array:
     return np.asarray(parts / parts.sum(1, keepdims=True))
 
 
-def _percent(value: Any) -> float:
-    return round(100 * float(value), 1)
-
-
 COLUMNS = ("n", "within_10", "within_20", "median_error", "mape", "kendall_tau", "coverage_80")
 
 
 def main() -> None:
     """Score every set, or those named by ``--only``, print the table, write the JSON."""
-    from fit import TASKS, read_arguments
-    from rows import data_hash
-
-    arguments, only = read_arguments(sys.argv[1:])
-    out = Path(arguments[0]) if arguments else None
+    parser = command_line(__doc__ or "")
+    parser.add_argument("results", nargs="?", type=Path, help="file that the scores are written to")
+    arguments = parser.parse_args()
+    only, out = named(arguments.only), arguments.results
     rows: list[dict[str, Any]] = []
     boards = {}
     if only and out is not None and out.is_file():

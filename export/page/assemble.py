@@ -25,6 +25,7 @@ from edgec.runtime.results.compare import find_record
 
 PLANNING_SECONDS = 5.0
 BYTES = {"fp32": 4, "fp16": 2, "int16x8": 2, "int8": 1, "mixed": 4}
+"""Of an element by precision; a mixed network may have any of its activations in float."""
 
 Part = tuple[dict[str, Any], str | None, Mapping[str, Block]]
 

@@ -28,7 +28,8 @@ from edgec.export.quantize.learned import Learned, learned_grid
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stream import run_activations
-from edgec.export.quantize.weights import WeightRule, quantize_weight
+from edgec.export.quantize.weights import WeightRule, channel_shape, quantize_weight
+from edgec.export.rewrite.graph import int_attr
 
 
 def correct_biases(
@@ -111,20 +112,13 @@ def _mean_error(
 ) -> NDArray[np.float64]:
     """(W_q − W)·E[x] per output channel."""
     integers, scales = grid
-    shape = [1] * number.ndim
-    if weight.axis is not None:
-        shape[weight.axis] = -1
-    error = integers * scales.astype(np.float64).reshape(shape) - number
+    steps = scales.astype(np.float64).reshape(channel_shape(weight.axis, number.ndim))
+    error = integers * steps - number
     shift: NDArray[np.float64]
     if node.op_type == "Conv":
         per_input = error.sum(axis=tuple(range(2, error.ndim)))  # (M, C / groups)
         inputs = mean.reshape(-1, 1, per_input.shape[1])  # (groups, 1, C / groups)
         shift = (per_input.reshape(len(inputs), -1, per_input.shape[1]) * inputs).sum(axis=2)
     else:
-        shift = (error if _transposed(node) else error.T) @ mean
+        shift = (error if int_attr(node, "transB", 0) else error.T) @ mean
     return shift.ravel()
-
-
-def _transposed(node: ir.Node) -> bool:
-    attribute = node.attributes.get("transB")
-    return attribute is not None and attribute.as_int() != 0

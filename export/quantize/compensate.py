@@ -38,7 +38,7 @@ from edgec.export.quantize.quadratic import nearest_on_grid
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stepwise import Stepwise
 from edgec.export.quantize.stream import activation_names
-from edgec.export.quantize.weights import MIN_SCALE, quantize_weight, round_weight
+from edgec.export.quantize.weights import MIN_SCALE, channel_shape, quantize_weight, round_weight
 
 SAMPLES = 256
 """Calibration samples that are used."""
@@ -96,7 +96,7 @@ def compensate(
         old = constant_of(result.graph.initializers[weight.tensor])
         assert old is not None  # the planner took only constants
         limit = scheme.weight_limit(nodes[weight.node])
-        new, scales = _rounded(product, weight, old, seen, limit, centred=bias is not None)
+        new, scales = _on_grid(product, weight, old, seen, limit, centred=bias is not None)
         for graph in rounded:
             graph.graph.initializers[weight.tensor].const_value = ir.tensor(new, name=weight.tensor)
         learned[key] = LearnedWeight(None, scales)
@@ -118,7 +118,7 @@ def _layers(model: ir.Model, weights: Iterable[Weight]) -> list[tuple[Weight, Pr
     found = []
     for weight in sorted(weights, key=lambda weight: order[weight.node][0]):
         node = order[weight.node][1]
-        product = None if weight.operand else Product.of(node, weight)
+        product = None if weight.operand or weight.index != 1 else Product.of(node)
         alone = len(list(model.graph.initializers[weight.tensor].uses())) == 1
         source = node.inputs[0]
         if product is not None and alone and source is not None and source.name in varying:
@@ -126,7 +126,7 @@ def _layers(model: ir.Model, weights: Iterable[Weight]) -> list[tuple[Weight, Pr
     return found
 
 
-def _rounded(
+def _on_grid(
     product: Product,
     weight: Weight,
     old: NDArray[np.float32],
@@ -159,7 +159,7 @@ def _rounded(
     # rounded once more: to be pair-safe, and onto the float32 scales
     near = product.weight(found.integers * found.scales[:, :, None]).astype(np.float32)
     integers = round_weight(near, scales, axis, pair_safe=safe, limit=limit)
-    grid = integers * scales.reshape([-1 if i == axis else 1 for i in range(near.ndim)])
+    grid = integers * scales.reshape(channel_shape(axis, near.ndim))
     return grid.astype(np.float32), scales
 
 

@@ -68,13 +68,13 @@ def distil(
     require_float32(copy)
     specs = list(input_specs(copy).values())
     memories = _memories(copy)
-    if len(specs) != 1 or specs[0].dtype != np.float32 or not memories:
-        many = len(specs) != 1 or specs[0].dtype != np.float32
+    other_inputs = len(specs) != 1 or specs[0].dtype != np.float32
+    if other_inputs or not memories:
         raise UnsupportedError(
             "EC367",
             "the network does not say what its activations look like",
             why="it has several inputs, or one that is not float32"
-            if many
+            if other_inputs
             else "no BatchNormalization with constant statistics is in the graph",
             fix="give calibration images (--calib), or the network before its BatchNorm is folded",
         )

@@ -88,7 +88,3 @@ class QuantPlan:
     biases: tuple[Bias, ...]
     integer_nodes: tuple[str, ...]
     left_float: dict[str, str] = field(default_factory=dict)
-
-    def calibrated_tensors(self) -> list[str]:
-        """The tensors whose ranges the plan needs, without repetition."""
-        return list(dict.fromkeys(q.range_of for q in self.quantizers if q.fixed is None))

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from edgec.export.quantize.calibrate import Calibration, observe
 from edgec.export.quantize.graph import prepared_copy
 from edgec.export.quantize.histogram import Histogram
-from edgec.export.quantize.replay.graph import Replay
+from edgec.export.quantize.replay.graph import Replay, as_tensors, tracked
 from edgec.export.quantize.stream import activation_names, no_samples
 
 MIN_CLASSES = 3
@@ -91,11 +91,7 @@ def _squared_gradients(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """Values of the named tensors, and their squared gradients summed over the draws."""
 
-    def track(value: Tensor) -> Tensor:
-        return value if value.requires_grad else value.detach().requires_grad_()
-
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in feed.items()}
-    found = replay(tensors, watch=names, intercept=dict.fromkeys(names, track))
+    found = replay(as_tensors(feed), watch=names, intercept=dict.fromkeys(names, tracked))
     watched = [found[name] for name in names]
     squares = [np.zeros(tuple(value.shape), np.float32) for value in watched]
     for draw in range(draws):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,12 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def elements(value: ir.Value) -> int:
+    """How many numbers a value holds; a free dimension, or an unknown shape, counts as one."""
+    shape = () if value.shape is None else value.shape
+    return prod(d for d in shape if isinstance(d, int))
 
 
 def module_of(model: ir.Model, tensor: str) -> str:

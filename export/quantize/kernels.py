@@ -14,7 +14,15 @@ import onnxruntime as ort
 from edgec.export.errors import InputError
 from edgec.export.quantize.graph import in_memory
 
-_INTEGER = frozenset({"QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"})
+_INTEGER = frozenset(
+    {
+        "QGemm",
+        "ConvInteger",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+    }
+)
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _FLOAT_TWINS = {
     "Conv": ("QLinearConv", "ConvInteger"),
@@ -84,4 +92,4 @@ def count_integer_kernels(model: ir.Model) -> dict[str, Any]:
 
 
 def _is_integer(op_type: str) -> bool:
-    return op_type.startswith("QLinear") or op_type in _INTEGER or op_type == "MatMulIntegerToFloat"
+    return op_type.startswith("QLinear") or op_type in _INTEGER

@@ -15,7 +15,6 @@ import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from edgec.export.quantize.entries import Weight
 from edgec.export.quantize.graph import constant_of
 from edgec.export.rewrite.graph import float_attr, int_attr, ints, is_op, str_attr
 
@@ -39,10 +38,10 @@ class Product:
     depth: int
 
     @classmethod
-    def of(cls, node: ir.Node, weight: Weight) -> Product | None:
-        """The product of a node; None if it has another form."""
-        number = constant_of(node.inputs[weight.index])
-        if number is None or weight.index != 1 or not is_op(node, "Conv", "Gemm", "MatMul"):
+    def of(cls, node: ir.Node) -> Product | None:
+        """The product of a node with its second input; None if it has another form."""
+        number = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
+        if number is None or not is_op(node, "Conv", "Gemm", "MatMul"):
             return None
         shape = number.shape
         if node.op_type == "Conv":
@@ -68,15 +67,22 @@ class Product:
 
     def patches(self, x: Array, count: int, generator: np.random.Generator) -> Array:
         """(groups, patches, depth): all patches of an input, or `count` drawn ones."""
+        return self.patches_at(x, _drawn(self.places(x), count, generator))
+
+    def places(self, x: Array) -> int:
+        """How many patches an input has: outputs of one channel."""
         if self.node.op_type != "Conv":
-            rows = x.reshape(-1, x.shape[-1])
-            return rows[_drawn(len(rows), count, generator)][None]
+            return prod(x.shape[:-1])
+        return len(x) * prod(self._windows(x).shape[2 : x.ndim])
+
+    def patches_at(self, x: Array, places: NDArray[np.int64]) -> Array:
+        """(groups, patches, depth): the patches of some outputs, numbered as these are stored."""
+        if self.node.op_type != "Conv":
+            return x.reshape(-1, x.shape[-1])[places][None]
         windows = self._windows(x)
-        size = (len(x), *windows.shape[2 : x.ndim])
-        drawn = _drawn(prod(size), count, generator)
-        image, *place = np.unravel_index(drawn, size)
+        image, *place = np.unravel_index(places, (len(x), *windows.shape[2 : x.ndim]))
         chosen: tuple[Any, ...] = (image, slice(None), *place)
-        found = windows[chosen].reshape(len(drawn), self.groups, self.depth)
+        found = windows[chosen].reshape(len(places), self.groups, self.depth)
         return np.moveaxis(found, 1, 0)
 
     def mean_patch(self, x: Array) -> Array:

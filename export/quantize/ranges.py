@@ -87,7 +87,7 @@ def choose_range(
     if method == "minmax" or histogram.radius == 0.0:
         chosen = full
     elif method == "percentile":
-        chosen = _percentile(histogram, percentile, symmetric)
+        chosen = _percentile(histogram, full, percentile, symmetric)
     elif method == "entropy":
         chosen = _entropy(histogram, full, levels, symmetric)
     else:
@@ -112,22 +112,17 @@ def check_method(method: str, percentile: float) -> None:
         )
 
 
-def _percentile(histogram: Histogram, percentile: float, symmetric: bool) -> Range:
+def _percentile(histogram: Histogram, full: Range, percentile: float, symmetric: bool) -> Range:
     clipped = 1.0 - percentile / 100.0
     if symmetric:
         folded = histogram.counts[HALF_BINS:] + histogram.counts[:HALF_BINS][::-1]
         bound = _upper_quantile(folded, histogram.radius, clipped * histogram.total)
-        return Range(-bound, bound).intersect(
-            *_span(Range.including_zero(histogram.minimum, histogram.maximum).symmetric())
-        )
+        widest = full.symmetric()
+        return Range(-bound, bound).intersect(widest.low, widest.high)
     tail = 0.5 * clipped * histogram.total
     high = _upper_quantile(histogram.counts[HALF_BINS:], histogram.radius, tail)
     low = -_upper_quantile(histogram.counts[:HALF_BINS][::-1], histogram.radius, tail)
     return Range.including_zero(max(low, histogram.minimum), min(high, histogram.maximum))
-
-
-def _span(interval: Range) -> tuple[float, float]:
-    return interval.low, interval.high
 
 
 def _upper_quantile(counts: NDArray[Any], radius: float, tail: float) -> float:

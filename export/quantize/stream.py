@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgec.export.errors import InputError, UsageError
-from edgec.export.quantize.graph import TensorSpec, input_specs, prepared_copy
+from edgec.export.quantize.graph import TensorSpec, elements, input_specs, prepared_copy
 
 # Bytes of activations fetched per run; a larger set is fetched in several runs per sample.
 FETCH_BYTES = 1 << 30
@@ -71,8 +71,15 @@ def run_activations(
         raise no_samples()
 
 
-def no_samples() -> InputError:
-    """The error of a data source that yields nothing."""
+def no_samples(found: int = 0) -> InputError:
+    """The error of a data source that yields nothing, or one sample where learning needs two."""
+    if found:
+        return InputError(
+            "EC760",
+            f"calibration got {found} sample, and learning needs two",
+            why="one is held back, to judge what was learned",
+            fix="give more images, or a recipe that learns nothing (--recipe default)",
+        )
     return InputError(
         "EC760",
         "calibration got no samples",
@@ -137,12 +144,7 @@ def _session(model: ir.Model, outputs: Sequence[str]) -> ort.InferenceSession:
 
 
 def _fetch_groups(model: ir.Model, names: Sequence[str], limit: int) -> list[list[str]]:
-    size = {}
-    for node in model.graph:
-        for value in node.outputs:
-            shape = value.shape
-            dims = [d for d in shape if isinstance(d, int)] if shape is not None else []
-            size[value.name] = 4 * int(np.prod(dims, dtype=np.int64))
+    size = {v.name: 4 * elements(v) for node in model.graph for v in node.outputs}
     groups: list[list[str]] = []
     held = 0
     for name in names:
@@ -170,6 +172,7 @@ def check_feed(
             f"no value for input {missing[0]!r}",
             where=where,
             why=f"the sample has {', '.join(sorted(feed)) or 'nothing'}",
+            fix=f"give an array for each of: {', '.join(inputs)}",
         )
     unknown = sorted(set(feed) - set(inputs))
     if unknown:
@@ -184,6 +187,11 @@ def check_feed(
         array = np.asarray(feed[name])
         problem = spec.mismatch(array)
         if problem:
-            raise InputError("EC761", f"input {name!r}: {problem}", where=where)
+            raise InputError(
+                "EC761",
+                f"input {name!r}: {problem}",
+                where=where,
+                fix="feed it with the shape and dtype that the network declares",
+            )
         checked[name] = array
     return checked

@@ -128,10 +128,7 @@ def round_weight(
     integers: NDArray[np.int8] = nearest.astype(np.int8)
     if pair_safe:
         integers = make_pair_safe(integers)
-    if axis is None:
-        return integers.reshape(weight.shape)
-    moved = integers.reshape(np.moveaxis(weight, axis, 0).shape)
-    return np.ascontiguousarray(np.moveaxis(moved, 0, axis))
+    return from_channels(integers, weight.shape, axis)
 
 
 def is_pair_safe(rows: NDArray[np.int8]) -> bool:
@@ -183,6 +180,19 @@ def per_channel(weight: NDArray[T], axis: int | None) -> NDArray[T]:
     if axis is None:
         return weight.reshape(1, -1)
     return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+
+
+def from_channels(rows: NDArray[T], shape: tuple[int, ...], axis: int | None) -> NDArray[T]:
+    """The way back from `per_channel` to an array of `shape`."""
+    if axis is None:
+        return rows.reshape(shape)
+    moved = rows.reshape(shape[axis], *shape[:axis], *shape[axis + 1 :])
+    return np.ascontiguousarray(np.moveaxis(moved, 0, axis))
+
+
+def channel_shape(axis: int | None, rank: int) -> list[int]:
+    """The shape in which one number per channel multiplies a tensor of `rank` axes along `axis`."""
+    return [-1 if i == axis else 1 for i in range(rank)]
 
 
 def _largest_pair(rows: NDArray[np.float32] | NDArray[np.int8]) -> NDArray[np.float64]:

@@ -58,7 +58,8 @@ def match_linear(node: ir.Node | None) -> Linear | None:
     """`node` as linear operator, or None.
 
     Refuses weights that are computed, biases that are not one number per channel, and Gemm with
-    alpha or beta other than 1 or a transposed first input.
+    alpha or beta other than 1. A transposed first input (transA) is left to who asks what the input
+    channels are: it does not matter to the output channels.
     """
     if node is None or not is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
         return None

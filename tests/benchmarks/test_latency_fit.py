@@ -30,8 +30,11 @@ def scripts(root: Path) -> Iterator[dict[str, ModuleType]]:
         "rows",
         "hierarchy",
         "boards",
-        "fit",
+        "guess",
+        "classes",
+        "tasks",
         "validate",
+        "fit",
         "timm_rows",
     )
     sys.path.insert(0, str(root / "benchmarks" / "latency"))
@@ -181,28 +184,54 @@ def test_functions_of_a_compiled_network_join_in_one_pass(scripts) -> None:
 
 
 def test_the_noise_of_one_chip_measured_twice(scripts) -> None:
-    rows, validate = scripts["rows"], scripts["validate"]
+    rows, guess = scripts["rows"], scripts["guess"]
     rng = np.random.default_rng(0)
     truth = rng.lognormal(2, 1, 4000)
     noise = np.exp(rng.normal(0, 0.1, (2, 4000)))
     noise[1] *= 3  # a slower board of the same chip is no noise
     boards = [rows.Board(f"b{i}", chip, "core", 1.0, 1) for i, chip in enumerate("aab")]
     times = np.vstack([truth * noise, 7 * truth])
-    found = validate.noise_floor(rows.Table(boards, [], {}, times))
+    found = guess.noise_floor(rows.Table(boards, [], {}, times))
     assert found is not None
     assert found["n"] == 4000
     assert found["within_10"] == pytest.approx(68, abs=3), "one standard deviation of one run"
     assert found["within_20"] == pytest.approx(95, abs=2)
     alone = rows.Table(boards[1:], [], {}, times[1:])
-    assert validate.noise_floor(alone) is None
+    assert guess.noise_floor(alone) is None
 
 
 def test_sets_are_chosen_by_name(scripts) -> None:
-    read = scripts["fit"].read_arguments
-    assert read(["out.json"]) == (["out.json"], set())
-    assert read(["--only", "cube-int8,hexagon-int8"]) == ([], {"cube-int8", "hexagon-int8"})
+    read = scripts["tasks"].command_line("").parse_args
+    named = scripts["tasks"].named
+    assert named(read([]).only) == set()
+    only = named(read(["--only", "cube-int8,hexagon-int8"]).only)
+    assert only == {"cube-int8", "hexagon-int8"}
     with pytest.raises(SystemExit, match="no set cube"):
-        read(["--only", "cube"])
+        named("cube")
+
+
+def test_an_option_misspelt_does_not_write_the_constants(scripts, tmp_path, monkeypatch) -> None:
+    target = tmp_path / "constants.json"
+    target.write_text('{"fits": []}', "utf-8")
+    fit = scripts["fit"]
+    monkeypatch.setattr(fit, "TARGET", target)
+    monkeypatch.setattr(fit, "TASKS", ())
+    monkeypatch.setattr(sys, "argv", ["fit.py", "--dryrun"])
+    with pytest.raises(SystemExit):
+        fit.main()
+    assert target.read_text("utf-8") == '{"fits": []}'
+
+
+def test_a_dry_run_prints_what_it_would_write(scripts, tmp_path, monkeypatch, capsys) -> None:
+    target = tmp_path / "constants.json"
+    target.write_text('{"fits": []}', "utf-8")
+    fit = scripts["fit"]
+    monkeypatch.setattr(fit, "TARGET", target)
+    monkeypatch.setattr(fit, "TASKS", ())
+    monkeypatch.setattr(sys, "argv", ["fit.py", "--dry-run"])
+    fit.main()
+    assert json.loads(capsys.readouterr().out)["fits"] == []
+    assert target.read_text("utf-8") == '{"fits": []}'
 
 
 def test_networks_have_the_published_macs(scripts) -> None:
@@ -242,9 +271,9 @@ def test_cores_and_clocks_in_descriptions(scripts, text: str, cores) -> None:
 
 
 def test_scores_of_a_known_guess(scripts) -> None:
-    validate = scripts["validate"]
+    module = scripts["guess"]
     truth = np.log(np.array([[1.0, 2.0, 4.0, 8.0]] * 10))
-    guess = validate.Guess.empty(truth)
+    guess = module.Guess.empty(truth)
     off = np.log([1.0, 1.05, 1.15, 1.5])
     for b in range(10):
         guess.put(b, truth[b] + off, np.full(4, 0.1), b)
@@ -257,7 +286,7 @@ def test_scores_of_a_known_guess(scripts) -> None:
     assert (given["within_10"], given["median_error"]) == (100.0, 0.0)
     assert guess.without_bias([[0, 1, 2, 3]]).score()["within_10"] == 75.0
     assert guess.of_boards([1, 2]).score()["n"] == 8
-    assert validate.kendall(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == -1.0
+    assert module.kendall(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == -1.0
 
 
 def test_chips_stay_in_one_fold(scripts) -> None:
@@ -316,7 +345,7 @@ def test_rows_of_timm_by_processor(scripts, tmp_path: Path, monkeypatch, capsys)
     monkeypatch.delenv("EDGEC_TIMM_LAYERS", raising=False)
     both = scripts["rows"].x86_table()
     assert [board.device for board in both.boards] == ["Intel i9-10940X", "Intel i7-12700H"]
-    by_id = {task.id: task for task in scripts["fit"].TASKS}
+    by_id = {task.id: task for task in scripts["tasks"].TASKS}
     for number, name in enumerate(("torch-x86-fp32", "torch-x86-i7-fp32")):
         table = by_id[name].table()
         assert [board.device for board in table.boards] == [both.boards[number].device]

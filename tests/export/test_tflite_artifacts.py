@@ -21,19 +21,10 @@ Main = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def bundle(
-    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path_factory: Any
-) -> Path:
+def bundle(compile_tiny: Callable[..., edgec.Bundle], tmp_path_factory: Any) -> Path:
     pytest.importorskip("ai_edge_litert")
     out: Path = tmp_path_factory.mktemp("out") / "bundle"
-    edgec.compile(
-        str(tiny_onnx),
-        target="raspberry-pi-5",
-        precision="int8",
-        calib=str(image_folder),
-        preprocess=str(preprocess_json),
-        out=str(out),
-    )
+    compile_tiny(out, target="raspberry-pi-5", precision="int8")
     return out
 
 
@@ -69,18 +60,9 @@ def test_the_report_says_how_delegates_divide_the_files(bundle: Path) -> None:
     assert html.count(line) == 4
 
 
-def test_int16x8(
-    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path: Path
-) -> None:
+def test_int16x8(compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert")
-    bundle = edgec.compile(
-        str(tiny_onnx),
-        target="raspberry-pi-5",
-        precision="int16x8",
-        calib=str(image_folder),
-        preprocess=str(preprocess_json),
-        out=str(tmp_path / "bundle"),
-    )
+    bundle = compile_tiny(tmp_path / "bundle", target="raspberry-pi-5", precision="int16x8")
     found = {a.path: a for a in bundle.manifest.artifacts}
     assert "onnx/model_int8.onnx" not in found
     assert "tflite/model_int8.tflite" not in found
@@ -125,17 +107,10 @@ def test_what_stays_in_float_is_named(tmp_path: Path) -> None:
 
 
 def test_equal_exports_give_equal_files(
-    bundle: Path, tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path: Path
+    bundle: Path, compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path
 ) -> None:
     again = tmp_path / "again"
-    edgec.compile(
-        str(tiny_onnx),
-        target="raspberry-pi-5",
-        precision="int8",
-        calib=str(image_folder),
-        preprocess=str(preprocess_json),
-        out=str(again),
-    )
+    compile_tiny(again, target="raspberry-pi-5", precision="int8")
     for file in sorted((bundle / "tflite").iterdir()):
         assert file.read_bytes() == (again / "tflite" / file.name).read_bytes()
 
@@ -212,18 +187,11 @@ def test_tensorrt_targets_get_no_tflite(tiny_onnx: Path, main: Main) -> None:
 
 
 def test_microcontrollers_get_integer_ends(
-    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path: Path
+    compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path
 ) -> None:
     pytest.importorskip("ai_edge_litert")
     out = tmp_path / "bundle"
-    edgec.compile(
-        str(tiny_onnx),
-        target="cortex-m-tflm",
-        precision="int8",
-        calib=str(image_folder),
-        preprocess=str(preprocess_json),
-        out=str(out),
-    )
+    compile_tiny(out, target="cortex-m-tflm", precision="int8")
     found = [a for a in edgec.load(out).manifest.artifacts if a.format == "tflite"]
     assert [a.precision for a in found] == ["fp32", "int8"]
     model = load(out / "tflite/model_int8.tflite")

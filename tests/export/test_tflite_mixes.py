@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,18 +134,15 @@ def test_lines_say_how_to_get_the_mix() -> None:
 
 
 def test_the_flag_puts_times_into_the_report(
-    tiny_onnx: Path, image_folder: Path, preprocess_json: Path, tmp_path: Path
+    compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path
 ) -> None:
     pytest.importorskip("ai_edge_litert")
-    bundle = edgec.compile(
-        str(tiny_onnx),
+    bundle = compile_tiny(
+        tmp_path / "bundle",
         target="raspberry-pi-5",
         precision="int8",
-        calib=str(image_folder),
-        preprocess=str(preprocess_json),
         formats="tflite",
         time_mixes=True,
-        out=str(tmp_path / "bundle"),
     )
     artifact = next(a for a in bundle.manifest.artifacts if a.path.endswith("model_int8.tflite"))
     assert {"fp32", "fp16", "dyn8", "int8"} <= set(artifact.checks["mixes"]["ratios"])

@@ -17,11 +17,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgec.export.quantize.equivalent.equalize import change
-from edgec.export.quantize.equivalent.links import Link, Refused, find_links, shift_channels
+from edgec.export.quantize.equivalent.links import (
+    Link,
+    Refused,
+    find_links,
+    offset_obstacle,
+    shift_channels,
+)
 from edgec.export.quantize.equivalent.statistics import channel_statistics
 from edgec.export.quantize.equivalent.transformed import Transformed
 from edgec.export.quantize.graph import prepared_copy
-from edgec.export.rewrite.graph import ints, is_op
+from edgec.export.rewrite.graph import is_op
 
 
 def absorb_high_biases(
@@ -64,8 +70,7 @@ def _obstacle(link: Link) -> str:
     if any(not is_op(n, "Relu", "Transpose", "Reshape", "Identity") for n in link.between):
         return "more than ReLU and views behind it"
     for consumer in link.consumers:
-        if any(ints(consumer.linear.node, "pads") or ()):
-            return f"{consumer.linear.node.name} pads with zeros"
-        if is_op(consumer.linear.node, "MatMul") and consumer.linear.bias is None:
-            return f"{consumer.linear.node.name} has no bias"
+        reason = offset_obstacle(consumer.linear)
+        if reason:
+            return reason
     return "" if link.linear is not None and link.linear.bias is not None else "it has no bias"

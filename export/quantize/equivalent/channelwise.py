@@ -43,7 +43,7 @@ def channelwise(
     chosen = [link for link in links if all(_is_depthwise(link, c.axis) for c in link.consumers)]
     dense = [link for link in links if link not in chosen]
     refused += [Refused(link.name, "a reader mixes channels under one scale") for link in dense]
-    axes = {name: link.consumers[0].axis for link in chosen for name in link.inputs}
+    axes = {name: axis for link in chosen for name, axis in link.input_axes.items()}
     found = channel_statistics(copy, feeds, axes)
     changes = []
     for link in chosen:

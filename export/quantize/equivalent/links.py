@@ -78,8 +78,12 @@ class Link:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the tensors that the consumers read, without repetition."""
-        names = (str(_input(c.linear.node).name) for c in self.consumers)
-        return tuple(dict.fromkeys(names))
+        return tuple(self.input_axes)
+
+    @property
+    def input_axes(self) -> dict[str, int]:
+        """Axis of the channels in each of them: views move it."""
+        return {str(_input(c.linear.node).name): c.axis for c in self.consumers}
 
     def shift_obstacle(self) -> str:
         """Why no shift can move along this link; empty if one can."""
@@ -99,7 +103,8 @@ def offset_obstacle(reader: Linear) -> str:
     """Why the bias of a linear operator cannot make up for an offset of its input; or empty."""
     node = reader.node
     if node.op_type == "Conv" and (
-        any(ints(node, "pads") or ()) or str_attr(node, "auto_pad", "NOTSET") != "NOTSET"
+        any(ints(node, "pads") or ())
+        or str_attr(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     ):
         return f"{node.name} pads with zeros"
     if node.op_type == "MatMul" and reader.bias is None:
@@ -194,6 +199,8 @@ def _reads_channels(linear: Linear, axis: int, rank: int) -> bool:
     node = linear.node
     if node.op_type == "Conv":
         return axis == 1
+    if node.op_type == "Gemm" and int_attr(node, "transA", 0):
+        return False
     return node.op_type in ("Gemm", "MatMul") and axis == rank - 1
 
 

@@ -25,11 +25,10 @@ from edgec.export.quantize.equivalent.statistics import ChannelStatistics, chann
 from edgec.export.quantize.equivalent.transformed import Transformed
 from edgec.export.quantize.graph import prepared_copy
 from edgec.export.quantize.operands import weight_axis
-from edgec.export.quantize.qhyvit.gradients import tensors
 from edgec.export.quantize.qhyvit.layers import Layer
 from edgec.export.quantize.qhyvit.segment import rounded
 from edgec.export.quantize.ranges import Range
-from edgec.export.quantize.replay.graph import Replay
+from edgec.export.quantize.replay.graph import Replay, as_tensors
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.weights import activation_parameters
 
@@ -65,7 +64,7 @@ def smooth(
     copy = prepared_copy(model)
     links, refused = find_links(copy)
     kept = list(itertools.islice(feeds, samples))
-    axes = {name: link.consumers[0].axis for link in links for name in link.inputs}
+    axes = {name: axis for link in links for name, axis in link.input_axes.items()}
     found = channel_statistics(copy, kept, axes)
     layers = _sampled(copy, links, kept, scheme, positions, seed)
     changes = []
@@ -117,7 +116,7 @@ def _sampled(
     written = {str(r.node.outputs[0].name) for r in readers}
     for feed in feeds:
         with torch.no_grad():
-            values = replay(tensors(feed), watch=sorted(names | written))
+            values = replay(as_tensors(feed), watch=sorted(names | written))
         for layer in readers:
             x, y = layer.node.inputs[0], layer.node.outputs[0]
             assert x is not None
@@ -146,8 +145,8 @@ def _error(
         spread = _per_row(layer, factors)
         weight = _rounded_weight(layer, layer.weight * spread[:, None, :], scheme)
         columns = rounded(layer.columns / spread[:, :, None], *grid)
-        wanted = layer.product(layer.weight, layer.columns)
-        error = (layer.product(weight, columns) - wanted).square().sum()
+        wanted = layer.outputs_of(layer.weight, layer.columns)
+        error = (layer.outputs_of(weight, columns) - wanted).square().sum()
         total += float(error / wanted.square().sum().clamp_min(1e-30))
     return total
 

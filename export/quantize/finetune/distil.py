@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
@@ -27,10 +26,10 @@ from torch.nn import functional as F
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.finetune.freedom import Freedom, own_biases
 from edgec.export.quantize.fisher import LEAST_PROBABILITY, MIN_CLASSES
-from edgec.export.quantize.graph import input_specs, prepared_copy
+from edgec.export.quantize.graph import elements, input_specs, prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import Learned
-from edgec.export.quantize.replay.graph import Replay, Segment
+from edgec.export.quantize.replay.graph import Replay, Segment, as_tensors
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stream import check_feed, no_samples
 
@@ -214,28 +213,25 @@ class _Objective:
         self.outputs = tuple(str(v.name) for v in model.graph.outputs)
         self._axes = {str(v.name): _class_axis(v) for v in model.graph.outputs}
         self._squares = options.squares
-        elements = {
-            str(v.name): _elements(v)
+        sizes = {
+            str(v.name): elements(v)
             for v in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))
         }
-        self.at_once = max(1, options.memory // (4 * _KEPT_PER_ELEMENT * sum(elements.values())))
+        self.at_once = max(1, options.memory // (4 * _KEPT_PER_ELEMENT * sum(sizes.values())))
         teacher = self.segment(Replay(model))
-        limit = options.memory // (4 * sum(elements[n] for n in (*self.inputs, *self.outputs)))
+        limit = options.memory // (4 * sum(sizes[n] for n in (*self.inputs, *self.outputs)))
         stacks: dict[str, list[Tensor]] = {}
         for number, feed in enumerate(feeds):
             if number == max(limit, 2):
                 break
-            given = {
-                name: torch.from_numpy(np.ascontiguousarray(array))
-                for name, array in check_feed(feed, specs, number).items()
-            }
+            given = as_tensors(check_feed(feed, specs, number))
             with torch.no_grad():
                 found = teacher(given)
             for name, tensor in (given | found).items():
                 stacks.setdefault(name, []).append(tensor)
         self.samples = len(next(iter(stacks.values()), []))
         if self.samples < 2:
-            raise no_samples()
+            raise no_samples(self.samples)
         self._stacks: Stacks = {name: torch.stack(parts) for name, parts in stacks.items()}
         held = min(max(1, round(options.holdout * self.samples)), self.samples - 1)
         # spread over the samples: neighbours may be frames of one video, or of one class
@@ -321,8 +317,3 @@ def _last(value: ir.Value) -> int | None:
     """Length of the last axis, if it is known."""
     size = value.shape[-1] if value.shape is not None and len(value.shape) else None
     return size if isinstance(size, int) else None
-
-
-def _elements(value: ir.Value) -> int:
-    shape = () if value.shape is None else value.shape
-    return int(np.prod([d for d in shape if isinstance(d, int)], dtype=np.int64))

@@ -33,9 +33,10 @@ from edgec.export.quantize.graph import (
 from edgec.export.quantize.learned import Learned, LearnedWeight, WeightKey
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.ranges import Range
-from edgec.export.quantize.replay.graph import Intercept
+from edgec.export.quantize.replay.graph import Intercept, constantly
 from edgec.export.quantize.replay.integers import round_through
 from edgec.export.quantize.scheme import QuantScheme
+from edgec.export.quantize.weights import channel_shape
 
 Parameters = list[Tensor]
 
@@ -80,10 +81,7 @@ class LearnedLayer:
     ) -> None:
         self._limit = limit
         self._weight, self._first = torch.tensor(weight), torch.tensor(start.scales)
-        shape = [1] * weight.ndim
-        if axis is not None:
-            shape[axis] = -1
-        self._shape = shape
+        self._shape = channel_shape(axis, weight.ndim)
         if start.integers is not None:
             # learned integers are where it starts, inside their rounding intervals where possible
             steps = self._weight / self._along(self._first)
@@ -94,7 +92,7 @@ class LearnedLayer:
         self.stretch = torch.zeros_like(self._first, requires_grad=True)
 
     def _along(self, scales: Tensor) -> Tensor:
-        return scales.reshape(self._shape if scales.ndim else [])
+        return scales.reshape(self._shape)
 
     def weight(self) -> Tensor:
         """The float weight that is rounded; differentiable."""
@@ -182,7 +180,7 @@ class Freedom:
     def intercepts(self, values: dict[str, Tensor]) -> dict[str, Intercept]:
         """`values` put into a replay of `skeleton`."""
         found: dict[str, Intercept] = {
-            name: _constantly(values[name]) for name in (*self._rounded, *self._shown)
+            name: constantly(values[name]) for name in (*self._rounded, *self._shown)
         }
         for value, key in self._steps.items():
             found[value] = self._stepping(values[f"{key}:scale"], values[f"{key}:zero_point"])
@@ -300,7 +298,3 @@ def _store(graph: ir.Model, name: str, value: Tensor) -> None:
     graph.graph.initializers[name].const_value = ir.tensor(
         np.ascontiguousarray(value.numpy().astype(np.float32)), name=name
     )
-
-
-def _constantly(value: Tensor) -> Intercept:
-    return lambda _: value

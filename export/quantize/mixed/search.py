@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +41,7 @@ from edgec.export.quantize.mixed.choice import (
 )
 from edgec.export.quantize.mixed.front import pareto_front
 from edgec.export.quantize.mixed.price import Price, Prices
+from edgec.export.quantize.mixed.result import MixedPlan, MixedPoint
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.rounding.blocks import MAX_LAYERS, Block, find_blocks
 from edgec.export.quantize.scheme import QuantScheme
@@ -53,72 +54,6 @@ from edgec.export.quantize.sensitivity.measured import (
 from edgec.export.quantize.stream import no_samples
 
 Samples = Iterable[Mapping[str, NDArray[Any]]]
-
-
-@dataclass(frozen=True)
-class MixedPoint:
-    """One assignment of precisions.
-
-    Attributes:
-        precisions: block name → precision.
-        bytes, bit_operations, activation_bytes: see `edgec.export.quantize.mixed.choice.Cost`.
-        predicted: sum of the blocks' divergences, in nats.
-        divergence: measured on the search samples, in nats.
-        drop: points lost, measured on the search samples; see `search_mixed`.
-        held_out_drop: the same on held-out samples, for points that were verified.
-        latency_ms: predicted, where a latency was asked for; with its 80 % interval.
-    """
-
-    precisions: Mapping[str, Precision]
-    bytes: int
-    bit_operations: int
-    activation_bytes: int
-    predicted: float
-    divergence: float
-    drop: float
-    held_out_drop: float | None = None
-    latency_ms: float | None = None
-    latency_interval_ms: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class MixedPlan:
-    """The result of a search.
-
-    Attributes:
-        front: the measured points, cheapest first.
-        chosen: the verified one among them.
-        exclude: nodes to leave float, for `quantize`.
-        scheme: the scheme, with 4-bit weights and 16-bit activations where they were chosen, for
-            `quantize`.
-        learned: the learned weights that still apply, for `quantize`.
-        sensitivity: block name → precision → divergence when it alone is quantized, in nats.
-        met: the budget holds on the held-out samples.
-        latency_basis: what predicted latencies rest on.
-    """
-
-    front: tuple[MixedPoint, ...]
-    chosen: MixedPoint
-    exclude: tuple[str, ...]
-    scheme: QuantScheme
-    learned: Learned
-    sensitivity: Mapping[str, Mapping[Precision, float]]
-    met: bool
-    latency_basis: str | None = None
-
-    def quantize(self, model: ir.Model, calibration: Calibration) -> ir.Model:
-        """The Q/DQ graph of the chosen point."""
-        return quantize(model, calibration, self.scheme, exclude=self.exclude, learned=self.learned)
-
-    def to_json(self) -> dict[str, Any]:
-        """The table of points, the choice and the sensitivities as plain data."""
-        return {
-            "met": self.met,
-            **({} if self.latency_basis is None else {"latency_basis": self.latency_basis}),
-            "chosen": asdict(self.chosen),
-            "front": [asdict(point) for point in self.front],
-            "sensitivity": {name: dict(found) for name, found in self.sensitivity.items()},
-        }
 
 
 def search_mixed(

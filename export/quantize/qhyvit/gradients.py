@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgec.export.quantize.fisher import MIN_CLASSES, fisher_loss
-from edgec.export.quantize.replay.graph import Replay
+from edgec.export.quantize.replay.graph import Replay, as_tensors, tracked
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -60,7 +59,7 @@ class Gradients:
     def values(self, feed: Feed, names: Collection[str]) -> dict[str, Tensor]:
         """Values of the named tensors of the float graph, and its outputs."""
         with torch.no_grad():
-            found: dict[str, Tensor] = self.replay(tensors(feed), watch=names)
+            found: dict[str, Tensor] = self.replay(as_tensors(feed), watch=names)
         return found
 
     def squares(
@@ -75,14 +74,11 @@ class Gradients:
         """
         inner = {name: self._inner.get(name, name) for name in names}
 
-        def track(value: Tensor) -> Tensor:
-            return value if value.requires_grad else value.detach().requires_grad_()
-
         with torch.enable_grad():
             found = self.quantized(
-                tensors(feed),
+                as_tensors(feed),
                 watch=list(inner.values()),
-                intercept=dict.fromkeys(inner.values(), track),
+                intercept=dict.fromkeys(inner.values(), tracked),
             )
             watched = [found[name] for name in inner.values()]
             squares = [torch.zeros_like(value) for value in watched]
@@ -103,11 +99,6 @@ class Gradients:
         else:
             losses = [divergence(outputs[name], found[name]) for name in names]
         return torch.stack(losses).sum()
-
-
-def tensors(feed: Feed) -> dict[str, Tensor]:
-    """A sample as torch tensors."""
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feed.items()}
 
 
 def divergence(reference: Tensor, output: Tensor) -> Tensor:

@@ -327,7 +327,7 @@ class _Search:
         grid = self._grid(candidate)
         total = 0.0
         for layer, name in group.layers:
-            weight = self._rounded(layer, self.scales[(layer.tensor, layer.axis)])
+            weight = self._on_grid(layer, self.scales[(layer.tensor, layer.axis)])
             segment = self.segments.get(str(layer.node.name))
             if segment is not None:
                 total += self._segment_error(segment, layer, name, weight, grid)
@@ -372,17 +372,18 @@ class _Search:
             sets = [self.scales[key], best]
             sets += [torch.maximum(s * self.start[key], self.floors[key]) for s in (0.9, 0.8, 0.7)]
             judged = [
-                self._segment_error(segment, layer, name, self._rounded(layer, scales), grid)
+                self._segment_error(segment, layer, name, self._on_grid(layer, scales), grid)
                 for scales in sets
             ]
             best = sets[int(np.argmin(judged))]
         self.scales[key] = best
 
     def _channel_errors(self, layer: Layer, scales: Tensor, columns: Tensor) -> Tensor:
-        errors = layer.errors(self._rounded(layer, scales), columns)
+        errors = layer.errors(self._on_grid(layer, scales), columns)
         return errors.sum()[None] if layer.axis is None else errors
 
-    def _rounded(self, layer: Layer, scales: Tensor) -> Tensor:
+    def _on_grid(self, layer: Layer, scales: Tensor) -> Tensor:
+        """The layer's weight rounded with a scale per row, in the form of `Layer.weight`."""
         rows = layer.rows()
         limit = self.scheme.weight_limit(layer.node)
         integers = (rows / scales[:, None]).round_().clamp_(-limit, limit)

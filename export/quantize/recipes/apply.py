@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgec.export.quantize.finetune.distil import FineTuned
     from edgec.export.quantize.mixed.choice import Precision
     from edgec.export.quantize.mixed.price import Price
-    from edgec.export.quantize.mixed.search import MixedPlan
+    from edgec.export.quantize.mixed.result import MixedPlan
 
 Feeds = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
 """Calibration samples, anew at each call."""
@@ -147,7 +147,9 @@ def quantize_by(
             }
         )
     if recipe.rounding != "nearest":
-        learned, note = _rounded(recipe, model, calibration, feeds, scheme, left, on_progress)
+        learned, note = _learned_rounding(
+            recipe, model, calibration, feeds, scheme, left, on_progress
+        )
         notes.append(note)
     if budget is not None:
         plan = _mixed(budget, model, calibration, scheme, left, learned, on_progress)
@@ -220,7 +222,7 @@ def _labels(samples: Sequence[Labelled]) -> list[int] | None:
     return found if len(found) == len(samples) else None
 
 
-def _rounded(
+def _learned_rounding(
     recipe: Recipe,
     model: ir.Model,
     calibration: Calibration,

@@ -72,13 +72,13 @@ def fused(
             continue
         kind = torch.iinfo(zero.dtype)
         low, high = (kind.min, kind.max) if limits is None else (int(limits[0]), int(limits[1]))
-        function = partial(_rounded, parameters=(scale.item(), int(zero.item()), low, high))
+        function = partial(_fake_quantized, parameters=(scale.item(), int(zero.item()), low, high))
         merged[step.outputs[0]] = rebuilt(step, function, (source.inputs[0],))
         gone.update(inner)
     return [merged.get(step.outputs[0], step) for step in steps if gone.isdisjoint(step.outputs)]
 
 
-def _rounded(
+def _fake_quantized(
     attributes: Attributes, x: Tensor, *, parameters: tuple[float, int, int, int]
 ) -> Tensor:
     result: Tensor = _FakeQuantize.apply(x, *parameters)[0]

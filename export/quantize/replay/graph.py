@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgec.export.errors import UnsupportedError
@@ -26,6 +28,21 @@ from edgec.export.quantize.replay.fuse import fused
 from edgec.export.quantize.replay.table import OPERATORS, Attributes, Operator
 
 Intercept = Callable[[Tensor], Tensor]
+
+
+def as_tensors(feed: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """A sample as torch tensors, which share its memory where they can."""
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feed.items()}
+
+
+def constantly(value: Tensor) -> Intercept:
+    """Put `value` in the place of whatever was computed."""
+    return lambda _: value
+
+
+def tracked(value: Tensor) -> Tensor:
+    """An intercept: the value, with gradients to be taken at it."""
+    return value if value.requires_grad else value.detach().requires_grad_()
 
 
 @dataclass(frozen=True)

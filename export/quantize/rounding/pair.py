@@ -20,7 +20,7 @@ from edgec.export.quantize.graph import constant_of, prepared_copy
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import LearnedWeight, WeightKey
 from edgec.export.quantize.plan import plan_quantization
-from edgec.export.quantize.replay.graph import Intercept, Replay, Segment
+from edgec.export.quantize.replay.graph import Intercept, Replay, Segment, constantly
 from edgec.export.quantize.rounding.target import RoundingTarget
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.weights import WeightRule
@@ -151,7 +151,7 @@ class QuantizedPart:
                 arXiv 2203.05740).
         """
         intercept: dict[str, Intercept] = {
-            self._pair.weight_values[key]: _constantly(weight) for key, weight in weights.items()
+            self._pair.weight_values[key]: constantly(weight) for key, weight in weights.items()
         }
         if drop > 0.0:
             for quantizer in self._quantizers:
@@ -166,10 +166,6 @@ def dequantized(learned: LearnedWeight, target: RoundingTarget) -> Tensor:
     assert learned.integers is not None  # rounding methods give integers
     integers = torch.tensor(learned.integers).float()
     return integers * target.broadcast(torch.tensor(learned.scales))
-
-
-def _constantly(weight: Tensor) -> Intercept:
-    return lambda _: weight
 
 
 def _dropping(quantizer: _Quantizer, drop: float) -> dict[str, Intercept]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.fisher import fisher_loss
-from edgec.export.quantize.graph import TensorSpec, input_specs
+from edgec.export.quantize.graph import TensorSpec, elements, input_specs
 from edgec.export.quantize.learned import LearnedWeight, WeightKey
 from edgec.export.quantize.rounding.blocks import MAX_LAYERS, Block, find_blocks
 from edgec.export.quantize.rounding.flexround import FlexRound
@@ -336,14 +336,13 @@ class _Objective:
 
 def _affordable(model: ir.Model, blocks: Sequence[Block], memory: int) -> int:
     """Samples whose values around any block fit: before (twice), expected, and importance."""
-    elements = {
-        str(v.name): int(np.prod([d for d in v.shape if isinstance(d, int)], dtype=np.int64))
+    sizes = {
+        str(v.name): elements(v)
         for v in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))
-        if v.shape is not None
     }
     largest = 1
     for block in blocks:
-        around = sum(elements[n] for n in block.inputs) + sum(elements[n] for n in block.outputs)
+        around = sum(sizes[n] for n in (*block.inputs, *block.outputs))
         largest = max(largest, 4 * 2 * around)
     return max(2, memory // largest)
 
@@ -357,6 +356,7 @@ def _stacked(
             break
         for name, array in check_feed(feed, inputs, i).items():
             kept.setdefault(name, []).append(array)
-    if not kept or len(next(iter(kept.values()))) < 2:
-        raise no_samples()
+    count = len(next(iter(kept.values()), ()))
+    if count < 2:
+        raise no_samples(count)
     return {name: torch.from_numpy(np.stack(arrays)) for name, arrays in kept.items()}

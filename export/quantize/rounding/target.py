@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgec.export.quantize.learned import LearnedWeight
-from edgec.export.quantize.weights import make_pair_safe, per_channel
+from edgec.export.quantize.weights import channel_shape, from_channels, make_pair_safe, per_channel
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,7 @@ class RoundingTarget:
 
     def broadcast(self, scales: Tensor) -> Tensor:
         """Per-channel values in a shape that multiplies the weight."""
-        if self.axis is None:
-            return scales
-        shape = [1] * self.weight.ndim
-        shape[self.axis] = -1
-        return scales.reshape(shape)
+        return scales.reshape(channel_shape(self.axis, self.weight.ndim))
 
     def nearest(self) -> Tensor:
         """The weight that rounding to nearest stands for."""
@@ -54,10 +50,7 @@ class RoundingTarget:
         if not self.pair_safe:
             return array
         rows = make_pair_safe(per_channel(array, self.axis))
-        if self.axis is None:
-            return rows.reshape(array.shape)
-        moved = rows.reshape(np.moveaxis(array, self.axis, 0).shape)
-        return np.ascontiguousarray(np.moveaxis(moved, 0, self.axis))
+        return from_channels(rows, array.shape, self.axis)
 
 
 class LearnableWeight(Protocol):

@@ -26,11 +26,11 @@ from edgec.export.quantize.fisher import MIN_CLASSES, as_logits
 from edgec.export.quantize.graph import constant_of, input_specs, prepared_copy
 from edgec.export.quantize.learned import WeightKey
 from edgec.export.quantize.plan import plan_quantization
-from edgec.export.quantize.replay.graph import Replay
+from edgec.export.quantize.replay.graph import Replay, as_tensors, constantly
 from edgec.export.quantize.rounding.blocks import Block
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.quantize.stream import check_feed, no_samples
-from edgec.export.quantize.weights import quantize_weight
+from edgec.export.quantize.weights import channel_shape, quantize_weight
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def hessian_traces(
     weights = [replay.weights[name].detach().clone().requires_grad_() for name in tensors]
     generator = torch.Generator().manual_seed(seed)
     inputs = input_specs(copy)
-    samples = [_tensors(check_feed(feed, inputs, i)) for i, feed in enumerate(feeds)]
+    samples = [as_tensors(check_feed(feed, inputs, i)) for i, feed in enumerate(feeds)]
     if not samples:
         raise no_samples()
     found = np.zeros((draws, len(tensors)))
@@ -132,10 +132,8 @@ def hawq_sensitivity(
         integers, scales = quantize_weight(
             number, weight.axis, pair_safe=weight.pair_safe, limit=limit
         )
-        shape = [1] * number.ndim
-        if weight.axis is not None:
-            shape[weight.axis] = -1
-        rounded = integers * scales.astype(np.float64).reshape(shape)
+        steps = scales.astype(np.float64).reshape(channel_shape(weight.axis, number.ndim))
+        rounded = integers * steps
         distance[(weight.tensor, weight.axis)] = float(((rounded - number) ** 2).sum())
     return {
         block.name: sum(traces[key[0]].mean * distance[key] for key in block.weights)
@@ -152,7 +150,7 @@ def _products(
     """Hessian of one sample's loss times the signs, per weight."""
     outputs = replay(
         dict(sample),
-        intercept={name: _constantly(weight) for name, weight in weights.items()},
+        intercept={name: constantly(weight) for name, weight in weights.items()},
     )
     loss = torch.stack([_self_loss(outputs[name]) for name in replay.output_names]).sum()
     tensors = list(weights.values())
@@ -172,11 +170,3 @@ def _self_loss(output: Tensor) -> Tensor:
         logits = as_logits(output.reshape(-1, output.shape[-1]))
         return F.cross_entropy(logits, logits.detach().softmax(-1), reduction="sum")
     return 0.5 * ((output - output.detach()) ** 2).sum()
-
-
-def _constantly(weight: Tensor) -> Any:
-    return lambda _: weight
-
-
-def _tensors(feed: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    return {name: torch.tensor(array) for name, array in feed.items()}

@@ -11,6 +11,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgec.export.quantize.calibrate import Calibration, calibrate
+
 Build = Callable[..., ir.Model]
 
 
@@ -114,3 +116,9 @@ def feeds() -> list[dict[str, np.ndarray]]:
     """Eight inputs of the hybrid network."""
     rng = np.random.default_rng(1)
     return [{"x": rng.standard_normal((1, 3, 16, 16)).astype(np.float32)} for _ in range(8)]
+
+
+@pytest.fixture
+def calibration(hybrid: ir.Model, feeds: list[dict[str, np.ndarray]]) -> Calibration:
+    """Of the hybrid network on its inputs."""
+    return calibrate(hybrid, feeds)

@@ -29,11 +29,6 @@ from edgec.export.quantize.weights import quantize_weight
 ALL = list(SCHEMES.values())
 
 
-@pytest.fixture
-def calibration(hybrid, feeds) -> Calibration:
-    return calibrate(hybrid, feeds)
-
-
 def run(model: ir.Model, feeds) -> np.ndarray:
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), emulation_options())
     return np.concatenate([session.run(None, feed)[0] for feed in feeds])

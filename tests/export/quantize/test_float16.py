@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -14,7 +15,6 @@ from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.float16 import (
     float32_by_value,
     float32_islands,
-    relative_error,
     to_float16,
 )
 from edgec.export.quantize.insert import quantize
@@ -23,6 +23,15 @@ from edgec.export.quantize.scheme import TENSORRT
 
 # Half precision has 11 bits: 2^-11 per operator, growing with the square root of the depth.
 TOLERANCE = 5e-3
+
+
+def relative_error(reference: np.ndarray, other: np.ndarray) -> float:
+    """‖other − reference‖₂ / ‖reference‖₂ (infinite if `other` is not finite)."""
+    if not np.isfinite(other).all():
+        return math.inf
+    scale = float(np.linalg.norm(reference.astype(np.float64)))
+    difference = float(np.linalg.norm(other.astype(np.float64) - reference.astype(np.float64)))
+    return difference / max(scale, np.finfo(np.float64).tiny)
 
 
 def run(model: ir.Model, feed) -> np.ndarray:

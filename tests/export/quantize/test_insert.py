@@ -26,11 +26,6 @@ from edgec.export.quantize.scheme import (
 ALL = list(SCHEMES.values())
 
 
-@pytest.fixture
-def calibration(hybrid, feeds) -> Calibration:
-    return calibrate(hybrid, feeds)
-
-
 def run(model: ir.Model, feeds, options=None) -> np.ndarray:
     data = ir.to_proto(model).SerializeToString()
     session = ort.InferenceSession(data, options or emulation_options())

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgec.export.errors import UsageError
-from edgec.export.quantize.calibrate import Calibration, calibrate
 from edgec.export.quantize.graph import constant_of
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.learned import LearnedWeight, learned_grid
@@ -19,11 +18,6 @@ from edgec.export.quantize.scheme import ORT_X86, ORT_X86_VNNI, TENSORRT
 from edgec.export.quantize.weights import is_pair_safe, make_pair_safe, quantize_weight
 
 KEY = ("pw.w", 0)
-
-
-@pytest.fixture
-def calibration(hybrid, feeds) -> Calibration:
-    return calibrate(hybrid, feeds)
 
 
 @pytest.fixture

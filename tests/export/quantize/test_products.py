@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.export.quantize.entries import Weight
 from edgec.export.quantize.products import Product
 from edgec.export.quantize.sensitivity.measured import run
 
@@ -32,7 +31,7 @@ def test_the_product_is_the_layer(build: Any, node: Any, name: str) -> None:
     model = build([layer], {"x": size}, {"y": [None] * len(size)}, {"w": weight})
     x = rng.standard_normal(size).astype(np.float32)
     wanted = run(model, [{"x": x}])[0]
-    product = Product.of(model.graph[0], Weight("node_y", 1, "w", 0))
+    product = Product.of(model.graph[0])
     assert product is not None
     rows = product.rows(weight)
     np.testing.assert_array_equal(product.weight(rows), weight)
@@ -51,20 +50,20 @@ def test_the_product_is_the_layer(build: Any, node: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "shape", "index", "attributes"),
+    ("op", "shape", "attributes"),
     [
-        ("ConvTranspose", (4, 6, 3, 3), 1, {}),
-        ("Conv", (6, 4, 3, 3), 1, {"auto_pad": "SAME_UPPER"}),
-        ("MatMul", (2, 4, 6), 1, {}),
-        ("Gemm", (4, 6), 1, {"transA": 1}),
-        ("Gemm", (4, 6), 1, {"alpha": 0.5}),
+        ("ConvTranspose", (4, 6, 3, 3), {}),
+        ("Conv", (6, 4, 3, 3), {"auto_pad": "SAME_UPPER"}),
+        ("MatMul", (2, 4, 6), {}),
+        ("Gemm", (4, 6), {"transA": 1}),
+        ("Gemm", (4, 6), {"alpha": 0.5}),
     ],
 )
 def test_other_forms_are_none(
-    build: Any, node: Any, op: str, shape: tuple[int, ...], index: int, attributes: dict[str, Any]
+    build: Any, node: Any, op: str, shape: tuple[int, ...], attributes: dict[str, Any]
 ) -> None:
     size = [2, 4, 6, 6] if "Conv" in op else [2, 4, 4] if op == "MatMul" else [4, 4]
     layer = node(op, ["x", "w"], ["y"], **attributes)
     weight = np.ones(shape, np.float32)
     model = build([layer], {"x": size}, {"y": [None] * len(size)}, {"w": weight})
-    assert Product.of(model.graph[0], Weight("node_y", index, "w", 0)) is None
+    assert Product.of(model.graph[0]) is None

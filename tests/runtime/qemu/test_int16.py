@@ -11,6 +11,7 @@ import pytest
 from edgec.export.emit.c.lower import lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Sources, write_sources
+from edgec.export.files import write_texts
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.profiles.memory.plan import plan
 from edgec.runtime.qemu.boards import BOARDS, get_board
@@ -90,9 +91,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sources]:
     planned = plan(lowered.program, time_limit=1)
     sources = write_sources(model, lowered, planned, prefix="net", golden=golden)
     folder = tmp_path_factory.mktemp("c")
-    for path, text in sources.files.items():
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_text(text)
+    write_texts(folder, sources.files)
     return folder, sources
 
 

@@ -12,6 +12,7 @@ from edgec.export.doctor import examine
 from edgec.export.emit.c.lower import lower
 from edgec.export.emit.c.source import Sources, write_sources
 from edgec.export.errors import BudgetError, InternalError, MissingToolError, UsageError
+from edgec.export.files import write_texts
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.export.tflite.reference.executor import run
 from edgec.profiles.memory.plan import plan
@@ -50,9 +51,7 @@ def written(tmp_path: Path) -> tuple[Path, Sources]:
     feeds = [{"x": rng.integers(-128, 128, (1, 8, 8, 4), dtype=np.int8)} for _ in range(2)]
     golden = [(feed, run(model, feed)) for feed in feeds]
     sources = write_sources(model, lowered, plan(lowered.program), prefix="net", golden=golden)
-    for path, text in sources.files.items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_text(text)
+    write_texts(tmp_path, sources.files)
     return tmp_path, sources
 
 

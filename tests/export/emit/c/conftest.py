@@ -15,6 +15,7 @@ from edgec.export.emit.c import execute
 from edgec.export.emit.c.lower import Lowered, lower
 from edgec.export.emit.c.reference import reference
 from edgec.export.emit.c.source import Sources, write_sources
+from edgec.export.files import write_texts
 from edgec.export.tflite import Model, Operator, Quantization, Subgraph, Tensor
 from edgec.export.tflite.names import input_names
 from edgec.profiles.memory.plan import plan
@@ -106,9 +107,7 @@ def write_c(tmp_path: Path) -> Callable[..., tuple[Path, Sources]]:
         )
         folder = tmp_path / "c"
         shutil.rmtree(folder, ignore_errors=True)
-        for path, text in sources.files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text)
+        write_texts(folder, sources.files)
         return folder, sources
 
     return write

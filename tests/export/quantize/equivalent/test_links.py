@@ -23,13 +23,14 @@ Network = tuple[ir.Model, list[dict[str, np.ndarray]]]
 
 
 def run(model: ir.Model, feed: dict[str, np.ndarray]) -> np.ndarray:
+    """All outputs, one behind the other."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return session.run(None, feed)[0]
+    return np.concatenate([output.ravel() for output in session.run(None, feed)])
 
 
 def same(before: ir.Model, after: ir.Model, feeds: list[dict[str, np.ndarray]]) -> bool:
@@ -281,3 +282,64 @@ def test_transforms_do_not_touch_the_given_graph(network) -> None:
     assert ir.to_proto(model).SerializeToString() == before
     first = ir.to_proto(equalize(model).model).SerializeToString()
     assert first == ir.to_proto(equalize(model).model).SerializeToString()
+
+
+def test_padding_by_name_stands_in_the_way_of_a_lower_bias(build, node) -> None:
+    rng = np.random.default_rng(7)
+    constants = {
+        "w": rng.standard_normal((4, 3, 1, 1)).astype(np.float32),
+        "b": np.full(4, 20, np.float32),
+        "v": rng.standard_normal((5, 4, 3, 3)).astype(np.float32),
+    }
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"]),
+        node("Relu", ["c"], ["a"]),
+        node("Conv", ["a", "v"], ["y"], auto_pad="SAME_UPPER"),
+    ]
+    model = build(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 5, 8, 8]}, constants)
+    feeds = [{"x": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(2)]
+    result = absorb_high_biases(model, feeds)
+    assert same(model, result.model, feeds)
+    assert [r.reason for r in result.refused if r.producer == "node_c"] == [
+        "node_y pads with zeros"
+    ]
+
+
+def test_a_reader_that_transposes_its_input_mixes_other_axes(build, node) -> None:
+    rng = np.random.default_rng(8)
+    constants = {
+        "w": np.exp(rng.uniform(-3, 3, (3, 4))).astype(np.float32),
+        "v": rng.standard_normal((4, 5)).astype(np.float32),
+    }
+    nodes = [node("Gemm", ["x", "w"], ["h"]), node("Gemm", ["h", "v"], ["y"], transA=1)]
+    model = build(nodes, {"x": [4, 3]}, {"y": [4, 5]}, constants)
+    feeds = [{"x": rng.standard_normal((4, 3)).astype(np.float32)}]
+    result = equalize(model)
+    assert same(model, result.model, feeds)
+    assert not result.changes
+
+
+def test_readers_of_one_link_may_have_their_channels_on_different_axes(build, node) -> None:
+    """A convolution reads them first, a linear layer behind a transposition last."""
+    rng = np.random.default_rng(9)
+    constants = {
+        "w": np.exp(rng.uniform(-3, 3, (6, 3, 1, 1))).astype(np.float32),
+        "v": rng.standard_normal((5, 6, 1, 1)).astype(np.float32),
+        "tokens": np.array([1, 6, 64]),
+        "m": rng.standard_normal((6, 7)).astype(np.float32),
+    }
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Conv", ["c", "v"], ["y"]),
+        node("Reshape", ["c", "tokens"], ["t"]),
+        node("Transpose", ["t"], ["u"], perm=[0, 2, 1]),
+        node("MatMul", ["u", "m"], ["z"]),
+    ]
+    outputs = {"y": [1, 5, 8, 8], "z": [1, 64, 7]}
+    model = build(nodes, {"x": [1, 3, 8, 8]}, outputs, constants)
+    feeds = [{"x": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(2)]
+    (link,) = find_links(prepared_copy(model))[0]
+    assert link.input_axes == {"c": 1, "u": 2}
+    result = smooth(model, feeds, TENSORRT)
+    assert same(model, result.model, feeds)
+    assert result.changes

@@ -26,7 +26,8 @@ from edgec.export.quantize.calibrate import Calibration, calibrate
 from edgec.export.quantize.finetune.freedom import Freedom, own_biases
 from edgec.export.quantize.graph import prepared_copy
 from edgec.export.quantize.insert import quantize
-from edgec.export.quantize.mixed.search import MixedPlan, search_mixed
+from edgec.export.quantize.mixed.result import MixedPlan
+from edgec.export.quantize.mixed.search import search_mixed
 from edgec.export.quantize.plan import plan_quantization
 from edgec.export.quantize.scheme import (
     C_INT16X8,
