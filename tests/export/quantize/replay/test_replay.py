@@ -180,6 +180,19 @@ def tiny_graph() -> ir.Model:
     return model
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_rounding_is_that_of_torch(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = 10.0 ** torch.arange(-6, 5, dtype=torch.float64)
+    x = (torch.randn(1000, 1, generator=generator, dtype=torch.float64) * scales).to(dtype)
+    halves = torch.arange(-9, 10, dtype=dtype) / 2
+    limits = torch.tensor([torch.finfo(dtype).max, torch.inf, -torch.inf, torch.nan], dtype=dtype)
+    for values in (x, halves, limits):
+        assert torch.equal(
+            round_through(values).nan_to_num(nan=-1.0), torch.round(values).nan_to_num(nan=-1.0)
+        )
+
+
 def test_rounding_works_under_vmap_and_keeps_its_gradient() -> None:
     x = torch.tensor([[0.5, 1.5], [-0.4, 2.6]], requires_grad=True)
     y = torch.func.vmap(lambda row: round_through(row) * 3)(x)
