@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -28,10 +29,19 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that all its workers see, for what one of them makes for all."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "for-all-workers"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _user_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the user's cache or results."""
-    ours = {"EDGEC_CACHE_DIR": str(tmp_path_factory.mktemp("cache")), "EDGEC_STORE": "none"}
+def _user_folders(run_folder: Path) -> Iterator[None]:
+    """No test reads or writes the user's cache or results; a network is captured once in a run."""
+    ours = {"EDGEC_CACHE_DIR": str(run_folder / "cache"), "EDGEC_STORE": "none"}
     theirs = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     yield
@@ -122,6 +132,26 @@ def siamese_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("siamese") / "siamese.onnx"
     onnx.save(siamese_network(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def captured() -> Callable[[str], ir.Model]:
+    """The graph of a zoo network with the random weights of seed 0, compared with torch.
+
+    Tracing takes seconds, so it comes from the cache of stages where an earlier test captured it;
+    each call gives a graph of its own.
+    """
+
+    def graph(name: str) -> ir.Model:
+        from edgec.export.options import ExportOptions
+        from edgec.export.progress import Reporter
+        from edgec.export.source import capture
+
+        options = ExportOptions(weights="random", seed=0)
+        quiet = Reporter(quiet=True)
+        return capture(name, options, needs_accuracy=False, reporter=quiet).graph
+
+    return graph
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -15,6 +16,12 @@ def render(page: dict[str, Any]) -> str:
         page: from `edgec.export.page.describe.page`. Its texts may hold names from models and are
             escaped; its pictures are SVG documents of our own, whose texts are.
     """
+    return _templates().get_template("page.html.j2").render(page=page)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    """Kept, because it keeps the template compiled."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("edgec.export.page", "templates"),
         autoescape=True,
@@ -24,4 +31,4 @@ def render(page: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["svg"] = lambda text: Markup(text)  # noqa: S704
-    return environment.get_template("page.html.j2").render(page=page)
+    return environment

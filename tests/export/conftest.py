@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,22 @@ import numpy as np
 import onnx
 import pytest
 
+from edgec.export.files import atomic_write
+
 
 @pytest.fixture(scope="session")
-def backend_cases() -> list[Any]:
-    """The node tests that ship with the onnx package; they take long to build, so only once."""
+def backend_cases(run_folder: Path) -> list[Any]:
+    """The node tests that ship with the onnx package; building them takes ten seconds."""
+    built = run_folder / "backend-cases.pickle"
+    if built.is_file():
+        return pickle.loads(built.read_bytes())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the suite overflows on purpose while it is built
         from onnx.backend.test.loader import load_model_tests
 
-        return [case for case in load_model_tests(kind="node") if case.data_sets]
+        cases = [case for case in load_model_tests(kind="node") if case.data_sets]
+    atomic_write(built, pickle.dumps(cases))
+    return cases
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from edgec.export.errors import EdgecError, UsageError
 from edgec.export.explain import catalogue, explain
 
 
+@cache
 def raised_codes(root: Path) -> dict[str, set[str]]:
     """Code → names of the error classes it is raised with, read from the sources."""
     found: dict[str, set[str]] = {}

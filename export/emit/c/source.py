@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -186,14 +187,6 @@ def write_sources(
             operands.append("0" if scratch is None else _place(scratch, None))
         arguments = ", ".join(operands)
         calls.append(f"{call.kernel}(&step_{number}, {arguments});")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edgec.export.emit.c", "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 the templates print C, every name comes from `identifier`
-    )
     called = {SOURCES[call.kernel] for call in lowered.calls}
     called |= {FUNCTIONS[name] for call in lowered.calls for name in call.functions}
     kernels = sorted(called.union(*(CALLED.get(file, ()) for file in called)))
@@ -242,7 +235,7 @@ def write_sources(
         names[REGIONS] = "regions.ld.j2"
     if facts["one_to_one"]:
         names[FIRMWARE] = "mlperf_tiny.c.j2"
-    files = {path: environment.get_template(name).render(facts) for path, name in names.items()}
+    files = {path: _templates().get_template(name).render(facts) for path, name in names.items()}
     folder = resources.files("edgec.runtime").joinpath("kernels")
     headers: tuple[str, ...] = HEADERS if facts["on_integers"] else ()
     headers += WIDE_HEADERS if facts["on_words"] else ()
@@ -259,6 +252,19 @@ def write_sources(
         tuple(call.name for call in lowered.calls),
         tuple(inputs),
         tuple(outputs),
+    )
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    """Kept, because it keeps the templates compiled: that takes longer than to fill them in."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("edgec.export.emit.c", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 the templates print C, every name comes from `identifier`
     )
 
 

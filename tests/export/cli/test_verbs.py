@@ -133,10 +133,16 @@ def test_dry_run_writes_nothing(main, tiny_onnx: Path) -> None:
     assert not Path("build").exists()
 
 
-def test_cache_can_be_cleared(main) -> None:
+def test_cache_can_be_cleared(main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEC_CACHE_DIR", str(tmp_path / "cache"))
+    entry = tmp_path / "cache" / "stages" / "entry.json"
+    entry.parent.mkdir(parents=True)
+    entry.write_text("{}")
     code, out, _ = main("cache", "clear", "--json")
     assert code == 0
-    assert set(json.loads(out)["parts"]) == {"stages", "weights"}
+    parts = json.loads(out)["parts"]
+    assert {name: part["files"] for name, part in parts.items()} == {"stages": 1, "weights": 0}
+    assert not entry.exists()
 
 
 # Exit codes through the console script, in a process of its own.

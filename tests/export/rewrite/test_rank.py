@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx
 import onnx_ir as ir
 import pytest
 
 from edgec import models
-from edgec.export.capture import from_torch
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.engine import run_stages
 from edgec.export.rewrite.legalise.flatten_tokens import wants_matrices
 from edgec.export.rewrite.stats import GraphStats, graph_stats
-from edgec.models.random_init import randomize
 from edgec.models.registry import get_spec
 from edgec.targets.operators.table import view_rank
 from edgec.targets.registry import get_target
@@ -46,10 +46,8 @@ def rewritten(data: bytes, target: str) -> GraphStats:
     return graph_stats(model)
 
 
-def check(name: str) -> None:
-    network = models.create_model(name)
-    randomize(network, seed=0)
-    data = numerics.serialize(from_torch(network, tuple(get_spec(name).input_shape)))
+def check(captured: ir.Model) -> None:
+    data = numerics.serialize(captured)
     low, high = rewritten(data, "tflm"), rewritten(data, "x86")
     assert low.max_rank <= 4
     assert low.shape_arithmetic == 0
@@ -59,14 +57,14 @@ def check(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_networks(name: str) -> None:
-    check(name)
+def test_small_networks(name: str, captured: Callable[[str], ir.Model]) -> None:
+    check(captured(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_one_network_of_each_family(name: str) -> None:
-    check(name)
+def test_one_network_of_each_family(name: str, captured: Callable[[str], ir.Model]) -> None:
+    check(captured(name))
 
 
 def test_families_are_all_covered() -> None:

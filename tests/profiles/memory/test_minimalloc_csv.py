@@ -25,7 +25,9 @@ def test_a_table_of_minimalloc() -> None:
     assert format_csv(problem, [8, 0]).splitlines()[1] == "b1,0,3,4,8"
 
 
-names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8)
+# all of Unicode but surrogates; hypothesis takes seconds to find out that UTF-8 has the same
+ANY = st.characters(exclude_categories=["Cs"])
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)
 
 
 @settings(deadline=None)
@@ -89,7 +91,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(text=st.text(max_size=60))
+@given(text=st.text(ANY, max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for whole in (text, "id,lower,upper,size\n" + text):
         with contextlib.suppress(InputError):  # any other exception is a failure

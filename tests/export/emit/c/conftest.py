@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +116,43 @@ def write_c(tmp_path: Path) -> Callable[..., tuple[Path, Sources]]:
 
 
 @pytest.fixture
-def self_test(write_c: Callable[..., tuple[Path, Sources]]) -> Callable[..., str]:
+def with_kernels(run_folder: Path) -> Callable[..., list[str]]:
+    """Arguments of ``make`` that link kernels compiled before: many networks call the same ones.
+
+    What a kernel is compiled from is its own text, all headers beside it, the compiler and its
+    flags; where one of them differs, it is compiled again.
+    """
+
+    def arguments(folder: Path, flags: str, compiler: str = "cc") -> list[str]:
+        makefile = (folder / "Makefile").read_text()
+        (sources,) = re.findall(r"^SOURCES = (.*)$", makefile, re.MULTILINE)
+        headers = [h.name.encode() + h.read_bytes() for h in sorted(folder.glob("kernels/*.h"))]
+        linked = []
+        for source in sources.split():
+            if source.startswith("kernels/"):
+                text = (folder / source).read_bytes()
+                parts = [compiler.encode(), flags.encode(), source.encode(), text, *headers]
+                made = run_folder / f"{hashlib.sha256(b'|'.join(parts)).hexdigest()}.o"
+                if not made.is_file():
+                    argv = [compiler, "-std=c99", *flags.split(), "-I.", "-c", source]
+                    done = subprocess.run(
+                        [*argv, "-o", "kernel.o"],
+                        cwd=folder, capture_output=True, text=True, check=False,
+                    )  # fmt: skip
+                    assert done.returncode == 0, done.stderr[:2000]
+                    assert not done.stderr, done.stderr[:2000]
+                    (folder / "kernel.o").rename(made)
+                source = str(made)
+            linked.append(source)
+        return [f"CC={compiler}", f"CFLAGS={flags}", f"SOURCES={' '.join(linked)}"]
+
+    return arguments
+
+
+@pytest.fixture
+def self_test(
+    write_c: Callable[..., tuple[Path, Sources]], with_kernels: Callable[..., list[str]]
+) -> Callable[..., str]:
     """What the self-test of a model's C prints, built with sanitizers."""
     if shutil.which("cc") is None or shutil.which("make") is None:
         pytest.skip("needs a C compiler and make: apt install gcc libc6-dev make")
@@ -122,7 +160,7 @@ def self_test(write_c: Callable[..., tuple[Path, Sources]]) -> Callable[..., str
     def check(model: Model, **options: Any) -> str:
         folder, _ = write_c(model, **options)
         done = subprocess.run(
-            ["make", "-s", "test", f"CFLAGS={FLAGS}"],
+            ["make", "-s", "test", *with_kernels(folder, FLAGS)],
             cwd=folder,
             capture_output=True,
             text=True,

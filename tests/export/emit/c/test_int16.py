@@ -382,13 +382,17 @@ def test_ends_of_a_network_are_of_one_type() -> None:
 
 
 @pytest.mark.parametrize("name", ["conv 3x3, groups", "linear", "batch matmul", "softmax", "SiLU"])
-def test_kernel_by_clang(name: str, write_c: Callable[..., tuple[Path, Sources]]) -> None:
+def test_kernel_by_clang(
+    name: str,
+    write_c: Callable[..., tuple[Path, Sources]],
+    with_kernels: Callable[..., list[str]],
+) -> None:
     if shutil.which("clang") is None:
         pytest.skip("needs clang: apt install clang")
     folder, _ = write_c(CASES[name])
     flags = "-std=c99 -O2 -Wall -Wextra -Wconversion -pedantic -Werror"
     done = subprocess.run(
-        ["make", "-s", "test", "CC=clang", f"CFLAGS={flags}"],
+        ["make", "-s", "test", *with_kernels(folder, flags, "clang")],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -131,7 +131,9 @@ CASES: dict[str, Callable[[], Model]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_floats_are_the_same_to_the_last_bit(
-    case: str, write_c: Callable[..., tuple[Path, Sources]]
+    case: str,
+    write_c: Callable[..., tuple[Path, Sources]],
+    with_kernels: Callable[..., list[str]],
 ) -> None:
     """`write_c` executes the plan too, and compares its bytes with the reference's."""
     folder, _ = write_c(from_integers(CASES[case]()))
@@ -140,7 +142,7 @@ def test_floats_are_the_same_to_the_last_bit(
     main = folder / "main.c"
     exact = "#define differ(a, b, n) memcmp(a, b, (size_t)(n) * 4u)\nint main(void) {"
     main.write_text(main.read_text().replace("int main(void) {", exact))
-    argv = ["make", "-s", "test", f"CFLAGS={FLAGS}"]
+    argv = ["make", "-s", "test", *with_kernels(folder, FLAGS)]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout == AGREE, done.stderr[:2000]
 

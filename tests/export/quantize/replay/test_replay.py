@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 import torch
 
 from edgec import models
-from edgec.export.capture import from_torch
 from edgec.export.errors import UnsupportedError
 from edgec.export.quantize.replay.elementwise import round_through
 from edgec.export.quantize.replay.graph import Replay
@@ -93,10 +93,12 @@ def test_casts() -> None:
 @pytest.mark.parametrize(
     "name", ["emov2_cifar10", "edgenext_cifar10", "efficientformerv2_cifar10", "mcuformer_cifar10"]
 )
-def test_outputs_and_gradients_are_those_of_the_network(name: str) -> None:
+def test_outputs_and_gradients_are_those_of_the_network(
+    name: str, captured: Callable[[str], ir.Model]
+) -> None:
     network = models.create_model(name).eval()
-    randomize(network, seed=3)
-    model = from_torch(network, get_spec(name).input_shape)
+    randomize(network, seed=0)
+    model = captured(name)
     run_stages(model, target_opset=20)
     replay = Replay(model)
     image = torch.randn(1, *get_spec(name).input_shape, generator=torch.Generator().manual_seed(0))
@@ -176,6 +178,19 @@ def tiny_graph() -> ir.Model:
     value.const_value = ir.tensor(rng.standard_normal((3, 2, 3, 3)).astype(np.float32), name="w")
     model.graph.register_initializer(value)
     return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_rounding_is_that_of_torch(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = 10.0 ** torch.arange(-6, 5, dtype=torch.float64)
+    x = (torch.randn(1000, 1, generator=generator, dtype=torch.float64) * scales).to(dtype)
+    halves = torch.arange(-9, 10, dtype=dtype) / 2
+    limits = torch.tensor([torch.finfo(dtype).max, torch.inf, -torch.inf, torch.nan], dtype=dtype)
+    for values in (x, halves, limits):
+        assert torch.equal(
+            round_through(values).nan_to_num(nan=-1.0), torch.round(values).nan_to_num(nan=-1.0)
+        )
 
 
 def test_rounding_works_under_vmap_and_keeps_its_gradient() -> None:
