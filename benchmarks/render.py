@@ -146,9 +146,9 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "amplifies rounding. The others are in dB of signal to "
         "noise. All-integer files of Mobile-Former do not compute the network: its tokens look at "
         "up to 12,544 pixels, and TFLite's softmax has a grid of 1/256, which most of their "
-        "weights are too small for. partitions: parts that XNNPACK takes over. reference differing: integers of the "
-        "all-integer file that single operators of the numpy reference compute differently from "
-        "LiteRT's plain kernels, of those compared; LiteRT's plain SUM forgets that input and "
+        "weights are too small for. partitions: parts that XNNPACK takes over. reference "
+        "differing: integers of the all-integer file that single operators of the numpy reference "
+        "compute differently from LiteRT's plain kernels, of those compared; LiteRT's plain SUM forgets that input and "
         "output have different scales, its optimised one is how far away as steps to optimised "
         "says.",
         ("model", "parameters_m", "torch_float32_rounding", "fp32_difference_xnnpack",
