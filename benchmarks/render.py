@@ -148,9 +148,9 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "up to 12,544 pixels, and TFLite's softmax has a grid of 1/256, which most of their "
         "weights are too small for. partitions: parts that XNNPACK takes over. reference "
         "differing: integers of the all-integer file that single operators of the numpy reference "
-        "compute differently from LiteRT's plain kernels, of those compared; LiteRT's plain SUM forgets that input and "
-        "output have different scales, its optimised one is how far away as steps to optimised "
-        "says.",
+        "compute differently from LiteRT's plain kernels, of those compared; LiteRT's plain SUM "
+        "forgets that input and output have different scales, its optimised one is how far away "
+        "as steps to optimised says.",
         ("model", "parameters_m", "torch_float32_rounding", "fp32_difference_xnnpack",
          "fp32_difference_builtin", "fp16_sqnr_xnnpack", "fp16_sqnr_builtin", "dyn8_sqnr_xnnpack",
          "dyn8_sqnr_builtin", "int8_sqnr_xnnpack", "int8_sqnr_builtin", "int8_partitions",
