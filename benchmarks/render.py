@@ -142,13 +142,15 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Registered networks with random parameters, int8 calibrated on noise: whether each "
         "precision loads and computes the network, with XNNPACK and with LiteRT's own kernels. "
         "Differences of float32 files are to PyTorch's float32, relative to the largest output; "
-        "beside them PyTorch's own float32 against its float64, which shows networks that amplify "
-        "rounding (Mobile-Former with random parameters). The others are in dB of signal to "
-        "noise. partitions: parts that XNNPACK takes over. reference differing: integers of the "
-        "all-integer file that single operators of the numpy reference compute differently from "
-        "LiteRT's plain kernels, of those compared; LiteRT's plain SUM forgets that input and "
-        "output have different scales, its optimised one is how far away as steps to optimised "
-        "says.",
+        "beside them PyTorch's own float32 against its float64, which shows how far a network "
+        "amplifies rounding. The others are in dB of signal to "
+        "noise. All-integer files of Mobile-Former do not compute the network: its tokens look at "
+        "up to 12,544 pixels, and TFLite's softmax has a grid of 1/256, which most of their "
+        "weights are too small for. partitions: parts that XNNPACK takes over. reference "
+        "differing: integers of the all-integer file that single operators of the numpy reference "
+        "compute differently from LiteRT's plain kernels, of those compared; LiteRT's plain SUM "
+        "forgets that input and output have different scales, its optimised one is how far away "
+        "as steps to optimised says.",
         ("model", "parameters_m", "torch_float32_rounding", "fp32_difference_xnnpack",
          "fp32_difference_builtin", "fp16_sqnr_xnnpack", "fp16_sqnr_builtin", "dyn8_sqnr_xnnpack",
          "dyn8_sqnr_builtin", "int8_sqnr_xnnpack", "int8_sqnr_builtin", "int8_partitions",

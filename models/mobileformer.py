@@ -120,6 +120,8 @@ class GlobalToLocal(nn.Module):
 class DynamicReLU(nn.Module):
     """The larger of two multiples of the map; both factors per channel come from a token."""
 
+    damped = ("hyper.2.weight",)  # see `edgec.models.random_init`
+
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
         self.channels = channels
@@ -182,6 +184,7 @@ class LiteBlock(nn.Module):
             nn.Conv2d(hidden, outputs, 1, groups=groups, bias=False),
             nn.BatchNorm2d(outputs),
         )
+        self.damped = ("conv.5.weight",) if self.residual else ()
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride); tokens pass through."""
@@ -221,6 +224,7 @@ class InvertedResidual(Block):
         self.conv2 = depthwise(hidden, hidden, 1)
         self.hyper2 = DynamicReLU(width, hidden)
         self.conv3 = pointwise(hidden, outputs, groups, shuffle=groups)
+        self.damped = ("conv3.1.weight",) if self.residual else ()
 
     def convolve(self, x: Tensor, token: Tensor) -> Tensor:
         y: Tensor = self.hyper1(self.conv1(x), token)
@@ -230,6 +234,8 @@ class InvertedResidual(Block):
 
 class Downsample(Block):
     """Depthwise expansion of stride 2 and projection; then the same at stride 1, as residual."""
+
+    damped = ("conv4.1.weight",)
 
     def __init__(self, inputs: int, outputs: int, ratio: int, width: int, groups: int) -> None:
         super().__init__(inputs, outputs, width)

@@ -4,6 +4,13 @@ A factory's own initialisation is made for training: with convolutions of standa
 and layer scales of 1e-6 the logits of an untrained EMOv2 are about 1e-32, and any comparison of
 such outputs passes. These draws keep activations near unit variance (He et al., arXiv 1502.01852),
 and no bias, scale or running statistic is at its neutral value, where a simplifier could drop it.
+
+Nor may they amplify rounding: outputs that the last bit decides tell nothing about a conversion.
+What ends a residual branch is drawn small where a network has layer scales (``gamma``). Where it
+has none, a module names the parameters that must be small in `damped`, a tuple of names below it:
+the scale of the norm that ends a residual branch, whose map would otherwise grow with every block
+(Goyal et al., arXiv 1706.02677; De & Smith, arXiv 2002.10444), and the output weights of functions
+that compute factors of other layers, whose errors multiply (Chang et al., arXiv 2312.08399).
 """
 
 from __future__ import annotations
@@ -14,6 +21,8 @@ import torch
 from torch import nn
 
 GAIN = 1.4
+DAMPING = 0.1
+"""Size of layer scales and of what modules name in `damped`, relative to an ordinary draw."""
 SETTLING = 8
 """Inputs of `settle`: few, and enough for the variance of a channel that has one value each."""
 
@@ -27,6 +36,11 @@ def randomize(network: nn.Module, seed: int) -> None:
         seed: same seed and architecture, same values.
     """
     generator = torch.Generator().manual_seed(seed)
+    damped = {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in network.named_modules()
+        for name in getattr(module, "damped", ())
+    }
     for key, tensor in sorted(network.state_dict().items()):
         if not tensor.dtype.is_floating_point:
             continue
@@ -35,14 +49,14 @@ def randomize(network: nn.Module, seed: int) -> None:
         if name == "running_var":
             value = 1 + 0.1 * draw.abs()
         elif name.startswith("gamma"):
-            value = 0.1 * (1 + 0.1 * draw)
+            value = DAMPING * (1 + 0.1 * draw)
         elif name == "temperature" or (name == "weight" and tensor.ndim == 1):
             value = 1 + 0.1 * draw
         elif name == "weight":
             value = draw * (GAIN / math.sqrt(max(1, tensor[0].numel())))
         else:
             value = 0.02 * draw
-        tensor.copy_(value)
+        tensor.copy_(DAMPING * value if key in damped else value)
 
 
 @torch.no_grad()
