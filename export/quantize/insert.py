@@ -36,6 +36,9 @@ from edgec.export.quantize.weights import (
 from edgec.export.rewrite.graph import MODULE_KEY
 
 SCHEME_KEY = "edgec.quant_scheme"
+FEWEST_STEPS = 8
+"""Of a prescribed grid that a tensor has to reach. Attention over many tokens does not on 1/256:
+no weight of attention that is spread over 196 is far above 1/196."""
 
 
 def quantize(
@@ -247,12 +250,21 @@ class InsertQDQPass(ir.passes.InPlacePass):
 
     def _range(self, quantizer: Quantizer) -> Range:
         scheme = self.plan.scheme.in_width(quantizer.wide)
-        if quantizer.fixed is not None:
+        if quantizer.fixed is not None and not self._too_coarse(quantizer, scheme):
             return Range(*quantizer.fixed)
         chosen = self.calibration.range(
             quantizer.range_of, levels=scheme.levels, symmetric=scheme.symmetric
         )
         return chosen if quantizer.bounds is None else chosen.intersect(*quantizer.bounds)
+
+    def _too_coarse(self, quantizer: Quantizer, scheme: QuantScheme) -> bool:
+        """Whether a prescribed grid leaves a tensor almost no steps: then its operator computes in
+        float, since no integer kernel writes on a finer one."""
+        extremes = self.calibration.extremes(quantizer.range_of)
+        if quantizer.fixed is None or extremes is None:
+            return False
+        step = (quantizer.fixed[1] - quantizer.fixed[0]) / (scheme.levels - 1)
+        return max(map(abs, extremes)) < FEWEST_STEPS * step
 
     # --- constants -------------------------------------------------------------------------
 

@@ -346,7 +346,8 @@ class _Planner:
             for wide in (False, True):
                 readers = tuple(self.wanted.get((value, wide), ()))
                 if readers:
-                    yield self._quantizer(value, value, readers, wide)
+                    # what computes in float writes on any grid
+                    yield replace(self._quantizer(value, value, readers, wide), fixed=None)
             return
         root, converted = self.source[value], tuple(self.converted.get(value, ()))
         edges = ((str(node.name), index) for node, index in consumers(value, self.order))

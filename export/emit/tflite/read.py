@@ -335,7 +335,12 @@ class _Reader:
         (dtype,) = types
         if not weighted and not computes_on_integers(op, self.flavour, dtype):
             return None
-        return [fixed_grid(op, dtype) if op in FIXED else grid for grid, _ in wanted], dtype
+        if op not in FIXED:
+            return [grid for grid, _ in wanted], dtype
+        prescribed = fixed_grid(op, dtype)
+        if any(2 * grid.scale[0] < prescribed.scale[0] for grid, _ in wanted):
+            return None  # its kernel would round away what the graph keeps
+        return [prescribed] * len(wanted), dtype
 
     def _too_long(self, node: ir.Node) -> bool:
         """Whether the runtime fails on the rows of an int8 softmax."""

@@ -75,3 +75,32 @@ def test_a_long_softmax_has_no_grid(build, node, row, integer):
     plan = planned(model, TFLITE_FULL)
     assert (plan.integer_nodes == ("node_y",)) == integer
     assert plan.left_float == ({} if integer else {"node_y": f"softmax over {row} elements"})
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_prescribed_grid_that_leaves_no_steps_is_left(build, node, spread):
+    """The largest of 200 equal weights is 1/200: one step of 1/256."""
+    shape = [1, 2, 200]
+    model = build([node("Softmax", ["x"], ["y"], axis=-1)], {"x": shape}, {"y": shape}, {})
+    x = weights(*shape) * (0.01 if spread else 5.0)
+    made = quantize(model, calibrate(model, [{"x": x}], method="minmax"), TFLITE_FULL)
+    scale = constant_of(next(n for n in made.graph if n.name == "y_QuantizeLinear").inputs[1])
+    if spread:
+        assert 1 / 200 / 255 < scale < 1.1 / 200 / 255
+    else:
+        assert scale == np.float32(1 / 256)
+
+
+def test_what_computes_in_float_writes_on_any_grid(build, node):
+    """A softmax that is left in float, and a product that reads its integers."""
+    model = build(
+        [node("Softmax", ["x"], ["a"], axis=-1), node("MatMul", ["a", "w"], ["y"])],
+        {"x": [1, 4, 8]},
+        {"y": [1, 4, 6]},
+        {"w": weights(8, 6)},
+    )
+    assert [q.fixed for q in planned(model, TFLITE_FULL).quantizers if q.tensor == "a"] == [
+        (0.0, 255 / 256)
+    ]
+    kept = planned(model, TFLITE_FULL, ["Softmax"])
+    assert [q.fixed for q in kept.quantizers if q.tensor == "a"] == [None]

@@ -14,7 +14,7 @@ from edgec.export.emit.tflite.delegates.partition import predict
 from edgec.export.emit.tflite.flavour import INTEGER, LITERT, flavour_for
 from edgec.export.emit.tflite.write import convert
 from edgec.export.errors import UnsupportedError
-from edgec.export.quantize.scheme import TFLITE
+from edgec.export.quantize.scheme import TFLITE, TFLITE_FULL
 
 RNG = np.random.default_rng(5)
 X = "a (float[1,6,7,9] x) => (y)"
@@ -326,6 +326,25 @@ def test_concatenations_of_many_stay_with_the_delegate(
         joined = [op for op in file.lowered.model.main.operators if op.code == "CONCATENATION"]
         assert max(len(op.inputs) for op in joined) <= 5
         assert (len(joined) > 1) == (count > 5)
+
+
+def test_attention_over_many_keeps_its_grid(
+    graph: Callable[..., Any], near: Callable[..., Any]
+) -> None:
+    """SOFTMAX on int8 writes steps of 1/256; weights of 1/200 need finer ones, of float."""
+    model = graph(
+        "a (float[1,1,4,200] x, float[1] k, float[1,200,6] v) => (y)"
+        " { c = Conv (x, k)  s = Softmax <axis=-1> (c)  y = MatMul (s, v) }",
+        {
+            "k": np.full((1, 1, 1, 1), 0.01, np.float32),
+            "v": RNG.standard_normal((200, 6)).astype(np.float32),
+        },
+    )
+    file = near(model, TFLITE_FULL)
+    main = file.lowered.model.main
+    (softmax,) = [op for op in main.operators if op.code == "SOFTMAX"]
+    assert main.tensors[softmax.outputs[0]].dtype == "FLOAT32"
+    assert file.lowered.operators["FULLY_CONNECTED"] == 1
 
 
 def test_windows_stay_with_the_gpu_delegate(
