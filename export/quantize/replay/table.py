@@ -64,6 +64,7 @@ def operator(*names: str) -> Callable[[Operator], Operator]:
 
     def register(function: Operator) -> Operator:
         for name in names:
+            assert name not in OPERATORS, f"{name} has two implementations"
             OPERATORS[name] = function
         return function
 

@@ -13,9 +13,9 @@ import torch
 
 from edgec import models
 from edgec.export.errors import UnsupportedError
-from edgec.export.quantize.replay.elementwise import round_through
 from edgec.export.quantize.replay.graph import Replay
-from edgec.export.quantize.replay.table import OPERATORS
+from edgec.export.quantize.replay.integers import round_through
+from edgec.export.quantize.replay.table import OPERATORS, operator
 from edgec.export.rewrite import numerics
 from edgec.export.rewrite.engine import run_stages
 from edgec.models.random_init import randomize
@@ -191,6 +191,12 @@ def test_rounding_is_that_of_torch(dtype: torch.dtype) -> None:
         assert torch.equal(
             round_through(values).nan_to_num(nan=-1.0), torch.round(values).nan_to_num(nan=-1.0)
         )
+
+
+def test_an_operator_has_one_implementation() -> None:
+    """Or the order of imports would say which one is used."""
+    with pytest.raises(AssertionError, match="Relu has two implementations"):
+        operator("Relu")(lambda a, x: x)
 
 
 def test_rounding_works_under_vmap_and_keeps_its_gradient() -> None:
