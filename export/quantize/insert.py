@@ -250,21 +250,22 @@ class InsertQDQPass(ir.passes.InPlacePass):
 
     def _range(self, quantizer: Quantizer) -> Range:
         scheme = self.plan.scheme.in_width(quantizer.wide)
-        if quantizer.fixed is not None and not self._too_coarse(quantizer, scheme):
-            return Range(*quantizer.fixed)
+        if quantizer.fixed is not None:
+            fixed = Range(*quantizer.fixed)
+            if not self._too_coarse(fixed, quantizer.range_of, scheme.levels):
+                return fixed
         chosen = self.calibration.range(
             quantizer.range_of, levels=scheme.levels, symmetric=scheme.symmetric
         )
         return chosen if quantizer.bounds is None else chosen.intersect(*quantizer.bounds)
 
-    def _too_coarse(self, quantizer: Quantizer, scheme: QuantScheme) -> bool:
-        """Whether a prescribed grid leaves a tensor almost no steps: then its operator computes in
-        float, since no integer kernel writes on a finer one."""
-        extremes = self.calibration.extremes(quantizer.range_of)
-        if quantizer.fixed is None or extremes is None:
-            return False
-        step = (quantizer.fixed[1] - quantizer.fixed[0]) / (scheme.levels - 1)
-        return max(map(abs, extremes)) < FEWEST_STEPS * step
+    def _too_coarse(self, fixed: Range, tensor: str, levels: int) -> bool:
+        """Whether a prescribed grid of `levels` leaves a tensor almost no steps: then its operator
+        computes in float, since no integer kernel writes on a finer one. A tensor that was not
+        observed counts as fitting."""
+        extremes = self.calibration.extremes(tensor)
+        step = (fixed.high - fixed.low) / (levels - 1)
+        return extremes is not None and max(map(abs, extremes)) < FEWEST_STEPS * step
 
     # --- constants -------------------------------------------------------------------------
 

@@ -210,28 +210,28 @@ def test_sets_are_chosen_by_name(scripts) -> None:
         named("cube")
 
 
-def test_an_option_misspelt_does_not_write_the_constants(scripts, tmp_path, monkeypatch) -> None:
+@pytest.fixture
+def constants(scripts, tmp_path, monkeypatch) -> Path:
+    """A file of constants that ``fit.py`` would write, and nothing to fit."""
     target = tmp_path / "constants.json"
     target.write_text('{"fits": []}', "utf-8")
-    fit = scripts["fit"]
-    monkeypatch.setattr(fit, "TARGET", target)
-    monkeypatch.setattr(fit, "TASKS", ())
+    monkeypatch.setattr(scripts["fit"], "TARGET", target)
+    monkeypatch.setattr(scripts["fit"], "TASKS", ())
+    return target
+
+
+def test_an_option_misspelt_does_not_write_the_constants(scripts, constants, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["fit.py", "--dryrun"])
     with pytest.raises(SystemExit):
-        fit.main()
-    assert target.read_text("utf-8") == '{"fits": []}'
+        scripts["fit"].main()
+    assert constants.read_text("utf-8") == '{"fits": []}'
 
 
-def test_a_dry_run_prints_what_it_would_write(scripts, tmp_path, monkeypatch, capsys) -> None:
-    target = tmp_path / "constants.json"
-    target.write_text('{"fits": []}', "utf-8")
-    fit = scripts["fit"]
-    monkeypatch.setattr(fit, "TARGET", target)
-    monkeypatch.setattr(fit, "TASKS", ())
+def test_a_dry_run_prints_what_it_would_write(scripts, constants, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["fit.py", "--dry-run"])
-    fit.main()
+    scripts["fit"].main()
     assert json.loads(capsys.readouterr().out)["fits"] == []
-    assert target.read_text("utf-8") == '{"fits": []}'
+    assert constants.read_text("utf-8") == '{"fits": []}'
 
 
 def test_networks_have_the_published_macs(scripts) -> None:

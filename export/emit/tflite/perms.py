@@ -129,13 +129,7 @@ def stored_moves(view: View, source: Perm, target: Perm, max_rank: int) -> tuple
 def _within(view: View, max_rank: int) -> Move:
     """`_move`, without the ones of its shapes where they would be too many axes."""
     move = _move(view)
-    if move.rank <= max_rank:
-        return move
-    moved = tuple(view.sizes[i] for i in view.order)
-    before, after = view.sizes, view.out_shape
-    return Move(
-        None if before == view.in_shape else before, view.order, None if moved == after else after
-    )
+    return move if move.rank <= max_rank else _by_factors(view)
 
 
 def _by_blocks(view: View) -> Iterator[Move]:
@@ -179,15 +173,23 @@ def _move(view: View) -> Move:
         perm = _full_rank(shape, shape, view.order)
         after = tuple(shape[p] for p in perm)
         return Move(None, perm, None if after == result else result)
-    before = None if shape == view.sizes else view.sizes
-    if before is not None and tuple(d for d in result if d != 1) == moved:
+    if shape != view.sizes and tuple(d for d in result if d != 1) == moved:
         # the RESHAPE in front can bring the ones where the result has them
         before = _units_like(view, result)
         perm = _full_rank(before, result, view.order)
         if tuple(before[p] for p in perm) == result:
             return Move(before, perm, None)
-        before = view.sizes
-    return Move(before, view.order, None if moved == result else result)
+    return _by_factors(view)
+
+
+def _by_factors(view: View) -> Move:
+    """RESHAPE to the factors, TRANSPOSE, RESHAPE to the result."""
+    moved = tuple(view.sizes[i] for i in view.order)
+    return Move(
+        None if view.sizes == view.in_shape else view.sizes,
+        view.order,
+        None if view.out_shape == moved else view.out_shape,
+    )
 
 
 def _units_like(view: View, result: Shape) -> Shape:

@@ -338,7 +338,7 @@ class _Reader:
         if op not in FIXED:
             return [grid for grid, _ in wanted], dtype
         prescribed = fixed_grid(op, dtype)
-        if any(2 * grid.scale[0] < prescribed.scale[0] for grid, _ in wanted):
+        if any((2 * grid.scale < prescribed.scale).any() for grid, _ in wanted):
             return None  # its kernel would round away what the graph keeps
         return [prescribed] * len(wanted), dtype
 
@@ -453,9 +453,8 @@ class _Reader:
         if wanted is None:
             return False
         grid, dtype = wanted
-        info, scale, zero = np.iinfo(dtype), grid.scale[0], grid.zero_point[0]
-        ends = [np.rint(np.float32(limit) / scale) + zero for limit in limits]
-        return bool(ends[0] <= info.min and ends[1] >= info.max)
+        low, high = (np.rint(np.float32(limit) / grid.scale) + grid.zero_point for limit in limits)
+        return bool((low <= np.iinfo(dtype).min).all() and (high >= np.iinfo(dtype).max).all())
 
     def _array(self, value: ir.Value | None) -> Array | None:
         """The numbers of a constant, through DequantizeLinear."""
