@@ -393,10 +393,10 @@ def mixes(name: str, threads: tuple[int, ...]) -> list[dict[str, Any]]:
     for precision in ("fp32", "fp16", "dyn8"):
         file = convert(graph, precision=precision)  # type: ignore[arg-type]
         files.append(Mix(precision, file.content, file.lowered))
-    files.append(ground.mix("int8", ()))
+    files.append(ground.mix("int8"))
     rows = []
     for count in threads:
-        found = time_mixes(files, ground, noise(graph, 100), threads=count)
+        found = time_mixes(files, ground, noise(graph, 100), threads=count).found
         held = [f"{one['what']} {100 * one['share']:.0f} %" for one in found.get("held_up_by", [])]
         rows.append(
             {

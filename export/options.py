@@ -48,7 +48,10 @@ class ExportOptions:
         calib_method: how activation ranges are chosen.
         bias_correction: shift biases so that rounded weights keep the mean output of each channel.
         keep_float: module paths, node names or operator types that int8 leaves in float.
-        time_mixes: time precision mixes of .tflite files in LiteRT on this machine.
+        time_mixes: time int8 .tflite files beside float ones in LiteRT on this machine, and mixes
+            of both where int8 is not clearly faster; the report tells.
+        fastest_mix: make the int8 .tflite file the mix that is fastest here, if one is measurably
+            faster than int8.
         placement: which operators get Q/DQ in a TensorRT graph, a name of
             `edgec.export.quantize.placement.PLACEMENTS`; ``auto`` lets the proxy's plans decide
             where TensorRT for RTX is installed, and is ``default`` elsewhere.
@@ -79,7 +82,8 @@ class ExportOptions:
     calib_method: CalibrationMethod = "mse"
     bias_correction: bool = True
     keep_float: tuple[str, ...] = ()
-    time_mixes: bool = False
+    time_mixes: bool = True
+    fastest_mix: bool = False
     placement: str = AUTO_PLACEMENT
     preprocess: str | None = None
     input_size: tuple[int, int] | None = None
@@ -310,6 +314,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "bias_correction": _flag,
     "keep_float": _names,
     "time_mixes": _flag,
+    "fastest_mix": _flag,
     "placement": _one_of(AUTO_PLACEMENT, *PLACEMENT_NAMES),
     "preprocess": str,
     "input_size": parse_size,

@@ -182,11 +182,45 @@ def prepare(
             )
         if options.precision != INT16X8:
             precisions.append("int8")
+    if options.fastest_mix:
+        _require_mixes(options, found, quantized=quantized)
     out = Path(options.out or f"build/{name}-{found.name}-{options.precision}")
     refuse_existing(out, overwrite=options.overwrite)
     formats = tuple(dict.fromkeys(("onnx", *formats)))
     resolved = replace(resolved, options=replace(options, out=str(out), formats=formats))
     return Job(model, name, target, found, resolved, tuple(precisions), out, stages, quantized)
+
+
+def timed_tflite(options: ExportOptions, target: Target) -> bool:
+    """Whether int8 .tflite files are timed beside float ones here: what runs them has XNNPACK."""
+    return "xnnpack" in target.delegates and options.precision == "int8"
+
+
+def _require_mixes(options: ExportOptions, target: Target, *, quantized: bool) -> None:
+    """``--fastest-mix`` has something to choose from.
+
+    Raises:
+        UsageError: EC285, it has not.
+    """
+    from edgec.runtime.tflite_artifact import litert_installed
+
+    reasons = {
+        "the network came quantized": quantized,
+        f"the precision is {options.precision}": options.precision != "int8",
+        f"the formats are {', '.join(options.formats or ())}": "tflite"
+        not in (options.formats or ()),
+        f"{target.name} does not run .tflite files with XNNPACK": "xnnpack" not in target.delegates,
+        "ai-edge-litert is not installed": not litert_installed(),
+    }
+    why = [reason for reason, holds in reasons.items() if holds]
+    if why:
+        raise UsageError(
+            "EC285",
+            "--fastest-mix has nothing to choose from",
+            why="; ".join(why),
+            fix="--precision int8 --calib DATA --format tflite on a target like raspberry-pi-5, "
+            "with pip install 'edgec[tflite]'",
+        )
 
 
 def float_tflite(job: Job) -> tuple[Literal["fp32", "fp16", "dyn8"], ...]:

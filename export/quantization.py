@@ -25,6 +25,7 @@ from edgec.export.quantize.recipes.recipe import Recipe
 from edgec.export.quantize.scheme import QuantScheme, get_scheme
 from edgec.export.rewrite import numerics
 from edgec.export.source import Captured
+from edgec.export.tflite_cut import Split
 from edgec.targets.operators.table import select_table
 
 DEFAULT_MIXED_DROP = 0.5
@@ -173,6 +174,13 @@ class Quantization:
         if self.job.options.precision == MIXED:
             scheme = replace(scheme, wide=wide)
         return replace(self, scheme=scheme, notes=[], executes=executes)
+
+    def divided(self, split: Split) -> Quantization:
+        """The same with more nodes in float, and some on integers behind them."""
+        keep = tuple(dict.fromkeys((*self.recipe.keep_float, *split.keep_float)))
+        recipe = replace(self.recipe, keep_float=keep)
+        scheme = replace(self.scheme, eager=frozenset(split.eager))
+        return replace(self, recipe=recipe, scheme=scheme, notes=[])
 
     def mixed(self) -> dict[str, Any]:
         """What the search for a mixed precision found, for an artifact's checks; empty without."""

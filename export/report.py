@@ -124,13 +124,12 @@ def artifact_table(artifacts: list[dict[str, Any]]) -> list[str]:
 
 
 def _timed(artifact: dict[str, Any]) -> list[str]:
-    """Times of an int8 .tflite file and its mixes with float, or how to get them."""
+    """Times of an int8 .tflite file and its mixes with float, or that there are none."""
     checks = artifact["checks"]
     if "mixes" in checks:
         return mix_lines(checks["mixes"])
-    if artifact.get("format") != "tflite" or artifact["precision"] != "int8":
-        return []
-    return [] if "vs_qdq" not in checks or "vs_source" in checks else [UNTIMED]
+    asked = "vs_qdq" in checks and "vs_source" not in checks and artifact["precision"] == "int8"
+    return [UNTIMED] if asked and "xnnpack" in checks.get("delegates", {}) else []
 
 
 def _proxy(checks: dict[str, Any]) -> list[str]:
@@ -142,10 +141,8 @@ def _proxy(checks: dict[str, Any]) -> list[str]:
     return [f"  {line}" for line in (head, *proxy["statements"])]
 
 
-UNTIMED = (
-    "not timed; --time-mixes tells what holds int8 up here, and which precision mix is fastest"
-)
-"""What is said of an int8 .tflite file whose mixes were not timed."""
+UNTIMED = "not timed beside float: --time-mixes tells what holds int8 up here"
+"""What is said of an int8 .tflite file that was not timed."""
 
 _TIMED = 27
 """Width of a predicted time with its interval."""
@@ -232,7 +229,7 @@ def mix_lines(found: dict[str, Any]) -> list[str]:
     ratios = found["ratios"]
     others = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if name != "fp32")
     threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
-    lines = [f"time here over fp32 (LiteRT, {threads}): {others}"]
+    lines = [f"time over fp32 here (LiteRT, {threads}, {found['cpu']}): {others}"]
     if found.get("held_up_by"):
         named = ", ".join(
             f"{one['what']} {100 * one['share']:.0f} %"
@@ -241,10 +238,10 @@ def mix_lines(found: dict[str, Any]) -> list[str]:
         )
         lines.append(f"int8 is held up by {named} of its operators' time")
     text = f"fastest: {found['fastest']}"
-    if found["keep_float"]:
-        kept = found["keep_float"]
-        shown = " ".join(f"--keep-float {one}" for one in kept[:3])
-        text += f" ({shown}" + (f" and {len(kept) - 3} more)" if len(kept) > 3 else ")")
+    if found.get("written") == found["fastest"]:
+        text += ", which this file is"
+    elif "keep_float" in found:
+        text += " (--fastest-mix makes this file that)"
     if found["tied"]:
         text += f"; not measurably slower: {', '.join(found['tied'])}"
     return [*lines, text]

@@ -23,13 +23,13 @@ from edgec.export.golden import Feeds
 from edgec.export.judge import Built, gate
 from edgec.export.lint.engine import LintReport
 from edgec.export.options import INT16X8, MIXED
-from edgec.export.plan import Job, float_tflite
+from edgec.export.plan import Job, float_tflite, timed_tflite
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
 from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.scheme import TFLITE_INT16X8, QuantScheme, get_scheme
 from edgec.export.rewrite.legalise.opset import MASTER, ConvertOpset
-from edgec.export.tflite_mixes import Ground, Mix, time_mixes
+from edgec.export.tflite_mixes import Ground, Mix, MixTimes, time_mixes
 from edgec.models.preprocess import Preprocess
 from edgec.runtime.agreement import Agreement, compare
 from edgec.runtime.onnx_runner import OnnxRunner
@@ -121,10 +121,7 @@ def _artifacts(
         tick(number + 1, len(floats) + 1)
     if source.job.quantized:
         found.append(_as_in_file(source))
-    elif source.quantization is None:
-        if source.job.options.time_mixes:
-            reporter.warn("--time-mixes compares int8 with float: add --precision int8 --calib")
-    else:
+    elif source.quantization is not None:
         found.append(_integer(source, plain, reporter, tick))
     if any("not_run" in artifact.checks for artifact, _ in found):
         reporter.warn(f".tflite files were {NOT_RUN}")
@@ -295,9 +292,21 @@ def _integer(
     own = quantization.in_format(scheme, wide, lambda graph: _can(written, graph))
     graph = own.quantize(master, source.calibration, data, tick)
     file = written(graph)
-    mixed = ", mixed" if source.job.options.precision == MIXED else ""
-    artifact = _artifact(precision, file, source.job.target, f"{precision}{mixed} ({scheme.name})")
-    artifact = _with(artifact, **own.mixed())
+    kind = ", mixed" if source.job.options.precision == MIXED else ""
+    mixes: MixTimes | None = None
+    checks: dict[str, Any] = {}
+    if source.job.options.time_mixes or source.job.options.fastest_mix:
+        mixes = _mixes(source, scheme, [*plain, Mix("int8", file.content, file.lowered)])
+    if mixes is not None:
+        checks["mixes"] = mixes.found
+    if mixes is not None and mixes.best is not None and source.job.options.fastest_mix:
+        name, split = mixes.best
+        checks["mixes"] = mixes.found | {"written": name}
+        own = own.divided(split)
+        graph = own.quantize(master, source.calibration, data, tick)
+        file, kind = written(graph), ", fastest mix"
+    artifact = _artifact(precision, file, source.job.target, f"{precision}{kind} ({scheme.name})")
+    artifact = _with(artifact, **own.mixed(), **checks)
     runners = _runners(file)
     if runners is None:
         return _with(artifact, not_run=NOT_RUN), file.content
@@ -318,9 +327,6 @@ def _integer(
         partitions=runner.partitions,
         runtime=_runtime(),
     )
-    if source.job.options.time_mixes and precision == "int8":
-        mixes = [*plain, Mix("int8", file.content, file.lowered)]
-        artifact = _with(artifact, mixes=_mixes(source, scheme, mixes))
     item = Built(artifact, content, 0, LintReport((), ""))
     return gate([source.built[0], item], data, source.job, reporter)[1].artifact, file.content
 
@@ -342,8 +348,12 @@ def at_opset(model: ir.Model, opset: int) -> ir.Model:
     return copy
 
 
-def _mixes(source: Source, scheme: QuantScheme, plain: list[Mix]) -> dict[str, Any]:
-    """Times of the files and of mixes between float32 and int8."""
+def _mixes(source: Source, scheme: QuantScheme, plain: list[Mix]) -> MixTimes | None:
+    """Times of the files and of mixes between float32 and int8; None where they say nothing."""
+    from edgec.runtime.tflite_artifact import litert_installed
+
+    if not timed_tflite(source.job.options, source.job.target) or not litert_installed():
+        return None
     assert source.quantization is not None
     assert source.calibration is not None
     ground = Ground(

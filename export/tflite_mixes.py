@@ -6,6 +6,7 @@ times are this machine's: a phone may order the mixes otherwise.
 
 from __future__ import annotations
 
+import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from edgec.export.quantize.calibrate import Calibration
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.tflite.model import ABSENT, Model, Subgraph
+from edgec.export.tflite_cut import ALL_INTEGER, MOVING, Split, Timed, fastest_split
+from edgec.runtime.environment import environment
+from edgec.runtime.litert_profile import NotProfiled, milliseconds
 from edgec.targets.operators.table import OperatorTable
 
 ENOUGH = 0.75
@@ -31,10 +35,10 @@ SECONDS = 4.0
 TIE = 0.03
 """Ratios that differ by less say nothing."""
 WARMUP = 3
+_PROFILES, _PROFILED = 2, 30
 _OPERATOR_RUNS = 5
 _LEAST_SHARE = 0.02
 _NAMED = 5
-_MOVING = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _LINEAR = ("MatMul", "Gemm")
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -44,13 +48,13 @@ class Mix:
     """One way to divide a network between float and integers.
 
     Attributes:
-        keep_float: what ``--keep-float`` gives it; empty for the plain files.
+        split: what of an int8 network stays float; None for the plain files.
     """
 
     name: str
     content: bytes
     lowered: Lowered
-    keep_float: tuple[str, ...] = ()
+    split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,30 @@ class Ground:
     table: OperatorTable | None = None
     keep_float: tuple[str, ...] = ()
 
-    def mix(self, name: str, keep: Sequence[str]) -> Mix:
-        """The int8 file with operators of `keep` in float; weights are rounded to nearest, since
+    def mix(self, name: str, split: Split = ALL_INTEGER) -> Mix:
+        """The int8 file with what `split` keeps in float; weights are rounded to nearest, since
         their values do not change the time."""
-        exclude = tuple(dict.fromkeys((*self.keep_float, *keep)))
-        graph = quantize(self.master, self.calibration, self.scheme, exclude=exclude)
+        exclude = tuple(dict.fromkeys((*self.keep_float, *split.keep_float)))
+        scheme = replace(self.scheme, eager=frozenset(split.eager))
+        graph = quantize(self.master, self.calibration, scheme, exclude=exclude)
         file = convert(graph, precision="int8", flavour=self.flavour, table=self.table)
-        return Mix(name, file.content, file.lowered, tuple(keep))
+        return Mix(name, file.content, file.lowered, None if split == ALL_INTEGER else split)
+
+
+@dataclass(frozen=True)
+class MixTimes:
+    """What was measured.
+
+    Attributes:
+        found: JSON-ready: ``ratios`` by mix over fp32, ``fastest`` and the mixes that are not
+            measurably slower (``tied``); if int8 takes more than `ENOUGH` of fp32's time,
+            ``held_up_by`` and, where the fastest is a mix, what it keeps in float (``keep_float``)
+            and on integers all the same (``eager``).
+        best: name and division of the fastest mix, if it is measurably faster than the int8 file.
+    """
+
+    found: dict[str, Any]
+    best: tuple[str, Split] | None
 
 
 def time_mixes(
@@ -88,105 +109,97 @@ def time_mixes(
     threads: int = 1,
     rounds: int | None = None,
     tick: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """Time the plain files and mixes between them.
+) -> MixTimes:
+    """Time the plain files and, unless int8 is fast, mixes between them.
 
     Args:
         plain: files that are there, ``fp32`` and ``int8`` among them.
         ground: for the other mixes.
         feed: inputs of the ONNX master.
         rounds: samples of each; by default as `ROUNDS` says.
-
-    Returns:
-        JSON-ready: ``ratios`` by mix over fp32, ``fastest`` with its ``keep_float`` and mixes that
-        are not measurably slower (``tied``), and, if int8 takes more than `ENOUGH` of fp32's time,
-        ``held_up_by``.
     """
-    files = {mix.name: mix for mix in plain}
-    times = {name: operator_seconds(files[name].lowered, threads) for name in ("fp32", "int8")}
     mixes = list(plain)
-    for name, keep in _splits(ground, files, times).items():
-        mix = ground.mix(name, keep)
-        if all(mix.content != other.content for other in mixes):
-            mixes.append(mix)
+    floating, integer = (next(m for m in plain if m.name == name) for name in ("fp32", "int8"))
+    first = _ratios(_timed([floating, integer], feed, threads, rounds or ROUNDS[0]))["int8"]
+    held = None
+    if first > ENOUGH:
+        timed = _operators_timed((floating, integer), feed, threads)
+        held = held_up(timed[1], timed[0])
+        for name, split in _splits(ground, *timed).items():
+            mix = ground.mix(name, split)
+            if all(mix.content != other.content for other in mixes):
+                mixes.append(mix)
     samples = _timed(mixes, feed, threads, rounds, tick)
-    base = samples["fp32"]
-    ratios = {
-        mix.name: round(
-            statistics.median(a / b for a, b in zip(samples[mix.name], base, strict=True)), 3
-        )
-        for mix in mixes
-    }
+    ratios = _ratios(samples)
     fastest = min(mixes, key=lambda mix: ratios[mix.name])
     found: dict[str, Any] = {
+        "cpu": environment()["cpu"] or platform.machine(),
         "threads": threads,
-        "rounds": len(base),
-        "fp32_ms": round(statistics.median(base), 3),
+        "rounds": len(samples["fp32"]),
+        "fp32_ms": round(statistics.median(samples["fp32"]), 3),
         "ratios": ratios,
         "fastest": fastest.name,
-        "keep_float": list(fastest.keep_float),
         "tied": [
             name
             for name, ratio in ratios.items()
             if name != fastest.name and ratio < ratios[fastest.name] + TIE
         ],
     }
-    if ratios["int8"] > ENOUGH:
-        found["held_up_by"] = held_up(
-            files["int8"].lowered, times["int8"], files["fp32"].lowered, times["fp32"]
+    if fastest.split is not None:
+        found |= {
+            "keep_float": list(fastest.split.keep_float),
+            "eager": list(fastest.split.eager),
+        }
+    if held is not None and ratios["int8"] > ENOUGH:
+        found["held_up_by"] = held
+    divided = {mix.name: mix.split for mix in mixes if mix.split is not None}
+    name = min(divided, key=ratios.__getitem__, default="")
+    if not name or ratios[name] > ratios["int8"] - TIE:
+        return MixTimes(found, None)
+    return MixTimes(found, (name, divided[name]))
+
+
+def _ratios(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {
+        name: round(
+            statistics.median(a / b for a, b in zip(times, samples["fp32"], strict=True)), 3
         )
-    return found
+        for name, times in samples.items()
+    }
 
 
-def _splits(
-    ground: Ground, files: Mapping[str, Mix], times: Mapping[str, Sequence[float]]
-) -> dict[str, tuple[str, ...]]:
-    """Name → what stays float: linear layers, convolutions, modules that int8 makes slower."""
+def _splits(ground: Ground, floating: Timed, integer: Timed) -> dict[str, Split]:
+    """Integer convolutions, integer linear layers, and what the operators' times say."""
     kinds = {str(node.op_type) for node in ground.master.graph}
     wanted = {
-        "int8 convolutions": tuple(op for op in _LINEAR if op in kinds),
-        "int8 linear layers": tuple(op for op in _CONVOLUTIONS if op in kinds),
-        "int8 where it is faster": slower_modules(
-            files["int8"].lowered, times["int8"], files["fp32"].lowered, times["fp32"]
+        "int8 convolutions": Split(tuple(op for op in _LINEAR if op in kinds)),
+        "int8 linear layers": Split(tuple(op for op in _CONVOLUTIONS if op in kinds)),
+        "int8 where it is faster": fastest_split(
+            ground.master, floating, integer, ground.scheme.opportunistic
         ),
     }
-    return {name: keep for name, keep in wanted.items() if keep}
+    return {name: split for name, split in wanted.items() if split.keep_float}
 
 
-def slower_modules(
-    integer: Lowered, seconds: Sequence[float], floating: Lowered, float_seconds: Sequence[float]
-) -> tuple[str, ...]:
-    """Modules whose operators take longer in the integer file, conversions included, in order."""
-    totals: dict[str, float] = {}
-    for sign, lowered, times in ((1, integer, seconds), (-1, floating, float_seconds)):
-        for module, time in zip(lowered.modules, times, strict=True):
-            if module:
-                totals[module] = totals.get(module, 0.0) + sign * time
-    known = {module for module in floating.modules if module}
-    return tuple(module for module, total in totals.items() if total > 0 and module in known)
-
-
-def held_up(
-    integer: Lowered, seconds: Sequence[float], floating: Lowered, float_seconds: Sequence[float]
-) -> list[dict[str, Any]]:
+def held_up(integer: Timed, floating: Timed) -> list[dict[str, Any]]:
     """What takes the time of an integer file that integers do not save, the largest share first.
 
     Conversions, operators in float, and integer operators that take more than `ENOUGH` of what the
-    float file's operators of that name take; each with its share of the time of all operators,
-    timed alone.
+    float file's operators of that name take; each with its share of the time of all operators.
     """
+    lowered, seconds = integer.lowered, integer.seconds
     total = sum(seconds) or 1.0
     spent: dict[tuple[str, str], float] = {}
     first: dict[tuple[str, str], str] = {}
     for op, module, time in zip(
-        integer.model.main.operators, integer.modules, seconds, strict=True
+        lowered.model.main.operators, lowered.modules, seconds, strict=True
     ):
-        key = _kind(integer.model.main, op.code, op.outputs[0]), op.code
-        key = ("conversions", "") if op.code in _MOVING else key
+        key = _kind(lowered.model.main, op.outputs[0]), op.code
+        key = ("conversions", "") if op.code in MOVING else key
         spent[key] = spent.get(key, 0.0) + time
         first.setdefault(key, module or "")
     before: dict[str, float] = {}
-    for op, time in zip(floating.model.main.operators, float_seconds, strict=True):
+    for op, time in zip(floating.lowered.model.main.operators, floating.seconds, strict=True):
         before[op.code] = before.get(op.code, 0.0) + time
     found = []
     for (kind, code), time in sorted(spent.items(), key=lambda item: (-item[1], item[0])):
@@ -206,11 +219,28 @@ def held_up(
     return found[:_NAMED]
 
 
-def _kind(graph: Subgraph, code: str, output: int) -> str:
+def _kind(graph: Subgraph, output: int) -> str:
     return "float" if graph.tensors[output].dtype == "FLOAT32" else "int8"
 
 
-def operator_seconds(lowered: Lowered, threads: int) -> list[float]:
+def _operators_timed(mixes: Sequence[Mix], feed: Feeds, threads: int) -> list[Timed]:
+    """Seconds of every operator inside its network, as LiteRT's profiler tells them, or alone
+    where it does not."""
+    found: list[list[list[float]]] = [[] for _ in mixes]
+    try:
+        for _ in range(_PROFILES):  # in turn, so that a slow moment of the machine favours none
+            for mix, runs in zip(mixes, found, strict=True):
+                times = milliseconds(mix.content, feed, runs=_PROFILED, threads=threads)
+                runs.append([time / 1e3 for time in times])
+    except NotProfiled:
+        return [Timed(mix.lowered, seconds_alone(mix.lowered, threads)) for mix in mixes]
+    return [
+        Timed(mix.lowered, [min(times) for times in zip(*runs, strict=True)])
+        for mix, runs in zip(mixes, found, strict=True)
+    ]
+
+
+def seconds_alone(lowered: Lowered, threads: int) -> list[float]:
     """Seconds of every operator in a model of its own, with XNNPACK where it takes it.
 
     Alone, an operator finds its inputs in the cache and loses what a delegate gains by fusing
@@ -247,7 +277,7 @@ def _timed(
     feed: Feeds,
     threads: int,
     rounds: int | None,
-    tick: Callable[[int, int], None],
+    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[float]]:
     """Milliseconds per mix; sample i of all of them is from the same round."""
     from edgec.runtime.tflite_artifact import TfliteArtifactRunner

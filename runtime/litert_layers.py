@@ -1,4 +1,4 @@
-"""Operators that LiteRT timed, in the names of the user's modules.
+"""Operators that LiteRT timed: which of the file's they are, in the names of the user's modules.
 
 LiteRT numbers its own kernels by the file's operators. XNNPACK tells kinds and an order, which is
 the file's, but fuses operators, leaves some away, and computes 1x1 convolutions as fully connected
@@ -40,6 +40,7 @@ _OTHERS: tuple[tuple[str, frozenset[str]], ...] = (
     (r"^Resize Bilinear\b", frozenset({"RESIZE_BILINEAR"})),
     (r"^Transpose\b", frozenset({"TRANSPOSE"})),
     (r"^Constant Pad\b", frozenset({"PAD"})),
+    (r"^Convert\b", frozenset({"QUANTIZE", "DEQUANTIZE"})),
 )
 """XNNPACK's names (xnn_operator_type) → the file's operators that they may stand for."""
 _MULTIPLY = frozenset().union(*(codes for _, codes in _PRODUCTS))
@@ -70,16 +71,12 @@ def join_operators(
     Returns:
         The rows; ``module`` is None where it cannot be told, or where there is none.
     """
-    known = _numbered(rows, len(operators))
-    known |= _products(rows, operators, known)
+    known, rests = _matched(rows, operators)
     modules: dict[int, str | None] = {}
-    positions = sorted(known)
-    indices = [known[position] for position in positions]
-    if all(one < other for one, other in pairwise(indices)):
-        starts = [(-1, -1), *zip(positions, indices, strict=True)]
-        for (row, index), (end, next_index) in pairwise([*starts, (len(rows), len(operators))]):
-            gap = range(index + 1, next_index)
-            _between(rows, range(row + 1, end), operators, gap, known, modules)
+    for positions, rest in rests:
+        found = {operators[n][2] for n in rest}
+        if len(found) == 1:
+            modules |= dict.fromkeys(positions, next(iter(found)))
     joined = []
     for position, told in enumerate(rows):
         if position in known:
@@ -88,6 +85,53 @@ def join_operators(
         else:
             joined.append({**told, "module": modules.get(position)})
     return sorted(joined, key=lambda row: (-row["ms"], row["name"]))
+
+
+def operator_times(
+    rows: Sequence[Mapping[str, Any]], operators: Sequence[FileOperator], elements: Sequence[int]
+) -> list[float] | None:
+    """Milliseconds of every operator of the file, as far as they can be told.
+
+    What XNNPACK fused (``LOGISTIC`` and ``MUL`` of a SiLU, say) is divided between the operators
+    that it lies among, by their outputs' elements.
+
+    Args:
+        rows, operators: as for `join_operators`.
+        elements: of each operator's first output.
+
+    Returns:
+        None if the rows' products are not those of the file.
+    """
+    known, rests = _matched(rows, operators)
+    products = {n for n, (code, _, _) in enumerate(operators) if code in _MULTIPLY}
+    if not products <= set(known.values()):
+        return None
+    times = [0.0] * len(operators)
+    for position, index in known.items():
+        times[index] += rows[position]["ms"]
+    for positions, rest in rests:
+        spent = sum(rows[position]["ms"] for position in positions)
+        total = sum(elements[n] for n in rest)
+        for n in rest:
+            times[n] += spent * elements[n] / total
+    return times
+
+
+def _matched(
+    rows: Sequence[Mapping[str, Any]], operators: Sequence[FileOperator]
+) -> tuple[dict[int, int], list[tuple[list[int], list[int]]]]:
+    """Rows → operators where they are known, and rows with the operators that they lie among."""
+    known = _numbered(rows, len(operators))
+    known |= _products(rows, operators, known)
+    rests = []
+    positions = sorted(known)
+    indices = [known[position] for position in positions]
+    if all(one < other for one, other in pairwise(indices)):
+        starts = [(-1, -1), *zip(positions, indices, strict=True)]
+        for (row, index), (end, next_index) in pairwise([*starts, (len(rows), len(operators))]):
+            gap = range(index + 1, next_index)
+            rests.append(_between(rows, range(row + 1, end), operators, gap, known))
+    return known, rests
 
 
 def _numbered(rows: Sequence[Mapping[str, Any]], count: int) -> dict[int, int]:
@@ -123,10 +167,12 @@ def _between(
     operators: Sequence[FileOperator],
     gap: range,
     known: dict[int, int],
-    modules: dict[int, str | None],
-) -> None:
-    """What lies between two known rows: by its kind, if as many of it are in both, or else by the
-    module of the other operators, if that is one."""
+) -> tuple[list[int], list[int]]:
+    """What lies between two known rows becomes known by its kind, if as many of it are in both.
+
+    Returns:
+        The other rows, and the other operators.
+    """
     by_kind: dict[frozenset[str], list[int]] = defaultdict(list)
     for position in inside:
         if not _COPIES.match(rows[position]["operator"]):
@@ -140,10 +186,7 @@ def _between(
             known |= dict(zip(positions, same, strict=True))
             rest -= set(same)
             del by_kind[codes]
-    found = {operators[n][2] for n in rest}
-    if len(found) == 1:
-        for positions in by_kind.values():
-            modules |= dict.fromkeys(positions, next(iter(found)))
+    return sorted(n for positions in by_kind.values() for n in positions), sorted(rest)
 
 
 def _codes(operator: str, table: Sequence[tuple[str, frozenset[str]]]) -> frozenset[str]:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from edgec.export.tflite import load
+from edgec.export.tflite import Model, decode, load
 from edgec.export.tflite.names import input_names
 from edgec.runtime.feeds import Tensor
-from edgec.runtime.litert_layers import file_operators, join_operators
+from edgec.runtime.litert_layers import file_operators, join_operators, operator_times
 from edgec.runtime.litert_runner import Kernels
 from edgec.runtime.modules import ModuleNames
 from edgec.runtime.tflite_artifact import as_stored
@@ -58,12 +58,54 @@ def time_operators(
     Raises:
         NotProfiled: LiteRT is absent or older than 2.1, or its interface is another one.
     """
+    decoded = load(model)
+    rows = _profiled(model, decoded, feeds, runs=runs, threads=threads, kernels=kernels)
+    return join_operators(rows, file_operators(decoded, modules))
+
+
+def milliseconds(
+    content: bytes, feeds: Mapping[str, Tensor], *, runs: int, threads: int = 1
+) -> list[float]:
+    """Milliseconds of each operator of the main subgraph with XNNPACK, in the file's order.
+
+    Args:
+        content: of a .tflite file.
+        feeds, runs, threads: as for `time_operators`.
+
+    Raises:
+        NotProfiled: as `time_operators`, or what was timed cannot be told apart.
+    """
+    decoded = decode(content)
+    with tempfile.TemporaryDirectory(prefix="edgec-litert-") as folder:
+        model = Path(folder) / "model.tflite"
+        model.write_bytes(content)
+        rows = _profiled(model, decoded, feeds, runs=runs, threads=threads, kernels="xnnpack")
+    tensors = decoded.main.tensors
+    outputs = [tensors[op.outputs[0]] for op in decoded.main.operators]
+    operators = [
+        (op.code, out.name, None) for op, out in zip(decoded.main.operators, outputs, strict=True)
+    ]
+    found = operator_times(rows, operators, [max(out.elements, 1) for out in outputs])
+    if found is None:
+        raise NotProfiled("what LiteRT's profiler told are not the operators of the file")
+    return found
+
+
+def _profiled(
+    model: Path,
+    decoded: Model,
+    feeds: Mapping[str, Tensor],
+    *,
+    runs: int,
+    threads: int,
+    kernels: Kernels,
+) -> list[dict[str, Any]]:
+    """Rows as `join_operators` takes them."""
     package = importlib.util.find_spec("ai_edge_litert")
     folders = [] if package is None else list(package.submodule_search_locations or [])
     library = next((p for f in folders for p in Path(f).glob("libLiteRt.*")), None)
     if library is None:
         raise NotProfiled("this installation of LiteRT has no libLiteRt (2.1 and newer have)")
-    decoded = load(model)
     main = decoded.main
     names = zip(input_names(decoded), main.inputs, strict=True)
     arrays = {
@@ -83,8 +125,7 @@ def time_operators(
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         last = said[-1][:200] if said else ""
         raise NotProfiled(f"LiteRT's profiler ended with status {done.returncode}: {last}")
-    rows = _means(json.loads(done.stdout))
-    return join_operators(rows, file_operators(decoded, modules))
+    return _means(json.loads(done.stdout))
 
 
 def _means(runs: Sequence[Sequence[Sequence[Any]]]) -> list[dict[str, Any]]:

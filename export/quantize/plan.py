@@ -113,8 +113,12 @@ class _Planner:
         rules = self._rules(node)
         return node.domain == "" and node.op_type in rules.kernels | rules.float_output
 
+    def _is_opportunistic(self, node: ir.Node) -> bool:
+        rules = self._rules(node)
+        return node.op_type in rules.opportunistic and str(node.name) not in rules.eager
+
     def _is_integer(self, node: ir.Node) -> bool:
-        if not self._has_kernel(node) or node.op_type in self._rules(node).opportunistic:
+        if not self._has_kernel(node) or self._is_opportunistic(node):
             return False
         reason = self._obstacle(node)
         if reason:
@@ -122,7 +126,7 @@ class _Planner:
         return not reason
 
     def _may_join(self, node: ir.Node) -> bool:
-        if not self._has_kernel(node) or node.op_type not in self._rules(node).opportunistic:
+        if not self._has_kernel(node) or not self._is_opportunistic(node):
             return False
         reason = self._obstacle(node)
         if not reason and not any(self._effective_source(v) for v in node.inputs):

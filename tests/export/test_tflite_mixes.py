@@ -13,20 +13,25 @@ import onnx_ir as ir
 import pytest
 
 import edgec
+from edgec.export import tflite_artifacts
 from edgec.export.emit.tflite.flavour import LITERT
 from edgec.export.emit.tflite.write import convert
+from edgec.export.errors import UsageError
 from edgec.export.page.assemble import gather
 from edgec.export.page.describe import page
 from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.scheme import TFLITE
 from edgec.export.report import UNTIMED, mix_lines
 from edgec.export.rewrite.inference import infer_shapes
+from edgec.export.tflite import load
+from edgec.export.tflite_cut import Split, Timed
 from edgec.export.tflite_mixes import (
     ENOUGH,
+    TIE,
     Ground,
     Mix,
+    MixTimes,
     held_up,
-    slower_modules,
     time_mixes,
 )
 
@@ -68,7 +73,7 @@ def ground() -> Ground:
 @pytest.fixture(scope="module")
 def plain(ground: Ground) -> list[Mix]:
     file = convert(ground.master)
-    return [Mix("fp32", file.content, file.lowered), ground.mix("int8", ())]
+    return [Mix("fp32", file.content, file.lowered), ground.mix("int8")]
 
 
 def types(mix: Mix, code: str) -> set[str]:
@@ -77,17 +82,9 @@ def types(mix: Mix, code: str) -> set[str]:
 
 
 def test_a_mix_keeps_what_it_names_in_float(ground: Ground) -> None:
-    mix = ground.mix("int8 convolutions", ("MatMul",))
+    mix = ground.mix("int8 convolutions", Split(("MatMul",)))
     assert types(mix, "CONV_2D") == {"INT8"}
     assert types(mix, "FULLY_CONNECTED") == {"FLOAT32"}
-
-
-def test_modules_that_integers_slow_down(plain: list[Mix]) -> None:
-    floating, integer = plain[0].lowered, plain[1].lowered
-    slow = [2.0 if m == "net.conv" else 0.5 for m in integer.modules]
-    equal = [float(floating.modules.count(m)) for m in floating.modules]
-    assert slower_modules(integer, slow, floating, equal) == ("net.conv",)
-    assert slower_modules(integer, [0.0] * len(slow), floating, equal) == ()
 
 
 def test_what_holds_int8_up_is_named_with_its_share(plain: list[Mix]) -> None:
@@ -95,7 +92,7 @@ def test_what_holds_int8_up_is_named_with_its_share(plain: list[Mix]) -> None:
     codes = [op.code for op in integer.model.main.operators]
     seconds = [{"GELU": 5.0, "CONV_2D": 1.0, "FULLY_CONNECTED": 2.0}.get(c, 0.5) for c in codes]
     before = [4.0 if op.code == "CONV_2D" else 2.0 for op in floating.model.main.operators]
-    found = held_up(integer, seconds, floating, before)
+    found = held_up(Timed(integer, seconds), Timed(floating, before))
     named = [one["what"] for one in found]
     assert named[0] == "float GELU"
     assert "conversions" in named
@@ -107,33 +104,39 @@ def test_what_holds_int8_up_is_named_with_its_share(plain: list[Mix]) -> None:
 
 def test_mixes_are_timed_and_told(plain: list[Mix], ground: Ground) -> None:
     pytest.importorskip("ai_edge_litert")
-    found = time_mixes(plain, ground, feed(9), rounds=5)
+    times = time_mixes(plain, ground, feed(9), rounds=5)
+    found = times.found
     assert {"fp32", "int8", "int8 convolutions", "int8 linear layers"} <= set(found["ratios"])
     assert found["ratios"]["fp32"] == 1.0
     assert found["rounds"] == 5
     assert found["fastest"] == min(found["ratios"], key=found["ratios"].__getitem__)
     assert ("held_up_by" in found) == (found["ratios"]["int8"] > ENOUGH)
-    assert mix_lines(found)[0].startswith("time here over fp32 (LiteRT, 1 thread): int8 ")
+    assert mix_lines(found)[0].startswith("time over fp32 here (LiteRT, 1 thread, ")
+    if times.best is not None:
+        assert found["ratios"][times.best[0]] <= found["ratios"]["int8"] - TIE
 
 
 def test_lines_say_how_to_get_the_mix() -> None:
     found = {
+        "cpu": "Cortex-A76",
         "threads": 2,
         "ratios": {"fp32": 1.0, "int8": 0.9, "int8 convolutions": 0.6},
         "fastest": "int8 convolutions",
-        "keep_float": ["MatMul", "Gemm", "a", "b"],
+        "keep_float": ["MatMul", "Gemm"],
+        "eager": [],
         "tied": [],
         "held_up_by": [{"what": "int8 MUL", "share": 0.3, "over_fp32": 1.26, "first": "m"}],
     }
     assert mix_lines(found) == [
-        "time here over fp32 (LiteRT, 2 threads): int8 0.90, int8 convolutions 0.60",
+        "time over fp32 here (LiteRT, 2 threads, Cortex-A76): int8 0.90, int8 convolutions 0.60",
         "int8 is held up by int8 MUL 30 % (1.3x fp32's) of its operators' time",
-        "fastest: int8 convolutions (--keep-float MatMul --keep-float Gemm --keep-float a and "
-        "1 more)",
+        "fastest: int8 convolutions (--fastest-mix makes this file that)",
     ]
+    written = mix_lines(found | {"written": "int8 convolutions"})
+    assert written[-1] == "fastest: int8 convolutions, which this file is"
 
 
-def test_the_flag_puts_times_into_the_report(
+def test_the_report_has_the_times(
     compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path
 ) -> None:
     pytest.importorskip("ai_edge_litert")
@@ -147,10 +150,62 @@ def test_the_flag_puts_times_into_the_report(
     artifact = next(a for a in bundle.manifest.artifacts if a.path.endswith("model_int8.tflite"))
     assert {"fp32", "fp16", "dyn8", "int8"} <= set(artifact.checks["mixes"]["ratios"])
     text = (bundle.path / "report.txt").read_text("utf-8")
-    assert "time here over fp32" in text
+    assert "time over fp32 here" in text
     assert UNTIMED not in text
     (shown,) = page(gather([str(bundle.path)], None))["results"]
     timed = next(s for s in shown["sections"] if s["title"] == "Precision mixes")
     bars, said = timed["blocks"]
     assert {row["label"] for row in bars["rows"]} == set(artifact.checks["mixes"]["ratios"])
     assert said["texts"] == mix_lines(artifact.checks["mixes"])[1:]
+
+
+def test_the_file_is_the_fastest_mix_where_that_is_asked_for(
+    compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which mix is fastest is this machine's business, and not of the test."""
+    pytest.importorskip("ai_edge_litert")
+    found = {
+        "cpu": "a cpu",
+        "threads": 1,
+        "fp32_ms": 1.0,
+        "ratios": {"fp32": 1.0, "int8": 1.1, "int8 linear layers": 0.8},
+        "fastest": "int8 linear layers",
+        "keep_float": ["Conv"],
+        "eager": [],
+        "tied": [],
+    }
+    times = MixTimes(found, ("int8 linear layers", Split(("Conv",))))
+    monkeypatch.setattr(tflite_artifacts, "time_mixes", lambda *_: times)
+    options = {"target": "raspberry-pi-5", "precision": "int8", "formats": "tflite"}
+    plain = compile_tiny(tmp_path / "plain", **options, time_mixes=True)
+    fast = compile_tiny(tmp_path / "fast", **options, fastest_mix=True)
+    kinds, texts = [], []
+    for bundle in (plain, fast):
+        artifact = bundle.artifact("tflite/model_int8.tflite")
+        main = load(bundle.file(artifact)).main
+        kinds.append(
+            {main.tensors[op.outputs[0]].dtype for op in main.operators if op.code == "CONV_2D"}
+        )
+        texts.append((bundle.path / "report.txt").read_text("utf-8"))
+        assert artifact.checks["vs_fp32"]["sqnr_db"] > 20
+    assert kinds == [{"INT8"}, {"FLOAT32"}]
+    assert "(--fastest-mix makes this file that)" in texts[0]
+    assert "int8, fastest mix (tflite)" in texts[1]
+    assert "fastest: int8 linear layers, which this file is" in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"target": "jetson", "precision": "int8"}, "with XNNPACK"),
+        ({"target": "raspberry-pi-5", "precision": "int8", "formats": "onnx"}, "formats"),
+        ({"target": "raspberry-pi-5", "precision": "mixed"}, "precision is mixed"),
+    ],
+)
+def test_a_fastest_mix_of_nothing_is_refused(
+    options: dict[str, Any], why: str, compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="nothing to choose from") as error:
+        compile_tiny(tmp_path / "bundle", **options, fastest_mix=True)
+    assert error.value.code == "EC285"
+    assert why in str(error.value.why)

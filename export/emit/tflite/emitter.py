@@ -43,7 +43,7 @@ class Emitter:
         self._constants: dict[tuple[object, ...], int] = {}
         self._names: set[str] = set()
         self.integers_of: dict[int, tuple[Array, Quantization]] = {}
-        self.modules: list[str | None] = []
+        self.sources: list[Node | None] = []
 
     # --- tensors -----------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class Emitter:
         operator = Operator(code, list(inputs), list(outputs), options)
         operator.version = version(operator, self.subgraph.tensors)
         self.subgraph.operators.append(operator)
-        self.modules.append(None if self.node is None else self.node.module)
+        self.sources.append(self.node)
 
     def custom(self, name: str, inputs: Sequence[int], output: int, options: bytes) -> int:
         """One operator that is no builtin."""
@@ -207,7 +207,7 @@ class Emitter:
             "CUSTOM", list(inputs), [output], custom_code=name, custom_options=options
         )
         self.subgraph.operators.append(operator)
-        self.modules.append(None if self.node is None else self.node.module)
+        self.sources.append(self.node)
         return output
 
     def _emit(self, code: str, inputs: Sequence[int], output: int, **options: Any) -> None:

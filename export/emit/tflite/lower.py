@@ -33,6 +33,8 @@ class Lowered:
     Attributes:
         model: one subgraph, one signature; inputs and outputs of four axes are NHWC.
         modules: source module of each operator, None where it is not known.
+        nodes: name of the node that each operator computes a part of; conversions may have their
+            own, None where there is none.
         operators: number of operators by code.
         requantizations: QUANTIZE operators from integers to integers, see `Graph`.
         integers: float constants by tensor that come from integers: these and their grid.
@@ -40,6 +42,7 @@ class Lowered:
 
     model: Model
     modules: tuple[str | None, ...]
+    nodes: tuple[str | None, ...]
     operators: dict[str, int]
     requantizations: int
     integers: Mapping[int, tuple[Array, Quantization]] = field(default_factory=dict)
@@ -122,7 +125,8 @@ def emit(graph: Graph, flavour: Flavour) -> Lowered:
     counts = Counter(operator.code for operator in subgraph.operators)
     return Lowered(
         model,
-        tuple(emitter.modules),
+        tuple(None if node is None else node.module for node in emitter.sources),
+        tuple(None if node is None else node.name for node in emitter.sources),
         dict(sorted(counts.items())),
         graph.requantizations,
         emitter.integers_of,

@@ -78,7 +78,8 @@ def convert(
         heads = integer_weights(lowered.model, channel_linear=flavour.channel_linear)
     elif precision == "int8" and flavour.folds_dequantize:
         heads = stored_integers(lowered.model, lowered.integers)
-    lowered = replace(lowered, modules=(*(None,) * heads, *lowered.modules))
+    ahead = (None,) * heads
+    lowered = replace(lowered, modules=(*ahead, *lowered.modules), nodes=(*ahead, *lowered.nodes))
     number_tensors(lowered.model)
     if table is not None:
         require_executable(lowered, table)
