@@ -16,7 +16,7 @@ import edgec
 from edgec.export import tflite_artifacts
 from edgec.export.emit.tflite.flavour import LITERT
 from edgec.export.emit.tflite.write import convert
-from edgec.export.errors import UsageError
+from edgec.export.errors import UnsupportedError, UsageError
 from edgec.export.page.assemble import gather
 from edgec.export.page.describe import page
 from edgec.export.quantize.calibrate import calibrate
@@ -209,3 +209,21 @@ def test_a_fastest_mix_of_nothing_is_refused(
         compile_tiny(tmp_path / "bundle", **options, fastest_mix=True)
     assert error.value.code == "EC285"
     assert why in str(error.value.why)
+
+
+def test_times_that_cannot_be_had_cost_no_export(
+    compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+
+    def refuse(*_: object) -> MixTimes:
+        raise UnsupportedError("EC302", "LiteRT refuses the model")
+
+    monkeypatch.setattr(tflite_artifacts, "time_mixes", refuse)
+    options = {"target": "raspberry-pi-5", "precision": "int8", "formats": "tflite"}
+    bundle = compile_tiny(tmp_path / "plain", **options, time_mixes=True)
+    assert "mixes" not in bundle.artifact("tflite/model_int8.tflite").checks
+    assert UNTIMED in (bundle.path / "report.txt").read_text("utf-8")
+    assert "int8 was not timed beside float" in (bundle.path / "log.txt").read_text("utf-8")
+    with pytest.raises(UnsupportedError, match="refuses"):
+        compile_tiny(tmp_path / "fast", **options, fastest_mix=True)
