@@ -179,8 +179,7 @@ class Quantization:
         """The same with more nodes in float, and some on integers behind them."""
         keep = tuple(dict.fromkeys((*self.recipe.keep_float, *split.keep_float)))
         recipe = replace(self.recipe, keep_float=keep)
-        scheme = replace(self.scheme, eager=frozenset(split.eager))
-        return replace(self, recipe=recipe, scheme=scheme, notes=[])
+        return replace(self, recipe=recipe, scheme=split.rules(self.scheme), notes=[])
 
     def mixed(self) -> dict[str, Any]:
         """What the search for a mixed precision found, for an artifact's checks; empty without."""

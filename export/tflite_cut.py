@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import networkx
 import onnx_ir as ir
 
 from edgec.export.emit.tflite.lower import Lowered
+from edgec.export.quantize.scheme import QuantScheme
 from edgec.export.tflite.model import ABSENT
 
 MOVING = frozenset({"QUANTIZE", "DEQUANTIZE"})
@@ -34,11 +35,20 @@ class Timed:
 
 @dataclass(frozen=True)
 class Split:
-    """Names of nodes: those that stay float, and those that are integers behind them all the same
-    (`QuantScheme.eager`)."""
+    """What of an int8 network is computed how.
+
+    Attributes:
+        keep_float: nodes, operator types or modules whose products are float; their weights are
+            integers in the file all the same.
+        eager: nodes that are integers behind float ones too.
+    """
 
     keep_float: tuple[str, ...] = ()
     eager: tuple[str, ...] = ()
+
+    def rules(self, scheme: QuantScheme) -> QuantScheme:
+        """A scheme with this division; what is `keep_float` has to be excluded as well."""
+        return replace(scheme, eager=frozenset(self.eager), stored=frozenset(self.keep_float))
 
 
 ALL_INTEGER = Split()

@@ -79,7 +79,7 @@ class Ground:
         """The int8 file with what `split` keeps in float; weights are rounded to nearest, since
         their values do not change the time."""
         exclude = tuple(dict.fromkeys((*self.keep_float, *split.keep_float)))
-        scheme = replace(self.scheme, eager=frozenset(split.eager))
+        scheme = split.rules(self.scheme)
         graph = quantize(self.master, self.calibration, scheme, exclude=exclude)
         file = convert(graph, precision="int8", flavour=self.flavour, table=self.table)
         return Mix(name, file.content, file.lowered, None if split == ALL_INTEGER else split)

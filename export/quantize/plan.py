@@ -180,7 +180,12 @@ class _Planner:
 
     def _only_weights(self, node: ir.Node) -> bool:
         """Whether only the constants of a node become integers."""
-        return self.left_float.get(str(node.name)) == _STACK
+        reason = self.left_float.get(str(node.name))
+        if reason == "excluded" and node.op_type in WEIGHTED:
+            activation, weight = node.inputs[:2]
+            stored = constant_of(weight) is not None and constant_of(activation) is None
+            return stored and is_excluded(node, self.scheme.stored)
+        return reason == _STACK
 
     def _depthwise_obstacle(self, node: ir.Node) -> str:
         limit, weight = self._rules(node).largest_depthwise, node.inputs[1]
@@ -391,7 +396,10 @@ class _Planner:
             kernel, name = node.op_type in WEIGHTED, str(value.name)
             per_channel = kernel and self._rules(node).per_channel
             if self._only_weights(node):  # no kernel asks for one scale
-                axis = weight.ndim - (1 if index else 2) if per_channel else None
+                axis = weight_axis(node, index, weight.ndim)
+                if node.op_type == "MatMul":
+                    axis = weight.ndim - (1 if index else 2)
+                axis = axis if per_channel else None
                 result.append(Weight(str(node.name), index, name, axis))
                 continue
             axis = weight_axis(node, index, weight.ndim) if per_channel else None

@@ -75,6 +75,8 @@ class QuantScheme:
         opportunistic: operators of `kernels` that are worth quantizing only when an input
             already is (they move or merge data but bring no integer arithmetic themselves).
         eager: names of nodes that are quantized all the same, behind float ones too.
+        stored: node names, operator types or module paths whose weights are integers,
+            dequantized, although their products stay float.
         same_scale: operators whose output reuses the quantization parameters of their input.
         shared_concat: tensors that only a Concat reads take its output's parameters, as its kernel
             needs them; otherwise the writer of the file requantizes them.
@@ -122,6 +124,7 @@ class QuantScheme:
     one_output_type: bool = False
     opportunistic: frozenset[str] = frozenset()
     eager: frozenset[str] = frozenset()
+    stored: frozenset[str] = frozenset()
     same_scale: frozenset[str] = DATA_MOVEMENT
     shared_concat: bool = False
     absorbed: frozenset[str] = frozenset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,27 @@ class Emitter:
             self._constants[key] = self.tensor(name, array.shape, array.dtype, quantization, array)
         return self._constants[key]
 
+    def weight(
+        self,
+        value: Value,
+        arrange: Callable[[Array], Array],
+        grid: Callable[[Value], Quantization | None],
+    ) -> int:
+        """A constant as an operator stores it, and the integers that it comes from.
+
+        Args:
+            arrange: its numbers in the order of the file.
+            grid: their quantization in that order.
+        """
+        assert value.const is not None
+        index = self.constant(arrange(value.const), value.name, grid(value))
+        stored = value.integers
+        if stored is not None and stored.const is not None:
+            known = grid(stored)
+            assert known is not None
+            self.integers_of[index] = (arrange(stored.const), known)
+        return index
+
     def integers(self, values: Sequence[int], what: str) -> int:
         """An int32 vector that an operator reads, e.g. a permutation."""
         return self.constant(np.asarray(values, np.int32), f"{what}/{'_'.join(map(str, values))}")
@@ -145,16 +166,12 @@ class Emitter:
         return result
 
     def _constant_of(self, value: Value, perm: Perm) -> int:
-        """A constant in the order `perm`, and the integers that it comes from."""
-        assert value.const is not None
-        grid = stored_grid(value.quantization, perm)
-        index = self.constant(value.const.transpose(perm), value.name, grid)
-        stored = value.integers
-        if stored is not None and stored.const is not None:
-            grid = stored_grid(stored.quantization, perm)
-            assert grid is not None
-            self.integers_of[index] = (stored.const.transpose(perm), grid)
-        return index
+        """A constant in the order `perm`."""
+        return self.weight(
+            value,
+            lambda array: array.transpose(perm),
+            lambda known: stored_grid(known.quantization, perm),
+        )
 
     def input(self, index: int) -> int:
         """The tensor of an operand of the current node, in the order of its config."""

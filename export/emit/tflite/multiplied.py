@@ -64,4 +64,5 @@ def _every(value: Value, first: int, step: int) -> Value:
     if grid is not None and grid.per_channel:
         grid = Quantization(grid.scale[first::step], grid.zero_point[first::step], grid.axis)
     name = f"{value.name}/{first}"
-    return Value(name, array.shape, value.dtype, array, grid)
+    integers = None if value.integers is None else _every(value.integers, first, step)
+    return Value(name, array.shape, value.dtype, array, grid, integers=integers)

@@ -156,7 +156,8 @@ def transposed(weight: Value) -> Value:
     if grid is not None and grid.per_channel:
         grid = Quantization(grid.scale, grid.zero_point, 1 - grid.axis)
     array = np.ascontiguousarray(weight.const.T)
-    return Value(weight.name, array.shape, weight.dtype, array, grid)
+    integers = None if weight.integers is None else transposed(weight.integers)
+    return Value(weight.name, array.shape, weight.dtype, array, grid, integers=integers)
 
 
 def _scaled(node: Node, value: Value, factor: float) -> Value:

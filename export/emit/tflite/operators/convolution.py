@@ -46,16 +46,15 @@ def emit_conv(emitter: Emitter, node: Node) -> None:
     """Conv: OIHW becomes OHWI, or 1HWC for one filter per channel."""
     weight = node.inputs[1]
     assert weight is not None
-    assert weight.const is not None
     window = window_of(node, weight.shape[2:])
-    array = weight.const
+    more = [(0, 0), (0, 0)]
     size, channels = node.operands[0].shape[2:], node.operands[0].shape[1]
     few = channels <= FEW_CHANNELS and not emitter.flavour.fused_pads
     if few and window.scheme(size) == "EXPLICIT":
         larger = window.grown(size)
         if larger is not None:
             more = [(0, k - have) for k, have in zip(larger.kernel, window.kernel, strict=True)]
-            array, window = np.pad(array, [(0, 0), (0, 0), *more]), larger
+            window = larger
     source, padding = padded(emitter, emitter.input(0), window)
     options = {
         "padding": padding,
@@ -69,7 +68,11 @@ def emit_conv(emitter: Emitter, node: Node) -> None:
     if is_depthwise(node):
         code, axes, axis = "DEPTHWISE_CONV_2D", (1, 2, 3, 0), 3
         options["depth_multiplier"] = weight.shape[0] // node.operands[0].shape[1]
-    stored = emitter.constant(array.transpose(axes), weight.name, channel_grid(weight, axis))
+    stored = emitter.weight(
+        weight,
+        lambda array: np.pad(array, [(0, 0), (0, 0), *more]).transpose(axes),
+        lambda known: channel_grid(known, axis),
+    )
     bias = bias_tensor(emitter, node, weight.shape[0])
     emitter.op(code, [source, stored, bias], emitter.output(), **options)
 
@@ -132,7 +135,6 @@ def emit_transpose_conv(emitter: Emitter, node: Node) -> None:
     """ConvTranspose without padding, cut to what ONNX's pads leave."""
     weight = node.inputs[1]
     assert weight is not None
-    assert weight.const is not None
     stride = [int(s) for s in node.attrs.get("strides", (1, 1))]
     size, kernel = node.operands[0].shape[2:], weight.shape[2:]
     out = node.outputs[0].shape[2:]
@@ -155,8 +157,10 @@ def emit_transpose_conv(emitter: Emitter, node: Node) -> None:
         "TRANSPOSE_CONV",
         [
             emitter.integers(shape, "shape"),
-            emitter.constant(
-                weight.const.transpose(1, 2, 3, 0), weight.name, channel_grid(weight, 0)
+            emitter.weight(
+                weight,
+                lambda array: array.transpose(1, 2, 3, 0),
+                lambda known: channel_grid(known, 0),
             ),
             emitter.input(0),
             bias_tensor(emitter, node, weight.shape[1]),

@@ -21,8 +21,8 @@ def emit_linear(emitter: Emitter, node: Node) -> None:
     """Linear: the matrix is stored output × input."""
     weight = node.inputs[1]
     assert weight is not None
-    assert weight.const is not None
-    inputs = [emitter.input(0), emitter.constant(weight.const, weight.name, weight.quantization)]
+    matrix = emitter.weight(weight, lambda array: array, lambda known: known.quantization)
+    inputs = [emitter.input(0), matrix]
     if node.integer or len(node.inputs) > 2:
         inputs.append(bias_tensor(emitter, node, weight.shape[0]))
     result = emitter.output()

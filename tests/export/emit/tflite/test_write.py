@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from edgec.export.capture import from_tflite
+from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tflite.flavour import flavour_for
 from edgec.export.emit.tflite.lower import lower
 from edgec.export.emit.tflite.write import convert
@@ -198,6 +201,51 @@ def test_integers_of_a_stack_stay_integers(
     assert large.quantization is not None
     assert large.quantization.scale.size == 8
     written_again(model)
+
+
+@pytest.mark.parametrize(
+    ("line", "shape"),
+    [
+        ("y = Conv (x, w)", (16, 16, 3, 3)),
+        ("y = Conv <group=16> (x, w)", (32, 1, 8, 8)),
+        ("y = ConvTranspose (x, w)", (16, 8, 3, 3)),
+        ("f = Flatten (x)  y = MatMul (f, w)", (1024, 4)),
+        ("f = Flatten (x)  y = Gemm <transB=1> (f, w)", (4, 1024)),
+    ],
+)
+def test_weights_of_float_products_stay_integers(
+    line: str, shape: tuple[int, ...], graph: Callable[..., Any]
+) -> None:
+    """What `QuantScheme.stored` names computes in float with the integers' values."""
+    model = graph(
+        f"a (float[1,16,8,8] x, float[1] k, float[1] w) => (z, y) {{ z = Conv (x, k)  {line} }}",
+        {
+            "k": RNG.standard_normal((16, 16, 1, 1)).astype(np.float32),
+            "w": RNG.standard_normal(shape).astype(np.float32),
+        },
+    )
+    pytest.importorskip("ai_edge_litert")
+    from edgec.runtime.tflite_artifact import TfliteArtifactRunner
+
+    last = str(model.graph[-1].name)
+    rules = replace(TFLITE, stored=frozenset({last}))
+    calibration = calibrate(model, [{"x": RNG.standard_normal((1, 16, 8, 8)).astype(np.float32)}])
+    made = quantize(model, calibration, rules, exclude=(last,))
+    file = convert(made, precision="int8")
+    main = file.lowered.model.main
+    heads = {op.outputs[0]: op.inputs[0] for op in main.operators if op.code == "DEQUANTIZE"}
+    stored = [main.tensors[i] for i in heads.values() if main.tensors[i].data is not None]
+    assert sum(t.elements for t in stored) == np.prod(shape)
+    assert {t.dtype for t in stored} == {"INT8"}
+    read = [main.tensors[op.inputs[0]] for op in main.operators if op.code != "DEQUANTIZE"]
+    assert "INT8" in {t.dtype for t in read}, "the other product"
+    feed = {"x": RNG.standard_normal((1, 16, 8, 8)).astype(np.float32)}
+    want = OnnxRunner(serialize(made, ""), emulate=True).run(feed)["y"]
+    for kernels in ("xnnpack", "builtin"):
+        runner = TfliteArtifactRunner(file.content, kernels=kernels)
+        np.testing.assert_allclose(runner.run(feed)["y"], want, rtol=0, atol=1e-5 * abs(want).max())
+    again = from_tflite(decode(file.content))
+    assert convert(again, precision="int8").content == file.content
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.25, 0.5), (0.0, 0.75), (-100.0, 100.0)])
