@@ -48,6 +48,8 @@ class Attention(nn.Module):
         stride: 2 lets attention see every second pixel and resizes its result.
     """
 
+    damped = ("q.bn.weight",)  # see `edgec.models.random_init`
+
     def __init__(self, channels: int, *, heads: int, key: int, size: int, stride: int) -> None:
         super().__init__()
         value = VALUE_RATIO * key * heads
@@ -103,6 +105,8 @@ class DownsampleQuery(nn.Module):
 
 class DownsampleAttention(nn.Module):
     """Attention from every second pixel to all pixels, with a bias per distance."""
+
+    damped = ("q.proj.bn.weight",)
 
     def __init__(self, channels: int, outputs: int, *, heads: int, key: int, size: int) -> None:
         super().__init__()

@@ -9,8 +9,12 @@ Nor may they amplify rounding: outputs that the last bit decides tell nothing ab
 What ends a residual branch is drawn small where a network has layer scales (``gamma``). Where it
 has none, a module names the parameters that must be small in `damped`, a tuple of names below it:
 the scale of the norm that ends a residual branch, whose map would otherwise grow with every block
-(Goyal et al., arXiv 1706.02677; De & Smith, arXiv 2002.10444), and the output weights of functions
-that compute factors of other layers, whose errors multiply (Chang et al., arXiv 2312.08399).
+(Goyal et al., arXiv 1706.02677; De & Smith, arXiv 2002.10444), the output weights of functions
+that compute factors of other layers, whose errors multiply (Chang et al., arXiv 2312.08399), and
+the scale of queries that are made of a map which nothing normalises. A trained BatchNorm gives
+queries and keys the unit variance that 1/√d counts on (Vaswani et al., arXiv 1706.03762); drawn
+statistics do not, logits grow with the square of the map, and attention goes to one pixel, which
+rounding chooses (Dehghani et al., arXiv 2302.05442).
 """
 
 from __future__ import annotations

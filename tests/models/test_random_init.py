@@ -88,6 +88,7 @@ def test_only_what_a_module_names_is_damped() -> None:
         "edgenext_xx_small",
         "efficientformer_l1",
         "efficientformerv2_s0",
+        "efficientformerv2_l",
         "emo_1m",
         "emov2_1m",
         "mcuformer_cifar10",
