@@ -405,6 +405,7 @@ def mixes(name: str, threads: tuple[int, ...]) -> list[dict[str, Any]]:
                 "fp32_ms": found["fp32_ms"],
                 **{f"{mix} / fp32": ratio for mix, ratio in found["ratios"].items()},
                 "fastest": found["fastest"],
+                "bytes / int8": round(found["bytes"][found["fastest"]] / found["bytes"]["int8"], 3),
                 "tied": ", ".join(found["tied"]),
                 "int8 held up by": ", ".join(held),
             }

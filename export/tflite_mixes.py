@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from edgec.export.emit.tflite.flavour import Flavour
@@ -29,13 +30,17 @@ from edgec.targets.operators.table import OperatorTable
 
 ENOUGH = 0.75
 """Time of int8 over that of float32 from which on the report says what holds it up."""
-ROUNDS = (30, 200)
+ROUNDS = (8, 200)
 """Fewest and most samples of each mix; in between as many as fit `SECONDS`."""
 SECONDS = 4.0
+FIRST_SECONDS = 1.0
+"""For the look at int8 that decides whether there is anything to find."""
 TIE = 0.03
 """Ratios that differ by less say nothing."""
 WARMUP = 3
-_PROFILES, _PROFILED = 2, 30
+_PROFILES = 2
+_PROFILED = (5, 30)
+"""Fewest and most inferences of a profile; in between as many as fit `FIRST_SECONDS`."""
 _OPERATOR_RUNS = 5
 _LEAST_SHARE = 0.02
 _NAMED = 5
@@ -90,8 +95,8 @@ class MixTimes:
     """What was measured.
 
     Attributes:
-        found: JSON-ready: ``ratios`` by mix over fp32, ``fastest`` and the mixes that are not
-            measurably slower (``tied``); if int8 takes more than `ENOUGH` of fp32's time,
+        found: JSON-ready: ``ratios`` by mix over fp32, ``bytes``, ``fastest`` and the mixes that
+            are not measurably slower (``tied``); if int8 takes more than `ENOUGH` of fp32's time,
             ``held_up_by`` and, where the fastest is a mix, what it keeps in float (``keep_float``)
             and on integers all the same (``eager``).
         best: name and division of the fastest mix, if it is measurably faster than the int8 file.
@@ -108,7 +113,6 @@ def time_mixes(
     *,
     threads: int = 1,
     rounds: int | None = None,
-    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> MixTimes:
     """Time the plain files and, unless int8 is fast, mixes between them.
 
@@ -117,19 +121,24 @@ def time_mixes(
         ground: for the other mixes.
         feed: inputs of the ONNX master.
         rounds: samples of each; by default as `ROUNDS` says.
+
+    Raises:
+        UnsupportedError: a mix cannot be written, or LiteRT refuses it.
     """
     mixes = list(plain)
     floating, integer = (next(m for m in plain if m.name == name) for name in ("fp32", "int8"))
-    first = _ratios(_timed([floating, integer], feed, threads, rounds or ROUNDS[0]))["int8"]
+    first = _timed([floating, integer], feed, threads, rounds, FIRST_SECONDS)
     held = None
-    if first > ENOUGH:
-        timed = _operators_timed((floating, integer), feed, threads)
+    if _ratios(first)["int8"] > ENOUGH:
+        once = statistics.median(first["fp32"]) / 1e3
+        runs = int(np.clip(FIRST_SECONDS / once, *_PROFILED))
+        timed = _operators_timed((floating, integer), feed, threads, runs)
         held = held_up(timed[1], timed[0])
         for name, split in _splits(ground, *timed).items():
             mix = ground.mix(name, split)
             if all(mix.content != other.content for other in mixes):
                 mixes.append(mix)
-    samples = _timed(mixes, feed, threads, rounds, tick)
+    samples = _timed(mixes, feed, threads, rounds, SECONDS)
     ratios = _ratios(samples)
     fastest = min(mixes, key=lambda mix: ratios[mix.name])
     found: dict[str, Any] = {
@@ -138,6 +147,7 @@ def time_mixes(
         "rounds": len(samples["fp32"]),
         "fp32_ms": round(statistics.median(samples["fp32"]), 3),
         "ratios": ratios,
+        "bytes": {mix.name: len(mix.content) for mix in mixes},
         "fastest": fastest.name,
         "tied": [
             name
@@ -223,14 +233,16 @@ def _kind(graph: Subgraph, output: int) -> str:
     return "float" if graph.tensors[output].dtype == "FLOAT32" else "int8"
 
 
-def _operators_timed(mixes: Sequence[Mix], feed: Feeds, threads: int) -> list[Timed]:
+def _operators_timed(
+    mixes: Sequence[Mix], feed: Feeds, threads: int, inferences: int
+) -> list[Timed]:
     """Seconds of every operator inside its network, as LiteRT's profiler tells them, or alone
     where it does not."""
     found: list[list[list[float]]] = [[] for _ in mixes]
     try:
         for _ in range(_PROFILES):  # in turn, so that a slow moment of the machine favours none
             for mix, runs in zip(mixes, found, strict=True):
-                times = milliseconds(mix.content, feed, runs=_PROFILED, threads=threads)
+                times = milliseconds(mix.content, feed, runs=inferences, threads=threads)
                 runs.append([time / 1e3 for time in times])
     except NotProfiled:
         return [Timed(mix.lowered, seconds_alone(mix.lowered, threads)) for mix in mixes]
@@ -277,7 +289,7 @@ def _timed(
     feed: Feeds,
     threads: int,
     rounds: int | None,
-    tick: Callable[[int, int], None] = lambda done, total: None,
+    seconds: float,
 ) -> dict[str, list[float]]:
     """Milliseconds per mix; sample i of all of them is from the same round."""
     from edgec.runtime.tflite_artifact import TfliteArtifactRunner
@@ -288,12 +300,11 @@ def _timed(
         runner.run(feed)
         once += min(runner.runner.seconds(WARMUP))
     if rounds is None:
-        rounds = int(min(max(SECONDS / once, ROUNDS[0]), ROUNDS[1]))
+        rounds = int(np.clip(seconds / once, *ROUNDS))
     samples: dict[str, list[float]] = {name: [] for name in runners}
     names = list(runners)
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:  # none always comes first
             samples[name].append(runners[name].runner.seconds(1)[0] * 1e3)
-        tick(number + 1, rounds)
     return samples
