@@ -257,6 +257,24 @@ def files(graph: ir.Model) -> dict[str, tuple[ir.Model, str, str]]:
     return found
 
 
+def ground_of(graph: ir.Model) -> tuple[Ground, list[Mix]]:
+    """What precision mixes of a network are made from, and its files of one precision."""
+    calibration = calibrate(graph, calibration_noise(graph), method="minmax")
+    ground = Ground(graph, calibration, TFLITE, FLAVOURS[TFLITE.name])
+    plain: list[Mix] = []
+    for precision in ("fp32", "fp16", "dyn8"):
+        file = convert(graph, precision=precision)  # type: ignore[arg-type]
+        plain.append(Mix(precision, file.content, file.lowered))
+    return ground, [*plain, ground.mix("int8")]
+
+
+def fastest_mix(graph: ir.Model) -> Mix | None:
+    """What ``--fastest-mix`` writes on this machine; None where it is int8."""
+    ground, plain = ground_of(graph)
+    best = time_mixes(plain, ground, noise(graph, 100)).best
+    return None if best is None else ground.mix(*best)
+
+
 def structure(name: str, threads: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
     """Rows of one network."""
     graph = network(name)
@@ -272,6 +290,11 @@ def structure(name: str, threads: tuple[int, ...], rounds: int) -> list[dict[str
         if content is not None:
             contents[variant] = content
         rows.append({"model": name, "variant": variant, **found})
+    mix = fastest_mix(graph)
+    if mix is not None:
+        contents["int8 fastest mix"] = mix.content
+        row = {"model": name, "variant": "int8 fastest mix", **_counts(mix.lowered.operators)}
+        rows.append(row)
     peers, theirs = peer_rows(name, graph)
     contents |= theirs
     for row in (rows := [*rows, *peers]):
@@ -387,16 +410,10 @@ def mixes(name: str, threads: tuple[int, ...]) -> list[dict[str, Any]]:
     The row's ``variant`` says what was compared, so that rows of several parts fit one table.
     """
     graph = network(name)
-    calibration = calibrate(graph, calibration_noise(graph), method="minmax")
-    ground = Ground(graph, calibration, TFLITE, FLAVOURS[TFLITE.name])
-    files: list[Mix] = []
-    for precision in ("fp32", "fp16", "dyn8"):
-        file = convert(graph, precision=precision)  # type: ignore[arg-type]
-        files.append(Mix(precision, file.content, file.lowered))
-    files.append(ground.mix("int8"))
+    ground, plain = ground_of(graph)
     rows = []
     for count in threads:
-        found = time_mixes(files, ground, noise(graph, 100), threads=count).found
+        found = time_mixes(plain, ground, noise(graph, 100), threads=count).found
         held = [f"{one['what']} {100 * one['share']:.0f} %" for one in found.get("held_up_by", [])]
         rows.append(
             {
