@@ -25,14 +25,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import tomllib
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +36,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from _installed import installed
+from _litert_torch import PEER, Feed, PeerRunner, answer, counts, installed_mb, known_mb, peer_rows
 from _ptq import data_folder, machine, save
 from _ptq_networks import CIFAR, CIFAR_ARCHIVE, cifar_graph, cifar_images
 from _rows import merged, table
@@ -58,16 +54,11 @@ from edgec.export.quantize.calibrate import calibrate
 from edgec.export.quantize.insert import quantize
 from edgec.export.quantize.scheme import TFLITE, TFLITE_FULL, TFLITE_INT16X8, QuantScheme
 from edgec.export.rewrite.engine import run_stages
-from edgec.export.tflite.decode import decode
 from edgec.export.tflite_mixes import Ground, Mix, time_mixes
 from edgec.models.random_init import randomize
-from edgec.runtime.litert_runner import LiteRTRunner, dequantized
 from edgec.runtime.onnx_runner import OnnxRunner
-from edgec.runtime.tflite_artifact import TfliteArtifactRunner, as_integers
+from edgec.runtime.tflite_artifact import TfliteArtifactRunner
 
-PEER = "litert-torch"
-PEER_VARIABLE = "EDGEC_LITERT_TORCH"
-PEER_VARIANTS = ("fp32", "fp16", "dyn8", "int8")
 ZOO = ("edgenext_xx_small", "mobilevit_xxs", "mobilevitv2_050", "efficientformerv2_s0", "emov2_1m")
 TITLES = {
     "structure": "TFLite files",
@@ -75,7 +66,6 @@ TITLES = {
     "mixes": "Precision mixes of TFLite files",
 }
 PARTS = (*TITLES, "routes")
-Feed = dict[str, NDArray[np.float32]]
 
 
 def network(name: str, *, verify: bool = True) -> ir.Model:
@@ -96,33 +86,12 @@ def noise(graph: ir.Model, seed: int) -> Feed:
     return {str(value.name): rng.standard_normal(shape).astype(np.float32)}
 
 
-class PeerRunner:
-    """A file of another tool, whose inputs and outputs have the network's own layout."""
-
-    def __init__(self, content: bytes, *, threads: int = 1, kernels: Any = "xnnpack") -> None:
-        self.runner = LiteRTRunner(content, threads=threads, kernels=kernels)
-
-    @property
-    def partitions(self) -> int:
-        """Parts of the graph that the delegate took over."""
-        return len(self.runner.partitions())
-
-    def run(self, feeds: Feed) -> dict[str, NDArray[Any]]:
-        """One inference; inputs and outputs by position, floats."""
-        main = self.runner.model.main
-        grids = [main.tensors[index] for index in main.inputs]
-        arrays = [as_integers(v, g) for v, g in zip(feeds.values(), grids, strict=True)]
-        found = self.runner.run(dict(zip(self.runner.inputs, arrays, strict=True)))
-        ends = [main.tensors[index] for index in main.outputs]
-        return {n: dequantized(v, t) for (n, v), t in zip(found.items(), ends, strict=True)}
-
-
 def converted(graph: ir.Model, precision: str, scheme: str, folder: Path) -> dict[str, Any]:
     """Convert in a process of its own: content, CPU seconds, MiB above the imports."""
     source, target = folder / "in.onnx", folder / "out.tflite"
     source.write_bytes(serialize(graph, "edgec"))
     command = [sys.executable, __file__, "--convert", str(source), str(target), precision, scheme]
-    found = _answer(command)
+    found = answer(command)
     return found if "error" in found else found | {"content": target.read_bytes()}
 
 
@@ -140,7 +109,7 @@ def convert_here(source: Path, target: Path, precision: str, scheme: str) -> Non
             {
                 "cpu_seconds": round(seconds, 2),
                 "peak_mib": round(_memory("VmHWM") - before, 1),
-                **_counts(file.lowered.operators),
+                **counts(file.lowered.operators),
                 "requantizations": file.lowered.requantizations,
             }
         )
@@ -149,7 +118,7 @@ def convert_here(source: Path, target: Path, precision: str, scheme: str) -> Non
 
 def routed(name: str, variant: str, target: Path) -> dict[str, Any]:
     """The whole way from the module to a file in a process of its own: seconds, MiB."""
-    return _answer([sys.executable, __file__, "--route", name, variant, str(target)])
+    return answer([sys.executable, __file__, "--route", name, variant, str(target)])
 
 
 def route_here(name: str, variant: str, target: Path) -> None:
@@ -173,67 +142,6 @@ def route_here(name: str, variant: str, target: Path) -> None:
     seconds = time.process_time() - start
     found = {"route_cpu_seconds": round(seconds, 1)}
     print(json.dumps(found | {"route_peak_mib": round(_memory("VmHWM") - before, 1)}))
-
-
-def peer_rows(name: str, graph: ir.Model) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """What litert-torch makes of a network: rows, and files by variant."""
-    python = os.environ.get(PEER_VARIABLE)
-    if not python:
-        return [], {}
-    rows: list[dict[str, Any]] = []
-    contents: dict[str, bytes] = {}
-    script = str(Path(__file__).with_name("_peer_litert_torch.py"))
-    with tempfile.TemporaryDirectory() as folder:
-        feeds, target = Path(folder) / "feeds.npz", Path(folder) / "out.tflite"
-        samples = [next(iter(feed.values()))[0] for feed in calibration_noise(graph)]
-        np.savez(feeds, x=np.stack(samples))
-        for precision in PEER_VARIANTS:
-            variant = f"{precision} {PEER}"
-            found = _answer([python, script, name, precision, str(target), str(feeds)])
-            if "error" not in found:
-                contents[variant] = target.read_bytes()
-                codes = Counter(op.code for op in decode(contents[variant]).main.operators)
-                found |= _counts(codes)
-            rows.append({"model": name, "variant": variant, **found})
-    return rows, contents
-
-
-def _answer(command: list[str]) -> dict[str, Any]:
-    """The JSON of the last line that a command prints, or its last words."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _counts(codes: Mapping[str, int]) -> dict[str, int]:
-    return {
-        "operators": sum(codes.values()),
-        "transposes": codes.get("TRANSPOSE", 0),
-        "reshapes": codes.get("RESHAPE", 0),
-        "conversions": codes.get("QUANTIZE", 0) + codes.get("DEQUANTIZE", 0),
-    }
-
-
-def installed_mb() -> dict[str, int]:
-    """MB of what edgec with its extra `tflite` needs beyond torch, and of litert-torch."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
-    project = project["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["tflite"]]
-    found = {"edgec[tflite]": installed(w for w in wanted if not w.startswith("torch>")) // 10**6}
-    if python := os.environ.get(PEER_VARIABLE):
-        command = [python, str(Path(__file__).with_name("_installed.py")), PEER]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[PEER] = int(done.stdout) // 10**6
-    return found
-
-
-def _known_mb(path: Path) -> dict[str, int]:
-    """What a file of results says of the other tool, where that is not installed now."""
-    if os.environ.get(PEER_VARIABLE) or not path.exists():
-        return {}
-    known = json.loads(path.read_text())["facts"].get("installed MB beyond torch", {})
-    return {PEER: known[PEER]} if PEER in known else {}
 
 
 def _memory(field: str) -> float:
@@ -293,9 +201,9 @@ def structure(name: str, threads: tuple[int, ...], rounds: int) -> list[dict[str
     mix = fastest_mix(graph)
     if mix is not None:
         contents["int8 fastest mix"] = mix.content
-        row = {"model": name, "variant": "int8 fastest mix", **_counts(mix.lowered.operators)}
+        row = {"model": name, "variant": "int8 fastest mix", **counts(mix.lowered.operators)}
         rows.append(row)
-    peers, theirs = peer_rows(name, graph)
+    peers, theirs = peer_rows(name, calibration_noise(graph))
     contents |= theirs
     for row in (rows := [*rows, *peers]):
         content = contents.get(row["variant"])
@@ -486,7 +394,7 @@ def main() -> int:
             part = "structure" if arguments.part == "routes" else arguments.part
             facts = {"part": part, **machine()}
             if part == "structure":
-                facts["installed MB beyond torch"] = installed_mb() | _known_mb(arguments.json)
+                facts["installed MB beyond torch"] = installed_mb() | known_mb(arguments.json)
             save(TITLES[part], merged(rows, arguments.json), facts, arguments.json)
     table(rows)
     return 0

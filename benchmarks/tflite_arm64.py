@@ -22,10 +22,11 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from _arm64 import CORES, Core, Simulator
+from _litert_torch import Feed
 from _rows import command_line, measure
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
-from tflite import Feed, calibration_noise, files, network, noise
+from tflite import calibration_noise, files, network, noise
 
 from edgec.export.emit.onnx_file import serialize
 from edgec.export.emit.tflite.flavour import FLAVOURS

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from _litert_torch import PEER_VARIABLE, Feed
 from _ptq import serialize
 from _ptq_networks import CIFAR, MissingError, cifar_graph, cifar_images
 from _rows import command_line, measure
-from tflite import PEER_VARIABLE, Feed
 from tflite_reader import against_reference, graph_operators
 
 from edgec.export.capture import from_tflite
