@@ -191,11 +191,6 @@ def prepare(
     return Job(model, name, target, found, resolved, tuple(precisions), out, stages, quantized)
 
 
-def timed_tflite(options: ExportOptions, target: Target) -> bool:
-    """Whether int8 .tflite files are timed beside float ones here: what runs them has XNNPACK."""
-    return "xnnpack" in target.delegates and options.precision == "int8"
-
-
 def _require_mixes(options: ExportOptions, target: Target, *, quantized: bool) -> None:
     """``--fastest-mix`` has something to choose from.
 

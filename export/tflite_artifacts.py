@@ -23,7 +23,7 @@ from edgec.export.golden import Feeds
 from edgec.export.judge import Built, gate
 from edgec.export.lint.engine import LintReport
 from edgec.export.options import INT16X8, MIXED
-from edgec.export.plan import Job, float_tflite, timed_tflite
+from edgec.export.plan import Job, float_tflite
 from edgec.export.progress import Reporter
 from edgec.export.quantization import Quantization
 from edgec.export.quantize.calibrate import Calibration
@@ -355,7 +355,8 @@ def _mixes(
     """Times of the files and of mixes between float32 and int8; None where they say nothing."""
     from edgec.runtime.tflite_artifact import litert_installed
 
-    if not timed_tflite(source.job.options, source.job.target) or not litert_installed():
+    executed = "xnnpack" in source.job.target.delegates and litert_installed()
+    if source.job.options.precision != "int8" or not executed:
         return None
     assert source.quantization is not None
     assert source.calibration is not None

@@ -10,7 +10,7 @@ import edgec
 from edgec.export.tflite import load
 from edgec.runtime import litert_profile
 from edgec.runtime.bench import bench_local, read_golden
-from edgec.runtime.litert_layers import join_operators
+from edgec.runtime.litert_layers import join_operators, operator_times
 from edgec.runtime.litert_profile import NotProfiled, time_operators
 from edgec.runtime.litert_runner import Kernels
 from edgec.runtime.modules import ModuleNames
@@ -106,6 +106,20 @@ def test_fused_operators_are_known_by_what_lies_around_them() -> None:
     assert [row["module"] for row in joined] == ["a", "act", "b", "block", None, "c"]
     assert joined[3]["name"] == "Add (ND) sum:out"
     assert joined[1]["name"] == "Invalid Unary Op:1"
+
+
+def test_times_of_what_was_fused_are_divided() -> None:
+    told = rows(
+        "Fully Connected (NC, QS8, QC8W) GEMM",  # 9 ms
+        "Invalid Unary Op",  # 8 ms: LOGISTIC and MUL
+        "Convolution (NHWC, QC8) DWConv",
+        "Add (ND)",
+        "Copy (NC, X8)",  # a view is no work
+        "Convolution (NHWC, QC8) IGEMM",
+    )
+    elements = [10, 30, 10, 10, 10, 10, 10, 10, 10]
+    assert operator_times(told, FILE, elements) == [9.0, 6.0, 2.0, 0.0, 0.0, 7.0, 6.0, 0.0, 4.0]
+    assert operator_times(told[:-1], FILE, elements) is None, "a convolution is missing"
 
 
 def test_nothing_is_guessed_where_the_products_do_not_fit() -> None:
