@@ -20,7 +20,8 @@ seconds and peak memory.
 
 Results are kept per network in the JSON file as soon as they are there, small networks first; a
 later run adds networks, or timings to networks that have none yet. `--again` measures anew,
-`--time-again` only the latencies (and the rest of a network where a tool's operators changed).
+`--time-again` only the latencies (and the rest of a network where a tool's operators changed);
+`--again --no-timing` leaves the latencies of a network whose graphs kept their operators.
 `--graphs` keeps the exported graphs between runs, because exporting takes most of the time.
 """
 
@@ -49,6 +50,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
+from _graph_summary import PEERS, TARGETS, TOOLS, print_table, summary, valid_tools
 from _timing import interleaved, median_ratio
 from torch import nn
 
@@ -114,7 +116,7 @@ def optimize_ort_basic(proto: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.load(path)
 
 
-PEERS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+SIMPLIFIERS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "onnxsim": simplify_onnxsim,
     "onnxslim": simplify_onnxslim,
     "onnxscript": optimize_onnxscript,
@@ -122,14 +124,8 @@ PEERS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
 }
 
 
-TOOLS = ("raw", *PEERS, "edgec", "edgec rank 4")
-PORTABLE = ("raw", *PEERS, "edgec")
-"""Tools whose files keep to the standard operators."""
-
-TARGETS = {"nodes": 0.9, "slower": 1.02, "latency": 0.97}
-"""Share of networks with the fewest nodes; ratio to the best peer no network may exceed; geometric
-mean of these ratios."""
-
+TIMINGS = ("median_ms_1t", "ratio_1t", "ratio_error", "sets", "rounds", "over_best_peer")
+"""Columns of `add_timings`."""
 
 _SETS = (3, 24)
 """Fewest and most sets of fresh sessions."""
@@ -139,9 +135,6 @@ _SET_MS = 1000
 
 _SMALL_ERROR = 0.25
 """Standard error at which to stop, as a share of the distance from `TARGETS["slower"]`."""
-
-_VALID = 10.0
-"""A graph whose difference from torch is so many times that of the raw export is no peer."""
 
 
 def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -181,7 +174,7 @@ class Network:
         """Graph of each tool, and the CPU seconds it took."""
         graphs = {"raw": self.raw.SerializeToString()}
         seconds = {"raw": 0.0}
-        for tool, function in PEERS.items():
+        for tool, function in SIMPLIFIERS.items():
             start = time.process_time()
             graphs[tool] = function(copy_of(self.raw)).SerializeToString()
             seconds[tool] = time.process_time() - start
@@ -309,83 +302,21 @@ def add_timings(
             }
 
 
+def keep_timings(records: list[dict[str, Any]], known: list[dict[str, Any]]) -> None:
+    """Take over the latencies of a network none of whose graphs changed its operators."""
+    before = {record["tool"]: record for record in known}
+    same = all(
+        r["tool"] in before and before[r["tool"]]["operators"] == r["operators"] for r in records
+    )
+    for record in records if same else []:
+        old = before[record["tool"]]
+        record |= {key: old[key] for key in TIMINGS if key in old}
+
+
 def _mean(values: Iterable[float]) -> tuple[float, float]:
     """Mean and its standard error."""
     own = list(values)
     return statistics.fmean(own), statistics.stdev(own) / math.sqrt(len(own))
-
-
-def valid_tools(records: list[dict[str, Any]]) -> list[str]:
-    """Tools whose graphs of one network compute what the raw export computes."""
-    raw = next(r["max_abs_diff"] for r in records if r["tool"] == "raw")
-    return [r["tool"] for r in records if r["max_abs_diff"] <= _VALID * raw]
-
-
-def summary(records: list[dict[str, Any]]) -> list[str]:
-    """How edgec's graphs stand against the figures it aims at."""
-    rows = {(r["model"], r["tool"]): r for r in records}
-    names = sorted({r["model"] for r in records})
-    valid = {n: valid_tools([rows[n, t] for t in TOOLS]) for n in names}
-    fewest = [
-        n
-        for n in names
-        if rows[n, "edgec"]["nodes"]
-        <= min(rows[n, t]["nodes"] for t in PORTABLE if t in valid[n] or t == "edgec")
-    ]
-    wrong = [f"{n} {t}" for n in names for t in TOOLS if t not in valid[n]]
-    lines = [
-        f"fewest nodes among portable graphs: {len(fewest)} of {len(names)} networks "
-        f"(aim: {TARGETS['nodes']:.0%})" + _others(names, fewest),
-        f"graphs that differ from torch by more than {_VALID:.0f} times the raw export, left out: "
-        + (", ".join(wrong) or "none"),
-        _count(names, "no shape arithmetic", lambda n: rows[n, "edgec"]["shape_arithmetic"] == 0),
-        _count(names, "rank 4 or less", lambda n: rows[n, "edgec rank 4"]["max_rank"] <= 4),
-        "Transposes of all networks at rank 5 and 4: "
-        + " and ".join(
-            str(sum(rows[n, tool]["transposes"] for n in names))
-            for tool in ("edgec", "edgec rank 4")
-        ),
-    ]
-    timed = [n for n in names if "over_best_peer" in rows[n, "edgec"]]
-    if timed:
-        against = {n: rows[n, "edgec"]["over_best_peer"] for n in timed}
-        mean = statistics.geometric_mean(a["ratio"] for a in against.values())
-        slow = [n for n in timed if against[n]["ratio"] > TARGETS["slower"]]
-        errors = [a["error"] for a in against.values()]
-        lines += [
-            f"latency over the best peer's, geometric mean of {len(timed)} networks: {mean:.3f} "
-            f"(aim: {TARGETS['latency']})",
-            f"slower than the best peer by more than 2 %: {len(slow)} of {len(timed)} networks"
-            + "".join(f", {n} {against[n]['ratio']:.3f} ± {against[n]['error']:.3f}" for n in slow),
-            f"standard error of these ratios: median {statistics.median(errors):.4f}, "
-            f"largest {max(errors):.4f}",
-        ]
-    return lines
-
-
-def _count(names: list[str], what: str, holds: Callable[[str], bool]) -> str:
-    good = [n for n in names if holds(n)]
-    return f"{what}: {len(good)} of {len(names)} networks" + _others(names, good)
-
-
-def _others(names: list[str], good: list[str]) -> str:
-    rest = [n for n in names if n not in good]
-    return f"; not {', '.join(rest)}" if rest else ""
-
-
-def print_table(records: list[dict[str, Any]]) -> None:
-    print(
-        f"{'model':26}{'tool':13}{'nodes':>6}{'T':>5}{'R':>5}{'G':>4}{'S':>4}{'rank':>5}"
-        f"{'shape':>6}{'M MACs':>9}{'MB':>8}{'max diff':>10}{'cpu s':>7}{'ratio':>8}"
-    )
-    for r in records:
-        ratio = f"{r['ratio_1t']:>8.3f}" if "ratio_1t" in r else ""
-        print(
-            f"{r['model']:26}{r['tool']:13}{r['nodes']:>6}{r['transposes']:>5}{r['reshapes']:>5}"
-            f"{r['gathers']:>4}{r['slices']:>4}{r['max_rank']:>5}{r['shape_arithmetic']:>6}"
-            f"{r['macs'] / 1e6:>9.1f}{r['file_bytes'] / 1e6:>8.2f}{r['max_abs_diff']:>10.1e}"
-            f"{r['seconds_cpu']:>7.1f}{ratio}"
-        )
 
 
 def main() -> None:
@@ -426,7 +357,9 @@ def main() -> None:
         else:
             records = network.exact(graphs, seconds)
             next(r for r in records if r["tool"] == "edgec")["stage"] = network.stage()
-        if not arguments.no_timing:
+        if arguments.no_timing:
+            keep_timings(records, done.get(name, []))
+        else:
             add_timings(records, graphs, network.input(), arguments.seconds)
         print_table(records)
         done[name] = records
@@ -442,6 +375,13 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
         **{tool: metadata.version(tool) for tool in ("onnxsim", "onnxslim", "onnxscript")},
         "machine": platform.machine(),
     }
+    if path.is_file():  # records that are kept were measured with what was there then
+        before = json.loads(path.read_text("utf-8"))["environment"]
+        for key, version in before.items():
+            if environment.get(key) not in version.split(", "):
+                environment[key] = f"{version}, {environment[key]}"
+            else:
+                environment[key] = version
     content = {"environment": environment, "notes": summary(records), "records": records}
     path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
