@@ -240,7 +240,7 @@ def mix_lines(found: dict[str, Any]) -> list[str]:
     text = f"fastest: {found['fastest']}"
     if found.get("written") == found["fastest"]:
         text += ", which this file is"
-    elif "keep_float" in found:
+    elif "keep_float" in found and "int8" not in found["tied"]:
         text += " (--fastest-mix makes this file that)"
     if found["tied"]:
         text += f"; not measurably slower: {', '.join(found['tied'])}"

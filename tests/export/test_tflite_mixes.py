@@ -134,6 +134,8 @@ def test_lines_say_how_to_get_the_mix() -> None:
     ]
     written = mix_lines(found | {"written": "int8 convolutions"})
     assert written[-1] == "fastest: int8 convolutions, which this file is"
+    tied = mix_lines(found | {"tied": ["int8"]})  # nothing would be written
+    assert tied[-1] == "fastest: int8 convolutions; not measurably slower: int8"
 
 
 def test_the_report_has_the_times(
