@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 import edgec
-from edgec.export import tflite_artifacts
+from edgec.export import tflite_artifacts, tflite_mixes
 from edgec.export.emit.tflite.flavour import LITERT
 from edgec.export.emit.tflite.write import convert
 from edgec.export.errors import UnsupportedError, UsageError
@@ -26,18 +26,19 @@ from edgec.export.rewrite.inference import infer_shapes
 from edgec.export.tflite import load
 from edgec.export.tflite_cut import Split, Timed
 from edgec.export.tflite_mixes import (
-    ENOUGH,
     TIE,
     Ground,
     Mix,
     MixTimes,
     held_up,
+    seconds_alone,
     time_mixes,
 )
+from edgec.runtime.litert_profile import NotProfiled
 
 TEXT = """<ir_version: 9, opset_import: ["" : 20]>
-net (float[1,8,8,8] x, float[8,8,3,3] w, float[8,4] v) => (float[1,64,4] y)
-<int64[3] s = {1,64,8}> {
+net (float[1,8,8,8] x, float[16,8,3,3] w, float[16,4] v) => (float[1,64,4] y)
+<int64[3] s = {1,64,16}> {
   c = Conv<pads=[1,1,1,1]>(x, w)
   g = Gelu(c)
   t = Transpose<perm=[0,2,3,1]>(g)
@@ -87,6 +88,24 @@ def test_a_mix_keeps_what_it_names_in_float(ground: Ground) -> None:
     assert types(mix, "FULLY_CONNECTED") == {"FLOAT32"}
 
 
+def test_operators_alone_are_timed_where_the_profiler_tells_nothing(
+    plain: list[Mix], ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+
+    def refuse(*_: object, **__: object) -> list[float]:
+        raise NotProfiled("another order")
+
+    monkeypatch.setattr(tflite_mixes, "milliseconds", refuse)
+    monkeypatch.setattr(tflite_mixes, "ENOUGH", 0.0)  # int8 may be fast here
+    mix = ground.mix("stored", Split(("Conv",)))
+    operators = mix.lowered.model.main.operators
+    assert operators[0].code == "DEQUANTIZE", "of the weights, folded when the file is loaded"
+    assert seconds_alone(mix.lowered, 1)[0] == 0.0
+    assert all(time > 0 for time in seconds_alone(mix.lowered, 1)[1:])
+    assert "int8 linear layers" in time_mixes(plain, ground, feed(9), rounds=2).found["ratios"]
+
+
 def test_what_holds_int8_up_is_named_with_its_share(plain: list[Mix]) -> None:
     floating, integer = plain[0].lowered, plain[1].lowered
     codes = [op.code for op in integer.model.main.operators]
@@ -102,15 +121,22 @@ def test_what_holds_int8_up_is_named_with_its_share(plain: list[Mix]) -> None:
     assert found[0]["first"] == "net.gelu"
 
 
-def test_mixes_are_timed_and_told(plain: list[Mix], ground: Ground) -> None:
+@pytest.mark.parametrize("enough", [0.0, 1e9])
+def test_mixes_are_timed_and_told(
+    enough: float, plain: list[Mix], ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mixes are looked for where int8 takes more than `ENOUGH`, whatever it takes here."""
     pytest.importorskip("ai_edge_litert")
+    monkeypatch.setattr(tflite_mixes, "ENOUGH", enough)
     times = time_mixes(plain, ground, feed(9), rounds=5)
     found = times.found
-    assert {"fp32", "int8", "int8 convolutions", "int8 linear layers"} <= set(found["ratios"])
+    mixes = {"int8 convolutions", "int8 linear layers"}
+    assert mixes & set(found["ratios"]) == (set() if enough else mixes)
+    assert {"fp32", "int8"} <= set(found["ratios"])
     assert found["ratios"]["fp32"] == 1.0
     assert found["rounds"] == 5
     assert found["fastest"] == min(found["ratios"], key=found["ratios"].__getitem__)
-    assert ("held_up_by" in found) == (found["ratios"]["int8"] > ENOUGH)
+    assert ("held_up_by" in found) == (not enough)
     assert mix_lines(found)[0].startswith("time over fp32 here (LiteRT, 1 thread, ")
     if times.best is not None:
         assert found["ratios"][times.best[0]] <= found["ratios"]["int8"] - TIE
