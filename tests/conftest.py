@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure() -> None:
+    """One thread for each worker: more of them fight over the cores.
+
+    torch reads the variable when it is imported, which is later.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
