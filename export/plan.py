@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -183,7 +183,7 @@ def prepare(
         if options.precision != INT16X8:
             precisions.append("int8")
     if options.fastest_mix:
-        _require_mixes(options, found, quantized=quantized)
+        _require_mixes(options, found, precisions, quantized=quantized)
     out = Path(options.out or f"build/{name}-{found.name}-{options.precision}")
     refuse_existing(out, overwrite=options.overwrite)
     formats = tuple(dict.fromkeys(("onnx", *formats)))
@@ -191,7 +191,9 @@ def prepare(
     return Job(model, name, target, found, resolved, tuple(precisions), out, stages, quantized)
 
 
-def _require_mixes(options: ExportOptions, target: Target, *, quantized: bool) -> None:
+def _require_mixes(
+    options: ExportOptions, target: Target, precisions: Sequence[str], *, quantized: bool
+) -> None:
     """``--fastest-mix`` has something to choose from.
 
     Raises:
@@ -201,7 +203,8 @@ def _require_mixes(options: ExportOptions, target: Target, *, quantized: bool) -
 
     reasons = {
         "the network came quantized": quantized,
-        f"the precision is {options.precision}": options.precision != "int8",
+        "no int8 is written": "int8" not in precisions,
+        "--precision mixed chooses by accuracy, size or prediction": options.precision == MIXED,
         f"the formats are {', '.join(options.formats or ())}": "tflite"
         not in (options.formats or ()),
         f"{target.name} does not run .tflite files with XNNPACK": "xnnpack" not in target.delegates,

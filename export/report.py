@@ -238,12 +238,12 @@ def mix_lines(found: dict[str, Any]) -> list[str]:
         )
         lines.append(f"int8 is held up by {named} of its operators' time")
     text = f"fastest: {found['fastest']}"
-    if found.get("written") == found["fastest"]:
-        text += ", which this file is"
-    elif "keep_float" in found and "int8" not in found["tied"]:
-        text += " (--fastest-mix makes this file that)"
     if found["tied"]:
-        text += f"; not measurably slower: {', '.join(found['tied'])}"
+        text += f" (not measurably slower: {', '.join(found['tied'])})"
+    if "written" in found:
+        text += f"; this file is {found['written']}"
+    elif "best" in found:
+        text += f"; --fastest-mix makes this file {found['best']}"
     return [*lines, text]
 
 

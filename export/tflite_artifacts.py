@@ -295,7 +295,8 @@ def _integer(
     kind = ", mixed" if source.job.options.precision == MIXED else ""
     mixes: MixTimes | None = None
     checks: dict[str, Any] = {}
-    if source.job.options.time_mixes or source.job.options.fastest_mix:
+    wanted = source.job.options.time_mixes or source.job.options.fastest_mix
+    if wanted and precision == "int8":
         files = [*plain, Mix("int8", file.content, file.lowered)]
         mixes = _mixes(source, scheme, files, reporter)
     if mixes is not None:
@@ -355,8 +356,7 @@ def _mixes(
     """Times of the files and of mixes between float32 and int8; None where they say nothing."""
     from edgec.runtime.tflite_artifact import litert_installed
 
-    executed = "xnnpack" in source.job.target.delegates and litert_installed()
-    if source.job.options.precision != "int8" or not executed:
+    if "xnnpack" not in source.job.target.delegates or not litert_installed():
         return None
     assert source.quantization is not None
     assert source.calibration is not None

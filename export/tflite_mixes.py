@@ -97,8 +97,8 @@ class MixTimes:
     Attributes:
         found: JSON-ready: ``ratios`` by mix over fp32, ``bytes``, ``fastest`` and the mixes that
             are not measurably slower (``tied``); if int8 takes more than `ENOUGH` of fp32's time,
-            ``held_up_by`` and, where the fastest is a mix, what it keeps in float (``keep_float``)
-            and on integers all the same (``eager``).
+            ``held_up_by``; the name of `best`, what it keeps in float (``keep_float``) and on
+            integers all the same (``eager``).
         best: name and division of the fastest mix, if it is measurably faster than the int8 file.
     """
 
@@ -155,18 +155,15 @@ def time_mixes(
             if name != fastest.name and ratio < ratios[fastest.name] + TIE
         ],
     }
-    if fastest.split is not None:
-        found |= {
-            "keep_float": list(fastest.split.keep_float),
-            "eager": list(fastest.split.eager),
-        }
     if held is not None and ratios["int8"] > ENOUGH:
         found["held_up_by"] = held
     divided = {mix.name: mix.split for mix in mixes if mix.split is not None}
     name = min(divided, key=ratios.__getitem__, default="")
     if not name or ratios[name] > ratios["int8"] - TIE:
         return MixTimes(found, None)
-    return MixTimes(found, (name, divided[name]))
+    split = divided[name]
+    found |= {"best": name, "keep_float": list(split.keep_float), "eager": list(split.eager)}
+    return MixTimes(found, (name, split))
 
 
 def _ratios(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -138,7 +138,9 @@ def test_mixes_are_timed_and_told(
     assert found["fastest"] == min(found["ratios"], key=found["ratios"].__getitem__)
     assert ("held_up_by" in found) == (not enough)
     assert mix_lines(found)[0].startswith("time over fp32 here (LiteRT, 1 thread, ")
+    assert ("best" in found) == (times.best is not None)
     if times.best is not None:
+        assert found["best"] == times.best[0]
         assert found["ratios"][times.best[0]] <= found["ratios"]["int8"] - TIE
 
 
@@ -148,6 +150,7 @@ def test_lines_say_how_to_get_the_mix() -> None:
         "threads": 2,
         "ratios": {"fp32": 1.0, "int8": 0.9, "int8 convolutions": 0.6},
         "fastest": "int8 convolutions",
+        "best": "int8 convolutions",
         "keep_float": ["MatMul", "Gemm"],
         "eager": [],
         "tied": [],
@@ -156,22 +159,27 @@ def test_lines_say_how_to_get_the_mix() -> None:
     assert mix_lines(found) == [
         "time over fp32 here (LiteRT, 2 threads, Cortex-A76): int8 0.90, int8 convolutions 0.60",
         "int8 is held up by int8 MUL 30 % (1.3x fp32's) of its operators' time",
-        "fastest: int8 convolutions (--fastest-mix makes this file that)",
+        "fastest: int8 convolutions; --fastest-mix makes this file int8 convolutions",
     ]
     written = mix_lines(found | {"written": "int8 convolutions"})
-    assert written[-1] == "fastest: int8 convolutions, which this file is"
-    tied = mix_lines(found | {"tied": ["int8"]})  # nothing would be written
-    assert tied[-1] == "fastest: int8 convolutions; not measurably slower: int8"
+    assert written[-1] == "fastest: int8 convolutions; this file is int8 convolutions"
+    other = mix_lines(found | {"fastest": "fp16", "tied": ["dyn8"]})
+    assert other[-1] == (
+        "fastest: fp16 (not measurably slower: dyn8); "
+        "--fastest-mix makes this file int8 convolutions"
+    )
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
 def test_the_report_has_the_times(
-    compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path
+    precision: str, compile_tiny: Callable[..., edgec.Bundle], tmp_path: Path
 ) -> None:
+    """Calibration data give an int8 file whatever the precision of the others."""
     pytest.importorskip("ai_edge_litert")
     bundle = compile_tiny(
         tmp_path / "bundle",
         target="raspberry-pi-5",
-        precision="int8",
+        precision=precision,
         formats="tflite",
         time_mixes=True,
     )
@@ -198,6 +206,7 @@ def test_the_file_is_the_fastest_mix_where_that_is_asked_for(
         "fp32_ms": 1.0,
         "ratios": {"fp32": 1.0, "int8": 1.1, "int8 linear layers": 0.8},
         "fastest": "int8 linear layers",
+        "best": "int8 linear layers",
         "keep_float": ["Conv"],
         "eager": [],
         "tied": [],
@@ -217,9 +226,9 @@ def test_the_file_is_the_fastest_mix_where_that_is_asked_for(
         texts.append((bundle.path / "report.txt").read_text("utf-8"))
         assert artifact.checks["vs_fp32"]["sqnr_db"] > 20
     assert kinds == [{"INT8"}, {"FLOAT32"}]
-    assert "(--fastest-mix makes this file that)" in texts[0]
+    assert "--fastest-mix makes this file int8 linear layers" in texts[0]
     assert "int8, fastest mix (tflite)" in texts[1]
-    assert "fastest: int8 linear layers, which this file is" in texts[1]
+    assert "this file is int8 linear layers" in texts[1]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +236,8 @@ def test_the_file_is_the_fastest_mix_where_that_is_asked_for(
     [
         ({"target": "jetson", "precision": "int8"}, "with XNNPACK"),
         ({"target": "raspberry-pi-5", "precision": "int8", "formats": "onnx"}, "formats"),
-        ({"target": "raspberry-pi-5", "precision": "mixed"}, "precision is mixed"),
+        ({"target": "raspberry-pi-5", "precision": "mixed"}, "mixed chooses"),
+        ({"target": "raspberry-pi-5", "precision": "fp32", "calib": None}, "no int8"),
     ],
 )
 def test_a_fastest_mix_of_nothing_is_refused(
